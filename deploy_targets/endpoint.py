@@ -1,0 +1,236 @@
+"""What a user declares: the endpoint file, `apiVersion: shipway/v1`.
+
+The models are frozen values without I/O, so the core takes them as they are; unknown keys are refused. Reading the
+file is `parse_endpoints`; the JSON Schema for editors is `endpoint_schema`. A field is here only once it acts.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deploy_targets.batching import BatchPolicy
+from registry.errors import EndpointFileInvalid, NotFound
+from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
+
+Percent = Annotated[int, Field(ge=1, le=100)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AliasRequest(_Declared):
+    """A version is asked for by setting an alias."""
+
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "challenger"
+
+    @model_validator(mode="after")
+    def _not_champion(self) -> Self:
+        if self.alias == CHAMPION:
+            message = "champion always names what serves; name another alias for the request"
+            raise ValueError(message)
+        return self
+
+
+class StageRequest(_Declared):
+    """A version is asked for by moving it to a legacy stage."""
+
+    stage: Literal["Staging", "Production"]
+
+
+class TargetKind(StrEnum):
+    """Where revisions run."""
+
+    LOCAL = "local"
+    RAY_SERVE = "ray-serve"
+    TRITON = "triton"
+
+
+class Engine(_Declared):
+    """What loads the model and generates."""
+
+    kind: Literal["transformers"] = "transformers"
+    max_context_tokens: Annotated[int, Field(ge=16)] = 2048
+    """Prompt and answer together."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads for one replica (OMP_NUM_THREADS). More than one collapses on a small box."""
+
+
+class Resources(_Declared):
+    """What one replica asks its platform for."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    memory_gib: Annotated[float, Field(gt=0)] = 2
+
+
+class Step(_Declared):
+    """One canary weight, and what must pass at it before the next."""
+
+    weight: Percent
+    dwell_s: Seconds = 60
+    requests: Annotated[int, Field(ge=0)] = 0
+    """Challenger requests to see at this step."""
+
+
+class Exposure(_Declared):
+    """Promote after this many challenger requests without evidence of harm."""
+
+    by: Literal["exposure"] = "exposure"
+    requests: Annotated[int, Field(ge=1)] = 1000
+
+
+class ErrorsMetric(_Declared):
+    """How requests that a version failed are judged."""
+
+    limit: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """The share of failures that a first release, which has no champion beside it, may not exceed."""
+
+
+class Metrics(_Declared):
+    """What is judged. The false-rollback rate is for all of it together."""
+
+    errors: ErrorsMetric = ErrorsMetric()
+
+
+class JudgePolicy(_Declared):
+    """The rules of a verdict."""
+
+    false_rollback_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """The chance, over a whole rollout, of rolling back a challenger that is not worse."""
+    time_limit_s: Annotated[float, Field(gt=0)] = 36_000
+    """From the first weight. Past it the verdict is inconclusive."""
+    metrics: Metrics = Metrics()
+    promote: Exposure = Exposure()
+
+
+class RolloutPolicy(JudgePolicy):
+    """How traffic moves from the champion to a challenger."""
+
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)] = (
+        Step(weight=5, dwell_s=300),
+        Step(weight=25, dwell_s=300),
+        Step(weight=50, dwell_s=300),
+    )
+    on_inconclusive: Literal["roll_back", "wait"] = "roll_back"
+    first_release_requests: Annotated[int, Field(ge=0)] = 0
+    """Requests that a first release must answer within its limits; with 0 it is champion once smoke-tested."""
+    warm_limit_s: Annotated[float, Field(gt=0)] = 900
+    """How long a revision may take to become ready and answer the smoke test."""
+    smoke_prompts: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "What is the capital of France?",
+    )
+    max_setbacks: Annotated[int, Field(ge=0)] = 2
+    """How often a challenger may stop being ready under traffic, and warm up anew, before it is rolled back."""
+    drain_s: Seconds = 30
+    """How long a revision without traffic is kept for its last answers."""
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        weights = [step.weight for step in self.steps]
+        if weights != sorted(set(weights)):
+            message = f"step weights must rise, not {weights}"
+            raise ValueError(message)
+        if weights[-1] > 50:
+            message = (
+                f"the last step is judged against the champion, so it may take at most 50 percent, not {weights[-1]}; "
+                "100 follows by itself on promotion"
+            )
+            raise ValueError(message)
+        return self
+
+
+class ServingPolicy(_Declared):
+    """How requests are let in."""
+
+    auth: Literal["api-key", "none"] = "api-key"
+    timeout_s: Annotated[float, Field(gt=0)] = 60
+    """For a whole answer, streamed or not. Past it the request counts as failed by its version."""
+
+
+class Endpoint(_Declared):
+    """One address that clients call, and the registered model that answers there."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
+    """A DNS label of at most 40 characters, so that `<name>-v<version>` fits everywhere."""
+    model: Annotated[str, Field(min_length=1)]
+    """The registered model's name in MLflow."""
+    promote: AliasRequest | StageRequest = AliasRequest()
+    """What counts as the request to promote a version."""
+    target: TargetKind = TargetKind.LOCAL
+    engine: Engine = Engine()
+    resources: Resources = Resources()
+    replicas: Annotated[int, Field(ge=1)] = 1
+    batching: BatchPolicy = BatchPolicy()
+    rollout: RolloutPolicy = RolloutPolicy()
+    serving: ServingPolicy = ServingPolicy()
+
+    @property
+    def trigger(self) -> Trigger:
+        """The request in the registry's own terms."""
+        if isinstance(self.promote, AliasRequest):
+            return AliasTrigger(alias=self.promote.alias)
+        return StageTrigger(stage=self.promote.stage)
+
+
+class EndpointFile(_Declared):
+    """The whole file."""
+
+    api_version: Annotated[Literal["shipway/v1"], Field(alias="apiVersion")]
+    endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for field in ("name", "model"):
+            values = [getattr(endpoint, field) for endpoint in self.endpoints]
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                message = f"each endpoint needs a {field} of its own; used twice: {', '.join(twice)}"
+                raise ValueError(message)
+        return self
+
+    def named(self, name: str) -> Endpoint:
+        """The endpoint of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for endpoint in self.endpoints:
+            if endpoint.name == name:
+                return endpoint
+        known = ", ".join(endpoint.name for endpoint in self.endpoints)
+        message = f"There is no endpoint {name!r} in the endpoint file. It declares: {known}."
+        raise NotFound(message)
+
+
+def parse_endpoints(text: str, *, origin: str) -> EndpointFile:
+    """The endpoints that the YAML `text` declares; `origin` is named in errors.
+
+    Raises:
+        EndpointFileInvalid: not YAML, an unknown key, a value out of range; one line for each fault, with its place.
+    """
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"{origin} is not valid YAML: {error}. Mend it and try again."
+        raise EndpointFileInvalid(message) from error
+    try:
+        return EndpointFile.model_validate(document)
+    except ValidationError as error:
+        faults = "\n".join(
+            f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        message = (
+            f"{origin} is not a valid endpoint file:\n{faults}\n"
+            "Mend it and run `shipway endpoints validate`; `shipway endpoints schema` prints what is allowed."
+        )
+        raise EndpointFileInvalid(message) from error
+
+
+def endpoint_schema() -> dict[str, Any]:
+    """The JSON Schema of the endpoint file, for editors."""
+    return EndpointFile.model_json_schema(by_alias=True)

@@ -1,0 +1,36 @@
+"""Every Prometheus series, declared once: the guard emits them, rules, dashboards and the rollout read them.
+
+Durations are in seconds. Labels are bounded: an endpoint, a version that this endpoint really serves, a route.
+A request that no version can be named for is counted under `UNATTRIBUTED`, never guessed.
+"""
+
+from dataclasses import dataclass
+
+UNATTRIBUTED = "unattributed"
+
+ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One metric family."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = (ENDPOINT, VERSION, ROUTE)
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram, in the metric's unit; empty for a counter."""
+
+
+REQUESTS = Series(
+    name="llm_inference_requests_total", help="Requests that a version finished, well or badly."
+)
+ERRORS = Series(
+    name="llm_inference_errors_total",
+    help="Requests that a version failed: 5xx, timeouts, broken streams, an error in a 200.",
+)
+DURATION = Series(
+    name="llm_inference_duration_seconds",
+    help="From the request's arrival at the guard to the answer's last byte.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0, 120.0),
+)

@@ -1,0 +1,206 @@
+"""The types of a rollout: what was measured, what was concluded, where it stands, what is to be done.
+
+`EndpointState` is what is saved, with compare-and-set, before any act. It knows enough to serve, to roll back and to
+go on judging when MLflow is away: the releases themselves, not just their numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from deploy_targets.routing.traffic import Traffic
+from registry.promotion import MoveAlias, TagVersion, TransitionStage
+from registry.release import Release
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Counters of one version, each since the same start: totals in a scrape, increments in an observation."""
+
+    requests: int = 0
+    errors: int = 0
+    duration_s: float = 0.0
+    """Sum over the requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scrape:
+    """One reading of the guard's counters."""
+
+    at: datetime
+    source: str
+    """Names the life of the process that counts: when it changes, its counters began again."""
+    totals: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What each version did in one interval. A version that is missing is a gap, not zero."""
+
+    seconds: float
+    increments: Mapping[str, Counts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoData:
+    """Nothing was learned in this interval, and why."""
+
+    reason: str
+
+
+class Decision(StrEnum):
+    """What a verdict asks for."""
+
+    HOLD = "hold"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that was learned since the challenger first had traffic: the test's own memory."""
+
+    intervals: int = 0
+    champion: Counts = Counts()
+    challenger: Counts = Counts()
+    log_e_values: tuple[float, ...] = ()
+    """The natural logarithm of the e-process under each alternative of the mixture."""
+    peak_log_e: float = 0.0
+    """The highest that the mixture has ever been: the test rejects by its running maximum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A decision and its numbers in words."""
+
+    decision: Decision
+    reason: str
+    e_value: float = 1.0
+    """Evidence that the challenger is worse; `1 / false_rollback_rate` is the bound."""
+
+
+class Phase(StrEnum):
+    """Where a rollout stands."""
+
+    WARMING = "warming"
+    """Weight 0: being deployed, made ready and smoke-tested."""
+    STEPPING = "stepping"
+    COMPLETING = "completing"
+    """Promoted: all traffic is being moved to it, the aliases follow once that was seen."""
+
+
+class Outcome(StrEnum):
+    """How a rollout ended."""
+
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    WITHDRAWN = "withdrawn"
+    SUPERSEDED = "superseded"
+    REFUSED = "refused"
+    """It never began: the version was not admitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One moment of a rollout, for its charts. Counts are increments since the point before."""
+
+    at: datetime
+    weight: int
+    champion: Counts = Counts()
+    challenger: Counts = Counts()
+    e_value: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutState:
+    """One challenger on its way."""
+
+    id: str
+    champion: str | None
+    challenger: Release
+    phase: Phase = Phase.WARMING
+    step: int = 0
+    started: datetime
+    phase_since: datetime
+    """When this phase, or this step of it, began."""
+    exposed_since: datetime | None = None
+    """When it first had traffic."""
+    step_requests: int = 0
+    """Challenger requests seen in this step."""
+    restarts_seen: int = 0
+    setbacks: int = 0
+    evidence: Evidence = Evidence()
+    verdict: Verdict = Verdict(decision=Decision.HOLD, reason="nothing has been measured yet")
+    points: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRollout:
+    """A rollout that is over, kept until its MLflow run says so."""
+
+    rollout: RolloutState
+    outcome: Outcome
+    reason: str
+    ended: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """An operator's rollback, saved first and carried out by the controller, without MLflow if need be."""
+
+    to: str | None
+    """The version to go back to at once; None ends the rollout in progress and keeps what serves."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointState:
+    """Everything that Shipway remembers about one endpoint."""
+
+    schema: int = SCHEMA
+    endpoint: str
+    serving: Release | None = None
+    """What has all the traffic when no rollout is under way."""
+    previous: Release | None = None
+    """What served before: where `rollback` goes."""
+    settled_champion: str | None = None
+    """The last version that served and was seen under the alias `champion`."""
+    rejected: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Version to reason: turned down, and its request not yet seen withdrawn."""
+    stage_before: Mapping[str, str] = field(default_factory=dict[str, str])
+    idle_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
+    """Revisions without a role: since when, so that they drain before they are retired."""
+    rollout: RolloutState | None = None
+    override: Override | None = None
+    scrape: Scrape | None = None
+    """The last reading that was taken into account: the next observation is the difference to it."""
+    unreported: tuple[EndedRollout, ...] = ()
+    """Ended rollouts whose MLflow run has not been closed yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyRevision:
+    """Deploy or repair this release, without traffic."""
+
+    release: Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShiftTraffic:
+    """Send requests by these weights."""
+
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetireRevision:
+    """Delete this revision."""
+
+    version: str
+
+
+Action = ApplyRevision | ShiftTraffic | RetireRevision | MoveAlias | TransitionStage | TagVersion

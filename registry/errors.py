@@ -1,0 +1,83 @@
+"""Every error that Shipway raises on purpose. The message says what happened, then what to do.
+
+ShipwayError
+├── BadInput                 what the user gave cannot work (exit code 2)
+│   ├── EndpointFileInvalid
+│   ├── SourceInvalid        a model source that is missing, unreadable or of a kind we refuse
+│   ├── RecipeInvalid
+│   └── NotFound             no such endpoint, model or version
+├── IntegrityError           bytes differ from the digest that was promised
+├── Unavailable              an outside system did not answer; the same call may work later
+│   ├── RegistryUnavailable
+│   ├── ArtifactStoreUnavailable
+│   ├── TargetUnavailable
+│   └── MetricsUnavailable
+├── StateConflict            somebody else saved the state first: read it again, decide again
+├── StateUnreadable          a saved state that this version of Shipway cannot read
+├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
+└── ComponentNotReady        a part of the local stack did not come up in its time
+"""
+
+
+class ShipwayError(Exception):
+    """The root: the CLI prints its message and exits with 1, or with 2 for BadInput."""
+
+
+class BadInput(ShipwayError):
+    """What the user gave cannot work, however often it is tried."""
+
+
+class EndpointFileInvalid(BadInput):
+    """The endpoint file does not parse or contradicts itself."""
+
+
+class SourceInvalid(BadInput):
+    """A model source that is missing, unreadable, or of a kind that is refused."""
+
+
+class RecipeInvalid(BadInput):
+    """A quantization recipe that cannot work for this model."""
+
+
+class NotFound(BadInput):
+    """The endpoint, model or version that was named does not exist."""
+
+
+class IntegrityError(ShipwayError):
+    """The bytes at hand are not the bytes that were evaluated."""
+
+
+class Unavailable(ShipwayError):
+    """An outside system did not answer; nothing is known, so nothing may be concluded."""
+
+
+class RegistryUnavailable(Unavailable):
+    """MLflow did not answer."""
+
+
+class ArtifactStoreUnavailable(Unavailable):
+    """S3 did not answer, or refused."""
+
+
+class TargetUnavailable(Unavailable):
+    """The platform that serves (Ray, Triton, Envoy, Kubernetes) did not answer."""
+
+
+class MetricsUnavailable(Unavailable):
+    """No metrics could be read: the observation is a gap, never a zero."""
+
+
+class StateConflict(ShipwayError):
+    """The saved state changed since it was read."""
+
+
+class StateUnreadable(ShipwayError):
+    """The saved state has a schema that this version cannot read."""
+
+
+class StageFailed(ShipwayError):
+    """A pipeline stage started and could not finish."""
+
+
+class ComponentNotReady(ShipwayError):
+    """A part of the local stack did not become ready in its time."""
