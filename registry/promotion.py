@@ -27,6 +27,8 @@ from registry.release import (
 )
 
 CHAMPION = "champion"
+TURNED_DOWN = "turned_down"
+PROMOTED = "promoted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Standing:
     settled_champion: str | None = None
     """The last version that served and was seen under the alias `champion`; it lags behind `serving` until a
     promotion's own alias move has been seen, so that the old name is not taken for a hand's work."""
+    serving_reason: str = ""
     in_rollout: str | None = None
     rejected: Mapping[str, str] = field(default_factory=dict[str, str])
     """Version to reason, for those turned down whose request still stands."""
@@ -158,7 +161,9 @@ def read_request(facts: RegistryFacts, trigger: Trigger, standing: Standing) -> 
             answered = {None, standing.serving} | standing.rejected.keys()
             return None if asked in answered else asked
         case StageTrigger():
-            waiting = (v for v in facts.versions.values() if _waits_in_stage(v, facts, trigger, standing))
+            waiting = (
+                v for v in facts.versions.values() if _waits_in_stage(v, facts, trigger, standing)
+            )
             newest = max(waiting, key=lambda v: (v.updated_ms, int(v.version)), default=None)
             return None if newest is None else newest.version
         case _:
@@ -219,12 +224,14 @@ def plan_registry(
             changes += _stage_changes(facts, trigger, standing)
         case _:
             assert_never(trigger)
-    for version, reason in standing.rejected.items():
+    answers = {version: (TURNED_DOWN, reason) for version, reason in standing.rejected.items()}
+    if standing.serving is not None:
+        answers[standing.serving] = (PROMOTED, standing.serving_reason)
+    for version, (status, reason) in answers.items():
+        tags = {STATUS_TAG: status, REASON_TAG: reason}
         known = facts.versions.get(version)
-        if known is not None and known.tags.get(REASON_TAG) != reason:
-            changes.append(
-                TagVersion(version=version, tags={STATUS_TAG: "turned_down", REASON_TAG: reason})
-            )
+        if known is not None and not tags.items() <= known.tags.items():
+            changes.append(TagVersion(version=version, tags=tags))
     return tuple(changes)
 
 

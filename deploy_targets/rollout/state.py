@@ -83,6 +83,9 @@ class Verdict:
     """Evidence that the challenger is worse; `1 / false_rollback_rate` is the bound."""
 
 
+NOTHING_YET = Verdict(decision=Decision.HOLD, reason="nothing has been measured yet")
+
+
 class Phase(StrEnum):
     """Where a rollout stands."""
 
@@ -100,14 +103,14 @@ class Outcome(StrEnum):
     ROLLED_BACK = "rolled_back"
     WITHDRAWN = "withdrawn"
     SUPERSEDED = "superseded"
-    REFUSED = "refused"
-    """It never began: the version was not admitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One moment of a rollout, for its charts. Counts are increments since the point before."""
 
+    index: int
+    """Counts the points of this rollout, also those that were thinned out since."""
     at: datetime
     weight: int
     champion: Counts = Counts()
@@ -134,7 +137,7 @@ class RolloutState:
     restarts_seen: int = 0
     setbacks: int = 0
     evidence: Evidence = Evidence()
-    verdict: Verdict = Verdict(decision=Decision.HOLD, reason="nothing has been measured yet")
+    verdict: Verdict = NOTHING_YET
     points: tuple[Point, ...] = ()
 
 
@@ -152,8 +155,8 @@ class EndedRollout:
 class Override:
     """An operator's rollback, saved first and carried out by the controller, without MLflow if need be."""
 
-    to: str | None
-    """The version to go back to at once; None ends the rollout in progress and keeps what serves."""
+    to: Release | None
+    """What to go back to at once; None ends the rollout in progress and keeps what serves."""
     reason: str
 
 
@@ -165,6 +168,8 @@ class EndpointState:
     endpoint: str
     serving: Release | None = None
     """What has all the traffic when no rollout is under way."""
+    serving_reason: str = ""
+    """Why it does: the verdict in words."""
     previous: Release | None = None
     """What served before: where `rollback` goes."""
     settled_champion: str | None = None
@@ -177,7 +182,7 @@ class EndpointState:
     rollout: RolloutState | None = None
     override: Override | None = None
     scrape: Scrape | None = None
-    """The last reading that was taken into account: the next observation is the difference to it."""
+    """Kept while a rollout is under way: the last reading that was taken into account: the next observation is the difference to it."""
     unreported: tuple[EndedRollout, ...] = ()
     """Ended rollouts whose MLflow run has not been closed yet."""
 

@@ -1,0 +1,283 @@
+"""The loop: gather, judge and plan, save, act, tell. Level-triggered; every tick may be the first or the last.
+
+`tick` reads everything anew and works from the gap, so it may be repeated or cut off anywhere. It saves before it acts:
+a second controller loses the compare-and-set and does nothing, and a rollback that was decided is never forgotten.
+What MLflow cannot be told now waits in the state; what the target cannot do now is asked for again by the next tick.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.observe import difference
+from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
+from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.state import (
+    Action,
+    ApplyRevision,
+    EndpointState,
+    NoData,
+    Observation,
+    Phase,
+    RetireRevision,
+    Scrape,
+    ShiftTraffic,
+)
+from deploy_targets.rollout.store import Saved
+from deploy_targets.target import Observed, Target
+from registry.errors import (
+    MetricsUnavailable,
+    NotFound,
+    RegistryUnavailable,
+    ShipwayError,
+    StateConflict,
+    Unavailable,
+)
+from registry.events import Event
+from registry.promotion import RegistryChange, RegistryFacts, Trigger
+
+_log = structlog.get_logger()
+
+_ALIVE_PERIODS = 10
+"""Missed poll periods after which the health check says that the loop hangs."""
+
+
+class Registry(Protocol):
+    """What the loop needs of MLflow's model registry."""
+
+    def facts(self, model: str, trigger: Trigger) -> RegistryFacts: ...
+    def write(self, model: str, change: RegistryChange) -> None: ...
+
+
+class Store(Protocol):
+    """Where states are kept by compare-and-set."""
+
+    def load(self, endpoint: str) -> Saved: ...
+    def save(self, state: EndpointState, *, expected: int) -> int: ...
+
+
+class Counters(Protocol):
+    """Where the counts of each version are read."""
+
+    def scrape(self) -> Scrape: ...
+
+
+class Smoke(Protocol):
+    """Asks one version, pinned."""
+
+    def run(self, version: str) -> SmokeResult | None: ...
+
+
+class Record(Protocol):
+    """Where the rollout is told to people."""
+
+    def write(self, state: EndpointState) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One endpoint and all that belongs to it."""
+
+    endpoint: Endpoint
+    target: Target
+    counters: Counters
+    smoke: Smoke
+    record: Record
+
+
+class Controller:
+    """Drives the endpoints of one process, one after the other."""
+
+    def __init__(
+        self,
+        units: tuple[Unit, ...],
+        *,
+        registry: Registry,
+        store: Store,
+        settings: ControllerSettings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """All clients are passed in; nothing is contacted before the first tick."""
+        self._units = units
+        self._registry = registry
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopped = False
+        self._last_round = clock()
+
+    def wake(self) -> None:
+        """Has the loop look now instead of at the end of its pause."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Has the loop end after the tick in progress."""
+        self._stopped = True
+        self._wake.set()
+
+    def is_alive(self) -> bool:
+        """Whether the loop has come round lately."""
+        limit = timedelta(seconds=_ALIVE_PERIODS * self._settings.poll_s)
+        return self._clock() - self._last_round < limit
+
+    def run(self) -> None:
+        """Ticks every endpoint until `stop`; no fault of one endpoint ends the loop."""
+        while not self._stopped:
+            self._wake.clear()
+            busy = [self._safe_tick(unit) for unit in self._units]
+            self._last_round = self._clock()
+            pause = self._settings.tick_s if any(busy) else self._settings.poll_s
+            self._wake.wait(min(pause, self._settings.poll_s))
+
+    def _safe_tick(self, unit: Unit) -> bool:
+        try:
+            return self.tick(unit)
+        except StateConflict as error:
+            _log.warning(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
+        except ShipwayError as error:
+            _log.error(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))  # noqa: TRY400
+        except Exception:  # the top of the loop: one endpoint's bug must not stop the others
+            _log.exception(Event.TICK_FAILED, endpoint=unit.endpoint.name)
+        return True
+
+    def tick(self, unit: Unit) -> bool:
+        """One look and what follows from it; returns whether another look is due soon.
+
+        Raises:
+            TargetUnavailable: the target could not be observed: nothing was decided.
+            StateConflict: somebody else saved: nothing was done.
+        """
+        endpoint = unit.endpoint
+        before = self._store.load(endpoint.name)
+        facts = self._facts(endpoint)
+        observed = unit.target.observe()
+        scrape, observation = self._observation(unit, before.state)
+        situation = Situation(
+            now=self._clock(),
+            observed=observed,
+            facts=facts,
+            observation=observation,
+            smoke=self._smoke(unit, before.state, observed),
+        )
+        planned = plan(endpoint, before.state, situation)
+        if scrape is not None and planned.state.rollout is not None:
+            planned = replace(planned, state=replace(planned.state, scrape=scrape))
+        revision = before.revision
+        if planned.state != before.state:
+            revision = self._store.save(planned.state, expected=before.revision)
+        for event, fields in changes(before.state, planned.state):
+            _log.info(event, endpoint=endpoint.name, **fields)
+        acted = self._act(unit, planned)
+        self._tell(unit, planned.state, revision)
+        _log.debug(
+            Event.TICK_FINISHED,
+            endpoint=endpoint.name,
+            traffic=dict(observed.traffic.weights),
+            actions=[type(action).__name__ for action in planned.actions],
+        )
+        return acted or planned.state.rollout is not None or bool(planned.state.idle_since)
+
+    def _facts(self, endpoint: Endpoint) -> RegistryFacts | None:
+        try:
+            return self._registry.facts(endpoint.model, endpoint.trigger)
+        except RegistryUnavailable as error:
+            _log.warning(
+                Event.TICK_FAILED, endpoint=endpoint.name, part="registry", error=str(error)
+            )
+            return None
+
+    def _observation(
+        self, unit: Unit, state: EndpointState
+    ) -> tuple[Scrape | None, Observation | NoData]:
+        if state.rollout is None:
+            return None, NoData(reason="no rollout is under way")
+        try:
+            scrape = unit.counters.scrape()
+        except MetricsUnavailable as error:
+            _log.warning(
+                Event.TICK_FAILED, endpoint=unit.endpoint.name, part="metrics", error=str(error)
+            )
+            return None, NoData(reason=str(error))
+        return scrape, difference(state.scrape, scrape)
+
+    def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
+        rollout = state.rollout
+        if rollout is None or rollout.phase is not Phase.WARMING:
+            return None
+        version = rollout.challenger.version
+        return unit.smoke.run(version) if observed.is_ready(version) else None
+
+    def _act(self, unit: Unit, planned: Plan) -> bool:
+        """Carries out the actions in order; one that fails is logged, and asked for again by the next tick."""
+        for action in planned.actions:
+            try:
+                self._carry_out(unit, action)
+            except (Unavailable, NotFound) as error:
+                _log.warning(
+                    Event.TICK_FAILED,
+                    endpoint=unit.endpoint.name,
+                    part=type(action).__name__,
+                    error=str(error),
+                )
+        return bool(planned.actions)
+
+    def _carry_out(self, unit: Unit, action: Action) -> None:
+        match action:
+            case ApplyRevision(release=release):
+                unit.target.apply(release)
+            case ShiftTraffic(traffic=traffic):
+                unit.target.shift(traffic)
+            case RetireRevision(version=version):
+                unit.target.retire(version)
+            case _:
+                self._registry.write(unit.endpoint.model, action)
+
+    def _tell(self, unit: Unit, state: EndpointState, revision: int) -> None:
+        """Writes the journal; the ended rollouts that it has closed are dropped from the state."""
+        if state.rollout is None and not state.unreported:
+            return
+        try:
+            closed = unit.record.write(state)
+        except RegistryUnavailable as error:
+            _log.warning(Event.JOURNAL_FAILED, endpoint=unit.endpoint.name, error=str(error))
+            return
+        if closed:
+            open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
+            self._store.save(replace(state, unreported=open_), expected=revision)
+
+
+def changes(
+    before: EndpointState, after: EndpointState
+) -> tuple[tuple[Event, Mapping[str, Any]], ...]:
+    """What happened between two states, as events with their fields."""
+    events: list[tuple[Event, Mapping[str, Any]]] = []
+    for version, reason in after.rejected.items():
+        if reason.startswith("refused") and version not in before.rejected:
+            events.append((Event.PROMOTION_REFUSED, {"version": version, "reason": reason}))
+    events += [
+        (
+            Event(f"rollout.{ended.outcome}"),
+            {"rollout": ended.rollout.id, "reason": ended.reason},
+        )
+        for ended in after.unreported
+        if ended not in before.unreported
+    ]
+    if before.override is not None and after.override is None:
+        events.append((Event.OVERRIDE_APPLIED, {"reason": before.override.reason}))
+    old, new = before.rollout, after.rollout
+    if new is None:
+        return tuple(events)
+    fields = {"rollout": new.id, "phase": new.phase.value, "step": new.step}
+    if old is None or old.id != new.id:
+        events.append((Event.ROLLOUT_STARTED, fields))
+    elif new.setbacks > old.setbacks:
+        events.append((Event.ROLLOUT_SET_BACK, {**fields, "reason": new.verdict.reason}))
+    elif (old.phase, old.step) != (new.phase, new.step):
+        events.append((Event.ROLLOUT_STEP_ADVANCED, {**fields, "verdict": new.verdict.reason}))
+    return tuple(events)

@@ -1,0 +1,180 @@
+"""The rollout as an MLflow run: what a person who has only the MLflow UI can see of it, and why.
+
+One run for each rollout in the endpoint's experiment, found again by its tag after a restart. It gets the chart points
+that it lacks, the state and its reason as tags, the policy and a picture as artifacts, and it is closed with the
+outcome. Losing MLflow loses nothing: points and ended rollouts wait in the saved state.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import yaml
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.gap import steps_of
+from deploy_targets.rollout.picture import draw_rollout
+from deploy_targets.rollout.state import (
+    Counts,
+    EndedRollout,
+    EndpointState,
+    Outcome,
+    Phase,
+    Point,
+    RolloutState,
+)
+from registry.release import REASON_TAG, ROLLOUT_TAG, STATUS_TAG
+from registry.tracking import Tracking
+
+EXPERIMENT_PREFIX = "shipway/"
+WEIGHT_METRIC = "weight_percent"
+OUTCOME_TAG = "shipway.outcome"
+VERSION_TAG = "shipway.version"
+CHAMPION_TAG = "shipway.champion"
+_PICTURE = "rollout.png"
+
+
+@dataclass(slots=True, kw_only=True)
+class _Written:
+    """What the run is known to say already."""
+
+    run_id: str
+    points: int
+    """Points with a smaller index have been written."""
+    headline: str = ""
+    """The last phase and step that was pictured."""
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Journal:
+    """Writes the rollouts of one endpoint. Every method raises `RegistryUnavailable` when MLflow does not answer."""
+
+    def __init__(self, tracking: Tracking, endpoint: Endpoint) -> None:
+        """Nothing is written before the first rollout."""
+        self._tracking = tracking
+        self._endpoint = endpoint
+        self._written: dict[str, _Written] = {}
+
+    def write(self, state: EndpointState) -> tuple[str, ...]:
+        """Brings the runs up to `state`; returns the ids of the ended rollouts whose runs are now closed."""
+        if state.rollout is not None:
+            self._write_progress(state.rollout)
+        closed: list[str] = []
+        for ended in state.unreported:
+            self._close(ended)
+            closed.append(ended.rollout.id)
+        return tuple(closed)
+
+    def _write_progress(self, rollout: RolloutState) -> None:
+        written = self._run_of(rollout)
+        self._write_points(written, rollout)
+        step = steps_of(self._endpoint, rollout)[rollout.step]
+        stage = (
+            f"{rollout.phase} at {step.weight} %"
+            if rollout.phase is Phase.STEPPING
+            else rollout.phase.value
+        )
+        self._tag(written, {STATUS_TAG: stage, REASON_TAG: rollout.verdict.reason})
+        if stage != written.headline:
+            written.headline = stage
+            self._picture(written, rollout, title=stage, reason=rollout.verdict.reason)
+
+    def _close(self, ended: EndedRollout) -> None:
+        rollout, outcome = ended.rollout, ended.outcome
+        written = self._run_of(rollout)
+        self._write_points(written, rollout)
+        told = {STATUS_TAG: outcome.value, OUTCOME_TAG: outcome.value, REASON_TAG: ended.reason}
+        self._tag(written, told)
+        self._picture(written, rollout, title=outcome.value, reason=ended.reason)
+        status = "FINISHED" if outcome is Outcome.PROMOTED else "KILLED"
+        self._tracking.finish(
+            written.run_id, status="FAILED" if outcome is Outcome.ROLLED_BACK else status
+        )
+        self._written.pop(rollout.id, None)
+
+    def _run_of(self, rollout: RolloutState) -> _Written:
+        known = self._written.get(rollout.id)
+        if known is not None:
+            return known
+        experiment = self._tracking.experiment(EXPERIMENT_PREFIX + self._endpoint.name)
+        run_id = self._tracking.find_run(experiment, tag=ROLLOUT_TAG, value=rollout.id)
+        if run_id is None:
+            release = rollout.challenger
+            run_id = self._tracking.create_run(
+                experiment_id=experiment,
+                name=f"v{rollout.champion or '-'} → v{release.version}",
+                tags={
+                    ROLLOUT_TAG: rollout.id,
+                    VERSION_TAG: release.version,
+                    CHAMPION_TAG: rollout.champion or "none",
+                },
+            )
+            self._tracking.log_params(
+                run_id,
+                {
+                    "endpoint": self._endpoint.name,
+                    "model": release.model,
+                    "challenger": release.version,
+                    "champion": rollout.champion or "none",
+                    "digest": release.digest,
+                    "source": release.source,
+                },
+            )
+            policy = self._endpoint.rollout.model_dump(mode="json")
+            self._tracking.log_text(run_id, yaml.safe_dump(policy, sort_keys=False), "policy.yaml")
+        points = self._tracking.next_step(run_id, WEIGHT_METRIC)
+        self._written[rollout.id] = _Written(run_id=run_id, points=points)
+        return self._written[rollout.id]
+
+    def _write_points(self, written: _Written, rollout: RolloutState) -> None:
+        for point, totals in _accumulated(rollout.points):
+            if point.index >= written.points:
+                self._tracking.log_metrics(
+                    written.run_id, _metrics(point, *totals), step=point.index, at=point.at
+                )
+                written.points = point.index + 1
+
+    def _tag(self, written: _Written, tags: dict[str, str]) -> None:
+        changed = {key: value for key, value in tags.items() if written.tags.get(key) != value}
+        if changed:
+            self._tracking.set_tags(written.run_id, changed)
+            written.tags.update(changed)
+
+    def _picture(
+        self, written: _Written, rollout: RolloutState, *, title: str, reason: str
+    ) -> None:
+        release = rollout.challenger
+        heading = f"{self._endpoint.name}: v{rollout.champion or '-'} → v{release.version}, {title}"
+        picture = draw_rollout(rollout, title=heading)
+        self._tracking.log_bytes(written.run_id, picture, _PICTURE)
+        image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
+        self._tag(
+            written,
+            {"mlflow.note.content": f"**{title}**\n\n{reason}\n\n![the rollout]({image})\n"},
+        )
+
+
+def _accumulated(points: tuple[Point, ...]) -> Iterator[tuple[Point, tuple[Counts, Counts]]]:
+    """Each point with the totals up to it: champion's and challenger's requests and errors."""
+    old = [0, 0]
+    new = [0, 0]
+    for point in points:
+        old = [old[0] + point.champion.requests, old[1] + point.champion.errors]
+        new = [new[0] + point.challenger.requests, new[1] + point.challenger.errors]
+        yield (
+            point,
+            (Counts(requests=old[0], errors=old[1]), Counts(requests=new[0], errors=new[1])),
+        )
+
+
+def _metrics(point: Point, old: Counts, new: Counts) -> dict[str, float]:
+    """The point in MLflow's metric names; a mean latency only where there were requests to take it over."""
+    values: dict[str, float] = {WEIGHT_METRIC: point.weight, "e_value": point.e_value}
+    for side, total, step in (
+        ("champion", old, point.champion),
+        ("challenger", new, point.challenger),
+    ):
+        values[f"{side}_requests"] = total.requests
+        values[f"{side}_errors"] = total.errors
+        if step.requests:
+            values[f"{side}_latency_mean_s"] = step.duration_s / step.requests
+    return values

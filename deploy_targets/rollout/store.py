@@ -1,0 +1,110 @@
+"""Where the state of each endpoint is kept: one JSON document in SQLite, saved by compare-and-set.
+
+A save names the revision that it was computed from. If somebody saved in between, it fails and nothing is done: that
+is what keeps two controllers, or a controller and an operator, from undoing each other's decisions.
+"""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from deploy_targets.rollout.state import SCHEMA, EndpointState
+from registry.errors import StateConflict, StateUnreadable
+
+_DOCUMENT = TypeAdapter(EndpointState)
+
+_BUSY_S = 5.0
+"""How long a writer waits for another one's transaction; a save takes about a millisecond."""
+
+
+class Saved(NamedTuple):
+    """A state and the revision under which it was read; revision 0 was never saved."""
+
+    state: EndpointState
+    revision: int
+
+
+class SqliteStore:
+    """The store of the local target."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is made if it is not there; its folder must exist."""
+        self._path = path
+        with closing(self._connect()) as connection, connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS endpoint_state "
+                "(endpoint TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL)"
+            )
+
+    def load(self, endpoint: str) -> Saved:
+        """What is known of `endpoint`; an empty state when nothing is.
+
+        Raises:
+            StateUnreadable: it was saved by a newer version, or is damaged.
+        """
+        with closing(self._connect()) as connection:
+            row = connection.execute(
+                "SELECT document, revision FROM endpoint_state WHERE endpoint = ?", (endpoint,)
+            ).fetchone()
+        if row is None:
+            return Saved(EndpointState(endpoint=endpoint), 0)
+        return Saved(parse_state(row[0]), row[1])
+
+    def save(self, state: EndpointState, *, expected: int) -> int:
+        """Saves `state` in the place of revision `expected` and returns its own revision; durable on return.
+
+        Raises:
+            StateConflict: the saved revision is another one.
+        """
+        document = _DOCUMENT.dump_json(state).decode()
+        with closing(self._connect()) as connection, connection:
+            if expected == 0:
+                cursor = connection.execute(
+                    "INSERT OR IGNORE INTO endpoint_state VALUES (?, 1, ?)",
+                    (state.endpoint, document),
+                )
+            else:
+                cursor = connection.execute(
+                    "UPDATE endpoint_state SET revision = revision + 1, document = ? "
+                    "WHERE endpoint = ? AND revision = ?",
+                    (document, state.endpoint, expected),
+                )
+            if cursor.rowcount != 1:
+                message = (
+                    f"The state of endpoint {state.endpoint} is no longer at revision {expected}: "
+                    "somebody else saved it. Read it again and decide again."
+                )
+                raise StateConflict(message)
+        return expected + 1
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=_BUSY_S)
+
+
+def parse_state(text: str) -> EndpointState:
+    """The state that a saved document spells.
+
+    Raises:
+        StateUnreadable: another schema, or damaged.
+    """
+    try:
+        schema = json.loads(text)["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        message = "The saved state is damaged. Restore the state database, or remove it to adopt what serves."
+        raise StateUnreadable(message) from error
+    if schema != SCHEMA:
+        message = (
+            f"The saved state has schema {schema}; this version of Shipway reads schema {SCHEMA}. "
+            "Run the version that wrote it."
+        )
+        raise StateUnreadable(message)
+    try:
+        return _DOCUMENT.validate_json(text)
+    except ValidationError as error:
+        message = f"The saved state is damaged: {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
+        raise StateUnreadable(message) from error

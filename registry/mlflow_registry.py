@@ -1,0 +1,164 @@
+"""The registered models of MLflow: read what they ask for, write what is. The only adapter for its registry.
+
+Every call is one or a few requests with bounded time and retries. Aliases are read from the registered model itself,
+because `search_model_versions` returns none.
+"""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any, assert_never
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from registry.errors import NotFound, RegistryUnavailable
+from registry.promotion import (
+    MoveAlias,
+    RegistryChange,
+    RegistryFacts,
+    StageTrigger,
+    TagVersion,
+    TransitionStage,
+    Trigger,
+)
+from registry.release import ModelVersion
+
+_ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_COPY = "models:/"
+_MAX_COPIES = 10
+"""How many "Promote model" copies in a row are followed to their origin; a longer chain is a loop."""
+
+
+class MlflowRegistry:
+    """One MLflow server's model registry. Every method raises `RegistryUnavailable` when it does not answer."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        """`client` brings its own timeouts (see `tracking`)."""
+        self._client = client
+
+    def facts(self, model: str, trigger: Trigger) -> RegistryFacts:
+        """The aliases of `model`, and every version that an alias or a legacy stage names.
+
+        A model that does not exist yet has no aliases and no versions. An alias whose version was deleted is in
+        `aliases` and its version is not in `versions`.
+        """
+        try:
+            aliases = self.aliases(model)
+        except NotFound:
+            return RegistryFacts(model=model)
+        versions: dict[str, ModelVersion] = {}
+        if isinstance(trigger, StageTrigger):
+            versions = {v.version: v for v in self.versions(model) if v.stage != "None"}
+        for version in sorted(set(aliases.values()) - versions.keys()):
+            try:
+                versions[version] = self.version(model, version)
+            except NotFound:
+                continue
+        return RegistryFacts(model=model, aliases=aliases, versions=versions)
+
+    def aliases(self, model: str) -> Mapping[str, str]:
+        """Alias to version, as MLflow has it.
+
+        Raises:
+            NotFound: there is no such registered model.
+        """
+        with _answering(f"the registered model {model}"):
+            found = self._client.get_registered_model(model)
+        return {str(alias): str(version) for alias, version in dict(found.aliases).items()}
+
+    def version(self, model: str, version: str) -> ModelVersion:
+        """One version of `model`.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        with _answering(f"version {version} of the registered model {model}"):
+            return self._read(self._client.get_model_version(model, version))
+
+    def versions(self, model: str) -> tuple[ModelVersion, ...]:
+        """All versions of `model`, the newest first; none when the model does not exist."""
+        quoted = model.replace("'", "''")
+        with _answering(f"the versions of {model}"):
+            found = self._client.search_model_versions(f"name = '{quoted}'")
+            read = [self._read(version) for version in found]
+        return tuple(sorted(read, key=lambda version: int(version.version), reverse=True))
+
+    def models(self) -> tuple[str, ...]:
+        """The names of all registered models."""
+        names: list[str] = []
+        token: str | None = None
+        while token != "":
+            with _answering("the registered models"):
+                page = self._client.search_registered_models(max_results=1000, page_token=token)
+            names += [str(model.name) for model in page]
+            token = page.token or ""
+        return tuple(names)
+
+    def write(self, model: str, change: RegistryChange) -> None:
+        """Makes one change. Repeating it is harmless.
+
+        Raises:
+            NotFound: the model or the version is gone.
+        """
+        with _answering(f"what is to be changed of {model} ({change})"):
+            match change:
+                case MoveAlias(alias=alias, version=None):
+                    self._client.delete_registered_model_alias(model, alias)
+                case MoveAlias(alias=alias, version=str(version)):
+                    self._client.set_registered_model_alias(model, alias, version)
+                case TransitionStage(version=version, stage=stage):
+                    self._client.transition_model_version_stage(model, version, stage)
+                case TagVersion(version=version, tags=tags):
+                    for key, value in tags.items():
+                        self._client.set_model_version_tag(model, version, key, value)
+                case _:
+                    assert_never(change)
+
+    def delete_version(self, model: str, version: str) -> None:
+        """Deletes one version from the registry; its bytes in S3 are not touched.
+
+        Raises:
+            NotFound: it does not exist.
+        """
+        with _answering(f"version {version} of the registered model {model}"):
+            self._client.delete_model_version(model, version)
+
+    def ensure_webhook(self, *, name: str, url: str, secret: str, events: Iterable[str]) -> None:
+        """Has MLflow call `url` on `events`, signed with `secret`; older hooks of that name are replaced."""
+        with _answering("the webhooks"):
+            for hook in self._client.list_webhooks(max_results=100):
+                if hook.name == name:
+                    self._client.delete_webhook(hook.webhook_id)
+            self._client.create_webhook(name=name, url=url, events=list(events), secret=secret)  # type: ignore[arg-type]
+
+    def _read(self, version: Any) -> ModelVersion:
+        """The version in our terms. A "Promote model" copy takes source and tags from its origin."""
+        origin, hops = version, 0
+        while str(origin.source).startswith(_COPY) and hops < _MAX_COPIES:
+            name, _, number = str(origin.source).removeprefix(_COPY).rpartition("/")
+            origin, hops = self._client.get_model_version(name, number), hops + 1
+        return ModelVersion(
+            model=str(version.name),
+            version=str(version.version),
+            source=str(origin.source),
+            stage=str(version.current_stage or "None"),
+            run_id=origin.run_id or None,
+            updated_ms=int(version.last_updated_timestamp or 0),
+            tags={**dict(origin.tags), **dict(version.tags)},
+        )
+
+
+@contextmanager
+def _answering(what: str) -> Generator[None]:
+    """Turns MLflow's exceptions into ours."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == _ABSENT:
+            message = f"MLflow does not have {what}. Look it up in the MLflow UI."
+            raise NotFound(message) from error
+        message = (
+            f"MLflow did not give {what} ({error.error_code}: {str(error)[:300]}). "
+            "Is its server up? `shipway status` tells."
+        )
+        raise RegistryUnavailable(message) from error

@@ -1,0 +1,80 @@
+"""Values for tests, sensible unless said otherwise: `a_release(version="7")`."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+from deploy_targets.endpoint import Endpoint, RolloutPolicy
+from deploy_targets.rollout.state import Counts, EndpointState, Observation
+from registry.release import DIGEST_TAG, GATE_TAG, Digest, ModelVersion, Release
+
+NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+
+def a_digest(version: str) -> Digest:
+    return Digest("sha256:" + version.rjust(64, "0"))
+
+
+def a_release(version: str = "7") -> Release:
+    return Release(
+        model="smollm2", version=version, source=f"s3://shipway/models/{version}", digest=a_digest(version)
+    )
+
+
+def a_version(
+    version: str = "7",
+    *,
+    passed: bool = True,
+    reasons: tuple[str, ...] = (),
+    stage: str = "None",
+    updated_ms: int = 0,
+    tags: dict[str, str] | None = None,
+) -> ModelVersion:
+    gate = json.dumps({"passed": passed, "reasons": list(reasons)})
+    return ModelVersion(
+        model="smollm2",
+        version=version,
+        source=f"s3://shipway/models/{version}",
+        stage=stage,
+        updated_ms=updated_ms,
+        tags={DIGEST_TAG: a_digest(version), GATE_TAG: gate, **(tags or {})},
+    )
+
+
+def an_endpoint(**rollout: object) -> Endpoint:
+    """Steps of 5, 25 and 50 % without dwell, 30 challenger requests to be promoted, no drain time."""
+    policy = {
+        "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
+        "promote": {"by": "exposure", "requests": 30},
+        "drain_s": 0,
+        **rollout,
+    }
+    return Endpoint(name="chat", model="smollm2", rollout=RolloutPolicy.model_validate(policy))
+
+
+def a_state(serving: str | None = "6") -> EndpointState:
+    release = None if serving is None else a_release(serving)
+    return EndpointState(endpoint="chat", serving=release, settled_champion=serving)
+
+
+def an_observation(**counts: tuple[int, int]) -> Observation:
+    """`an_observation(v6=(95, 1), v7=(5, 0))`: requests and errors by version."""
+    return Observation(
+        seconds=10,
+        increments={
+            name.removeprefix("v"): Counts(requests=requests, errors=errors)
+            for name, (requests, errors) in counts.items()
+        },
+    )
+
+
+class FakeClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)

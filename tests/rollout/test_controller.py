@@ -1,0 +1,319 @@
+"""Whole rollouts on fakes and a fake clock: what users meet, what the registry says, what survives a crash."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.controller import Controller, Unit
+from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.state import Override
+from deploy_targets.rollout.store import SqliteStore
+from deploy_targets.routing.traffic import Traffic
+from registry.errors import StateConflict, TargetUnavailable
+from tests.builders import FakeClock, a_release, a_version, an_endpoint
+from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeUsers
+
+
+class World:
+    """One endpoint with everything around it."""
+
+    def __init__(self, folder: Path, endpoint: Endpoint | None = None) -> None:
+        self.endpoint = endpoint or an_endpoint()
+        self.clock = FakeClock()
+        self.registry = FakeRegistry(*(a_version(str(n)) for n in range(5, 9)))
+        self.target = FakeTarget()
+        self.users = FakeUsers(self.target, self.clock)
+        self.smoke = FakeSmoke()
+        self.record = FakeRecord()
+        self.store = SqliteStore(folder / "state.db")
+        self.unit = Unit(
+            endpoint=self.endpoint,
+            target=self.target,
+            counters=self.users,
+            smoke=self.smoke,
+            record=self.record,
+        )
+        self.controller = Controller(
+            (self.unit,),
+            registry=self.registry,
+            store=self.store,
+            settings=ControllerSettings(),
+            clock=self.clock,
+        )
+
+    def tick(self, times: int = 1, *, requests: int = 100) -> None:
+        for _ in range(times):
+            self.clock.advance(10)
+            self.users.send(requests)
+            self.controller.tick(self.unit)
+
+    def release(self, version: str) -> None:
+        """Asks for `version` and lets the loop run until nothing is under way."""
+        self.registry.aliases["challenger"] = version
+        self.tick(30)
+        assert self.state.rollout is None
+
+    @property
+    def state(self):  # noqa: ANN201
+        return self.store.load("chat").state
+
+    @property
+    def outcomes(self) -> list[str]:
+        return list(self.record.outcomes.values())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def serving(world: World) -> World:
+    """v6 serves."""
+    world.release("6")
+    return world
+
+
+def test_a_first_release_serves_everything_and_becomes_champion(world: World) -> None:
+    world.release("6")
+    assert world.target.traffic == Traffic.all_to("6")
+    assert world.registry.aliases == {"champion": "6"}
+    assert world.outcomes == ["promoted"]
+
+
+def test_a_good_challenger_walks_the_steps_and_becomes_champion(serving: World) -> None:
+    serving.target.shifts.clear()
+    serving.release("7")
+    assert [shift.percent("7") for shift in serving.target.shifts] == [5, 25, 50, 100]
+    assert serving.registry.aliases == {"champion": "7"}
+    assert set(serving.target.revisions) == {"7"}
+    assert serving.outcomes == ["promoted", "promoted"]
+
+
+def test_a_bad_challenger_is_rolled_back_and_told_why(serving: World) -> None:
+    serving.users.failure_rates["7"] = 0.3
+    serving.release("7")
+    assert serving.target.traffic == Traffic.all_to("6")
+    assert serving.registry.aliases == {"champion": "6"}
+    assert "e-value" in serving.registry.versions["7"].tags["shipway.reason"]
+    assert set(serving.target.revisions) == {"6"}
+    assert serving.outcomes[-1] == "rolled_back"
+
+
+def test_a_rolled_back_version_is_not_served_again_until_it_is_asked_for_anew(
+    serving: World,
+) -> None:
+    serving.users.failure_rates["7"] = 0.3
+    serving.release("7")
+    serving.target.shifts.clear()
+    serving.tick(5)
+    assert serving.target.shifts == []
+    serving.users.failure_rates["7"] = 0.0
+    serving.release("7")
+    assert serving.registry.aliases == {"champion": "7"}
+
+
+def test_a_rolled_back_version_whose_alias_cannot_be_cleared_stays_rolled_back(
+    serving: World,
+) -> None:
+    serving.users.failure_rates["7"] = 0.5
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4)
+    assert serving.target.traffic.percent("7")
+    serving.registry.is_away = True
+    serving.tick(20)
+    assert serving.target.traffic == Traffic.all_to("6")
+    serving.registry.is_away = False
+    serving.target.shifts.clear()
+    serving.tick(5)
+    assert serving.target.shifts == []
+    assert serving.registry.aliases == {"champion": "6"}
+
+
+def test_a_version_that_did_not_pass_its_gate_is_refused_before_anything_is_deployed(
+    serving: World,
+) -> None:
+    serving.registry.versions["7"] = a_version("7", passed=False, reasons=("perplexity",))
+    serving.release("7")
+    assert set(serving.target.revisions) == {"6"}
+    assert "perplexity" in serving.registry.versions["7"].tags["shipway.reason"]
+    assert serving.registry.aliases == {"champion": "6"}
+
+
+def test_a_newer_challenger_supersedes_and_starts_over(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4, requests=10)
+    assert serving.target.traffic.percent("7")
+    serving.registry.aliases["challenger"] = "8"
+    serving.tick(1, requests=10)
+    assert serving.target.traffic == Traffic.all_to("6")
+    serving.tick(30)
+    assert serving.registry.aliases == {"champion": "8"}
+    assert serving.outcomes[-2:] == ["superseded", "promoted"]
+
+
+def test_a_withdrawn_challenger_leaves_at_once(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4, requests=10)
+    del serving.registry.aliases["challenger"]
+    serving.tick(2)
+    assert serving.target.traffic == Traffic.all_to("6")
+    assert serving.outcomes[-1] == "withdrawn"
+
+
+def test_a_champion_moved_by_hand_is_rolled_out_like_any_challenger(serving: World) -> None:
+    serving.registry.aliases["champion"] = "7"
+    serving.tick(1)
+    assert serving.registry.aliases == {"champion": "6", "challenger": "7"}
+    serving.tick(30)
+    assert serving.registry.aliases == {"champion": "7"}
+
+
+def test_a_gap_in_metrics_holds_the_step(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(3)
+    weight = serving.target.traffic.percent("7")
+    serving.users.is_away = True
+    seen = serving.state.rollout.evidence.challenger.requests
+    serving.tick(10)
+    assert serving.state.rollout.evidence.challenger.requests == seen
+    assert serving.target.traffic.percent("7") <= max(weight, 50)
+    assert serving.registry.aliases["champion"] == "6"
+
+
+def test_without_traffic_nothing_is_promoted(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(50, requests=0)
+    assert serving.registry.aliases == {"champion": "6", "challenger": "7"}
+
+
+def test_a_restarted_guard_costs_one_interval_and_no_false_numbers(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(3, requests=20)
+    seen = serving.state.rollout.evidence.challenger.requests
+    serving.users.restart_guard()
+    serving.tick(1, requests=20)
+    assert serving.state.rollout.evidence.challenger.requests == seen
+    serving.tick(30)
+    assert serving.registry.aliases == {"champion": "7"}
+
+
+def test_a_challenger_that_dies_under_traffic_gets_weight_zero_at_once(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4, requests=10)
+    serving.target.crash("7")
+    serving.tick(1, requests=10)
+    assert serving.target.traffic == Traffic.all_to("6")
+    serving.tick(30)
+    assert serving.registry.aliases == {"champion": "7"}
+
+
+def test_a_challenger_that_keeps_dying_is_rolled_back(serving: World) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    for _ in range(12):
+        serving.tick(1, requests=5)
+        if serving.target.traffic.percent("7"):
+            serving.target.crash("7")
+    serving.tick(3)
+    assert serving.outcomes[-1] == "rolled_back"
+    assert serving.target.traffic == Traffic.all_to("6")
+
+
+def test_a_challenger_that_never_gets_ready_is_rolled_back_without_traffic(serving: World) -> None:
+    serving.target.never_ready.add("7")
+    serving.target.shifts.clear()
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(100)
+    assert serving.target.shifts == []
+    assert "not ready within 900 s" in serving.registry.versions["7"].tags["shipway.reason"]
+
+
+def test_a_challenger_that_fails_its_smoke_test_gets_no_traffic(serving: World) -> None:
+    serving.smoke.failing.add("7")
+    serving.target.shifts.clear()
+    serving.release("7")
+    assert serving.target.shifts == []
+    assert serving.outcomes[-1] == "rolled_back"
+
+
+def test_at_the_time_limit_too_little_data_is_rolled_back_not_passed(tmp_path: Path) -> None:
+    world = World(tmp_path, an_endpoint(time_limit_s=200))
+    world.release("6")
+    world.registry.aliases["challenger"] = "7"
+    world.tick(40, requests=1)
+    assert world.outcomes[-1] == "rolled_back"
+    assert "inconclusive" in world.registry.versions["7"].tags["shipway.reason"]
+
+
+def test_a_lost_platform_decides_nothing_and_recovers(serving: World) -> None:
+    serving.target.is_away = True
+    serving.registry.aliases["challenger"] = "7"
+    with pytest.raises(TargetUnavailable):
+        serving.tick(1)
+    assert serving.state.rollout is None
+    serving.target.is_away = False
+    serving.tick(30)
+    assert serving.registry.aliases == {"champion": "7"}
+
+
+def test_what_serves_is_deployed_again_when_the_platform_lost_it(serving: World) -> None:
+    serving.target.revisions.clear()
+    serving.target.traffic = Traffic()
+    serving.tick(4)
+    assert serving.target.traffic == Traffic.all_to("6")
+
+
+def test_an_operators_rollback_goes_back_at_once_without_mlflow(serving: World) -> None:
+    serving.release("7")
+    serving.registry.is_away = True
+    saved = serving.store.load("chat")
+    override = Override(to=saved.state.previous, reason="operator: it talks nonsense")
+    serving.store.save(
+        type(saved.state)(
+            **{name: getattr(saved.state, name) for name in saved.state.__slots__ if name != "override"},
+            override=override,
+        ),
+        expected=saved.revision,
+    )
+    serving.tick(5)
+    assert serving.target.traffic == Traffic.all_to("6")
+    serving.registry.is_away = False
+    serving.tick(3)
+    assert serving.registry.aliases == {"champion": "6"}
+    assert serving.state.serving == a_release("6")
+
+
+def test_the_journal_is_closed_late_when_mlflow_was_away(serving: World) -> None:
+    serving.record.is_away = True
+    serving.release("7")
+    assert serving.outcomes == ["promoted"]
+    serving.record.is_away = False
+    serving.tick(1)
+    assert serving.outcomes == ["promoted", "promoted"]
+    assert serving.state.unreported == ()
+
+
+def test_a_second_controller_that_saved_first_stops_this_one_before_it_acts(
+    serving: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    observe = serving.target.observe
+
+    def observe_while_another_ticks():  # noqa: ANN202
+        monkeypatch.setattr(serving.target, "observe", observe)
+        serving.controller.tick(serving.unit)
+        return observe()
+
+    monkeypatch.setattr(serving.target, "observe", observe_while_another_ticks)
+    with pytest.raises(StateConflict):
+        serving.controller.tick(serving.unit)
+
+
+def test_at_rest_nothing_is_saved_and_nothing_is_written(serving: World) -> None:
+    serving.tick(3)
+    revision = serving.store.load("chat").revision
+    writes = len(serving.registry.writes)
+    serving.tick(10)
+    assert serving.store.load("chat").revision == revision
+    assert len(serving.registry.writes) == writes
