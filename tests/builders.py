@@ -16,7 +16,10 @@ def a_digest(version: str) -> Digest:
 
 def a_release(version: str = "7") -> Release:
     return Release(
-        model="smollm2", version=version, source=f"s3://shipway/models/{version}", digest=a_digest(version)
+        model="smollm2",
+        version=version,
+        source=f"s3://shipway/models/{version}",
+        digest=a_digest(version),
     )
 
 

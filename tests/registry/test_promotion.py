@@ -191,7 +191,5 @@ def test_when_the_registry_says_what_is_nothing_is_written(
         stage="Production",
         tags={"shipway.status": "promoted", "shipway.reason": "no harm in 150 requests"},
     )
-    standing = Standing(
-        serving="6", settled_champion="6", serving_reason="no harm in 150 requests"
-    )
+    standing = Standing(serving="6", settled_champion="6", serving_reason="no harm in 150 requests")
     assert plan_registry(facts(serving, champion="6"), trigger, standing) == ()

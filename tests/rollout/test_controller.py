@@ -271,7 +271,11 @@ def test_an_operators_rollback_goes_back_at_once_without_mlflow(serving: World) 
     override = Override(to=saved.state.previous, reason="operator: it talks nonsense")
     serving.store.save(
         type(saved.state)(
-            **{name: getattr(saved.state, name) for name in saved.state.__slots__ if name != "override"},
+            **{
+                name: getattr(saved.state, name)
+                for name in saved.state.__slots__
+                if name != "override"
+            },
             override=override,
         ),
         expected=saved.revision,

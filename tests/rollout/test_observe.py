@@ -1,0 +1,78 @@
+"""What `observe` makes of a metrics page, and of two of them."""
+
+from dataclasses import replace
+
+import httpx2
+import pytest
+
+from deploy_targets.rollout.observe import GuardMetrics, difference, parse_scrape
+from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
+from registry.errors import MetricsUnavailable
+from tests.builders import NOON, FakeClock
+
+PAGE = """
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds 1.7e+09
+# TYPE llm_inference_requests counter
+llm_inference_requests_total{endpoint="chat",version="6",route="chat"} 95.0
+llm_inference_requests_total{endpoint="chat",version="6",route="pinned"} 3.0
+llm_inference_requests_total{endpoint="other",version="6",route="chat"} 1000.0
+llm_inference_requests_total{endpoint="chat",version="7",route="chat"} 5.0
+# TYPE llm_inference_errors counter
+llm_inference_errors_total{endpoint="chat",version="7",route="chat"} 2.0
+# TYPE llm_inference_duration_seconds histogram
+llm_inference_duration_seconds_bucket{endpoint="chat",version="7",route="chat",le="+Inf"} 5.0
+llm_inference_duration_seconds_count{endpoint="chat",version="7",route="chat"} 5.0
+llm_inference_duration_seconds_sum{endpoint="chat",version="7",route="chat"} 2.5
+"""
+
+BEFORE = Scrape(at=NOON, source="1", totals={"6": Counts(requests=90, errors=1)})
+
+
+def test_a_page_gives_the_judged_route_of_this_endpoint_only() -> None:
+    scrape = parse_scrape(PAGE, endpoint="chat", at=NOON)
+    assert scrape.totals == {
+        "6": Counts(requests=95),
+        "7": Counts(requests=5, errors=2, duration_s=2.5),
+    }
+
+
+def test_increments_are_the_difference_and_a_new_version_began_at_zero() -> None:
+    after = replace(
+        BEFORE,
+        totals={"6": Counts(requests=100, errors=1), "7": Counts(requests=4, errors=2)},
+    )
+    assert difference(BEFORE, after) == Observation(
+        seconds=0, increments={"6": Counts(requests=10), "7": Counts(requests=4, errors=2)}
+    )
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        replace(BEFORE, source="2"),
+        replace(BEFORE, totals={"6": Counts(requests=89, errors=1)}),
+        replace(BEFORE, totals={"6": Counts(requests=91, errors=9)}),
+    ],
+)
+def test_restarts_resets_and_nonsense_are_gaps(after: Scrape) -> None:
+    assert isinstance(difference(BEFORE, after), NoData)
+
+
+def test_the_first_reading_is_a_gap() -> None:
+    assert isinstance(difference(None, BEFORE), NoData)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx2.Response(500),
+        httpx2.Response(200, text="<html>"),
+        httpx2.Response(200, text="requests 1\n"),
+    ],
+)
+def test_a_guard_that_answers_rubbish_is_unavailable_not_zero(answer: httpx2.Response) -> None:
+    client = httpx2.Client(transport=httpx2.MockTransport(lambda _: answer))
+    counters = GuardMetrics(client, "http://guard/metrics", endpoint="chat", clock=FakeClock())
+    with pytest.raises(MetricsUnavailable):
+        counters.scrape()

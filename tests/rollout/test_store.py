@@ -1,0 +1,72 @@
+"""The store's promise: a state comes back as it was, and only the first of two savers wins."""
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploy_targets.rollout.state import (
+    Counts,
+    EndedRollout,
+    Evidence,
+    Outcome,
+    Override,
+    Point,
+    RolloutState,
+    Scrape,
+)
+from deploy_targets.rollout.store import SqliteStore
+from registry.errors import StateConflict, StateUnreadable
+from tests.builders import NOON, a_release, a_state
+
+
+def a_full_state():  # noqa: ANN201
+    rollout = RolloutState(
+        id="chat-v7",
+        champion="6",
+        challenger=a_release("7"),
+        started=NOON,
+        phase_since=NOON,
+        exposed_since=NOON,
+        evidence=Evidence(intervals=3, log_e_values=(0.1, -2.5), challenger=Counts(requests=3)),
+        points=(Point(index=0, at=NOON, weight=5, champion=Counts(duration_s=0.1)),),
+    )
+    return replace(
+        a_state(),
+        previous=a_release("5"),
+        rollout=rollout,
+        rejected={"4": "bad"},
+        idle_since={"5": NOON},
+        override=Override(to=a_release("5"), reason="operator"),
+        scrape=Scrape(at=NOON, source="1", totals={"6": Counts(requests=1)}),
+        unreported=(
+            EndedRollout(rollout=rollout, outcome=Outcome.PROMOTED, reason="ok", ended=NOON),
+        ),
+    )
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    state = a_full_state()
+    SqliteStore(tmp_path / "s.db").save(state, expected=0)
+    assert SqliteStore(tmp_path / "s.db").load("chat") == (state, 1)
+
+
+def test_of_two_savers_from_the_same_revision_the_second_is_told(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    for first in (0, 1):
+        store.save(a_state(), expected=first)
+        with pytest.raises(StateConflict):
+            store.save(a_state("9"), expected=first)
+    assert store.load("chat") == (a_state(), 2)
+
+
+@pytest.mark.parametrize("document", ['{"schema": 99}', "{", '{"schema": 1, "endpoint": 3}', "[]"])
+def test_a_state_of_another_schema_is_refused_not_guessed(tmp_path: Path, document: str) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.save(a_state(), expected=0)
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        connection.execute("UPDATE endpoint_state SET document = ?", (document,))
+    connection.close()
+    with pytest.raises(StateUnreadable):
+        store.load("chat")
