@@ -34,7 +34,7 @@ class MlflowRegistry:
 
     def __init__(self, client: MlflowClient) -> None:
         """`client` brings its own timeouts (see `tracking`)."""
-        self._client = client
+        self._client: Any = client
 
     def facts(self, model: str, trigger: Trigger) -> RegistryFacts:
         """The aliases of `model`, and every version that an alias or a legacy stage names.
@@ -104,7 +104,7 @@ class MlflowRegistry:
             match change:
                 case MoveAlias(alias=alias, version=None):
                     self._client.delete_registered_model_alias(model, alias)
-                case MoveAlias(alias=alias, version=str(version)):
+                case MoveAlias(alias=alias, version=version):
                     self._client.set_registered_model_alias(model, alias, version)
                 case TransitionStage(version=version, stage=stage):
                     self._client.transition_model_version_stage(model, version, stage)
@@ -129,7 +129,7 @@ class MlflowRegistry:
             for hook in self._client.list_webhooks(max_results=100):
                 if hook.name == name:
                     self._client.delete_webhook(hook.webhook_id)
-            self._client.create_webhook(name=name, url=url, events=list(events), secret=secret)  # type: ignore[arg-type]
+            self._client.create_webhook(name=name, url=url, events=list(events), secret=secret)
 
     def _read(self, version: Any) -> ModelVersion:
         """The version in our terms. A "Promote model" copy takes source and tags from its origin."""

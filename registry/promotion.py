@@ -194,7 +194,7 @@ def withdrawn(
     """Those of the `rejected` versions whose request no longer stands, so that they may be asked for again."""
     match trigger:
         case AliasTrigger():
-            standing = {facts.aliases.get(trigger.alias)}
+            standing = {facts.aliases.get(trigger.alias, "")}
         case StageTrigger():
             standing = {
                 version.version
@@ -203,7 +203,7 @@ def withdrawn(
             }
         case _:
             assert_never(trigger)
-    standing.add(facts.aliases.get(CHAMPION))
+    standing.add(facts.aliases.get(CHAMPION, ""))
     return frozenset(rejected) - standing
 
 

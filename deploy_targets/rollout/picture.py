@@ -2,19 +2,20 @@
 
 import io
 from itertools import accumulate
+from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deploy_targets.rollout.state import RolloutState
 
+# matplotlib leaves its keyword arguments untyped, hence the Any.
 _CHAMPION, _CHALLENGER = "tab:blue", "tab:orange"
 
 
 def draw_rollout(rollout: RolloutState, *, title: str) -> bytes:
     """A PNG of three panels, 900 by 750 pixels; without points the panels are empty."""
-    figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
+    figure: Any = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     weight, requests, evidence = figure.subplots(3, 1, sharex=True)
     points = rollout.points
@@ -53,6 +54,6 @@ def draw_rollout(rollout: RolloutState, *, title: str) -> bytes:
     return file.getvalue()
 
 
-def _label(axes: Axes, text: str) -> None:
+def _label(axes: Any, text: str) -> None:
     axes.set_ylabel(text)
     axes.grid(visible=True, alpha=0.3)

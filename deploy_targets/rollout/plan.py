@@ -4,6 +4,7 @@
 What is to be done about it is `gap.close_gap`'s business.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -257,9 +258,9 @@ def _measure(
     """The rollout with this interval's evidence, verdict and chart point."""
     policy = endpoint.rollout
     champion, challenger = rollout.champion, rollout.challenger.version
-    increments = (
-        {} if isinstance(situation.observation, NoData) else situation.observation.increments
-    )
+    increments: Mapping[str, Counts] = {}
+    if not isinstance(situation.observation, NoData):
+        increments = situation.observation.increments
     new, old = increments.get(challenger, Counts()), increments.get(champion or "", Counts())
     evidence, verdict = rollout.evidence, rollout.verdict
     if judged:

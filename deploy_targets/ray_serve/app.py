@@ -1,0 +1,186 @@
+"""The Serve application: fetch exactly the bytes that were evaluated, load them, answer chat completions.
+
+One deployment, no second hop. Requests of all clients are batched by `serve.batch`; each gets its own tokens as they
+come, whether it streams or not. A replica whose artifact does not have its promised digest never becomes ready.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import structlog
+from jinja2.exceptions import TemplateError
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from deploy_targets.ray_serve import chat
+from deploy_targets.ray_serve.generation import Generator, Row
+from deploy_targets.ray_serve.settings import EngineSettings
+from registry.artifact_store import connect_store
+from registry.release import Digest
+from registry.settings import RegistrySettings
+
+_log = structlog.get_logger()
+
+
+class EngineArgs(BaseModel):
+    """The arguments that `serve_config` renders; an unknown one is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_name: str
+    version: str
+    source: str
+    digest: str
+    max_context_tokens: int
+    threads: int
+    max_batch_size: int
+    batch_wait_s: float
+
+
+class Engine:
+    """One replica."""
+
+    def __init__(self, args: EngineArgs) -> None:
+        """Fetches, verifies and loads the artifact."""
+        store = connect_store(RegistrySettings())
+        copies = EngineSettings().home / "models"
+        folder = store.fetch(args.source, Digest(args.digest), into=copies)
+        self._args = args
+        self._generator = Generator(
+            folder, threads=args.threads, max_context_tokens=args.max_context_tokens
+        )
+        batched: Any = self._batched
+        batched.set_max_batch_size(args.max_batch_size)
+        batched.set_batch_wait_timeout_s(args.batch_wait_s)
+
+    async def __call__(self, request: Request) -> Response:
+        """POST …/v1/chat/completions and GET …/health."""
+        path = request.url.path
+        if path.endswith("/health"):
+            return PlainTextResponse("ok")
+        if not path.endswith("/v1/chat/completions") or request.method != "POST":
+            body = chat.envelope(f"There is no {request.method} {path}.", kind="not_found_error")
+            return JSONResponse(body, status_code=404)
+        try:
+            asked = chat.parse_chat(await request.body())
+            row = self._generator.row(asked)
+        except chat.BadRequest as error:
+            body = chat.envelope(str(error), kind="invalid_request_error", param=error.param)
+            return JSONResponse(body, status_code=400)
+        except TemplateError as error:
+            _log.error("engine.template_broken", version=self._args.version, error=str(error))  # noqa: TRY400
+            body = chat.envelope(f"The model's chat template failed: {error}", kind="server_error")
+            return JSONResponse(body, status_code=500)
+        answer = _Answer(model=self._args.model_name, prompt_tokens=len(row.prompt))
+        deltas = self._deltas(asked, row, answer)
+        if asked.stream:
+            events = answer.events(deltas, include_usage=asked.include_usage)
+            return StreamingResponse(events, media_type="text/event-stream")
+        text = "".join([delta async for delta in deltas])
+        return JSONResponse(answer.whole(text))
+
+    async def _deltas(
+        self, asked: chat.ChatRequest, row: Row, answer: "_Answer"
+    ) -> AsyncGenerator[str]:
+        """The answer's text piece by piece. When the client leaves, its row ends with the next token."""
+        text = chat.AnswerText(stop=asked.stop)
+        steps: Any = self._batched(row)  # pyright: ignore[reportArgumentType] serve.batch takes one and hands on a list
+        try:
+            async for is_last in steps:
+                delta = text.grow(self._generator.text(row), is_last=is_last)
+                answer.completion_tokens = len(row.tokens)
+                if delta:
+                    yield delta
+                if text.finish:
+                    break
+            answer.finish = text.finish or (
+                "length" if len(row.tokens) >= row.max_tokens else "stop"
+            )
+        finally:
+            row.ended.set()
+
+    @serve.batch
+    async def _batched(self, rows: list[Row]) -> AsyncGenerator[list[Any]]:
+        """After each token, for each row: False while it goes on, True once at its end, then Serve's end mark."""
+        loop = asyncio.get_running_loop()
+        stepped = asyncio.Event()
+        work = asyncio.create_task(
+            asyncio.to_thread(
+                self._generator.generate, rows, lambda: loop.call_soon_threadsafe(stepped.set)
+            )
+        )
+        told = [False] * len(rows)
+        while not all(told):
+            waiting = asyncio.create_task(stepped.wait())
+            await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            stepped.clear()
+            if work.done():
+                work.result()
+            marks: list[Any] = []
+            for index, row in enumerate(rows):
+                marks.append(StopIteration if told[index] else row.ended.is_set())
+                told[index] = told[index] or row.ended.is_set()
+            yield marks
+        await work
+
+
+class _Answer:
+    """The frame around one answer's text: its id, time, usage and finish reason."""
+
+    def __init__(self, *, model: str, prompt_tokens: int) -> None:
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._model = model
+        self._prompt_tokens = prompt_tokens
+        self.completion_tokens = 0
+        self.finish = "stop"
+
+    @property
+    def _usage(self) -> chat.Usage:
+        return chat.Usage(prompt=self._prompt_tokens, completion=self.completion_tokens)
+
+    def whole(self, text: str) -> dict[str, Any]:
+        return chat.completion(
+            request_id=self._id,
+            created=self._created,
+            model=self._model,
+            text=text,
+            finish=self.finish,
+            usage=self._usage,
+        )
+
+    async def events(
+        self, deltas: AsyncGenerator[str], *, include_usage: bool
+    ) -> AsyncIterator[bytes]:
+        """The answer as server-sent events; a failure under way is sent as an error, without the end mark."""
+        frame: dict[str, Any] = {
+            "request_id": self._id,
+            "created": self._created,
+            "model": self._model,
+        }
+        try:
+            yield chat.chunk(**frame, delta={"role": "assistant", "content": ""})
+            async for delta in deltas:
+                yield chat.chunk(**frame, delta={"content": delta})
+        except Exception as error:  # the stream's top: the status is sent already, so this is the only way to tell
+            _log.exception("engine.stream_failed")
+            yield chat.event(chat.envelope(f"Generation failed: {error}", kind="server_error"))
+            return
+        finally:
+            await deltas.aclose()
+        yield chat.chunk(**frame, delta={}, finish=self.finish)
+        if include_usage:
+            yield chat.usage_chunk(**frame, usage=self._usage)
+        yield chat.DONE
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """What `import_path` names: the application for these arguments."""
+    deployment: Any = serve.deployment(Engine, name="llm")
+    return deployment.bind(EngineArgs.model_validate(args))

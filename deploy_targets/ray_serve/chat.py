@@ -1,0 +1,205 @@
+"""OpenAI's chat protocol at the engine: a body in, a request for tokens out; tokens in, answers and chunks out. Pure.
+
+Validation for people is the guard's work; here only what generation needs is read, and refused when it cannot work.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+_DEFAULT_MAX_TOKENS = 256
+
+
+class BadRequest(Exception):  # noqa: N818 - named for the HTTP status that it becomes
+    """The client asked for something that cannot be answered; becomes a 400 in OpenAI's envelope."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """`param` names the field at fault."""
+        super().__init__(message)
+        self.param = param
+
+
+class _Part(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class _Message(BaseModel):
+    role: str
+    content: str | list[_Part]
+
+    def plain(self) -> dict[str, str]:
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": self.role, "content": text}
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class _Body(BaseModel):
+    messages: Annotated[list[_Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """What one client wants."""
+
+    messages: tuple[dict[str, str], ...]
+    max_tokens: int
+    temperature: float
+    """0 is greedy."""
+    top_p: float
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one answer."""
+
+    prompt: int
+    completion: int
+
+    def body(self) -> dict[str, int]:
+        """OpenAI's `usage` object."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+        }
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """The request that a body spells.
+
+    Raises:
+        BadRequest: no JSON object, or a field out of its range.
+    """
+    try:
+        parsed = _Body.model_validate_json(body)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise BadRequest(f"{place or 'body'}: {fault['msg']}", param=place or None) from error
+    stop = parsed.stop or ()
+    return ChatRequest(
+        messages=tuple(message.plain() for message in parsed.messages),
+        max_tokens=parsed.max_completion_tokens or parsed.max_tokens or _DEFAULT_MAX_TOKENS,
+        temperature=1.0 if parsed.temperature is None else parsed.temperature,
+        top_p=1.0 if parsed.top_p is None else parsed.top_p,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stream=bool(parsed.stream),
+        include_usage=parsed.stream_options is not None and parsed.stream_options.include_usage,
+    )
+
+
+def completion(
+    *, request_id: str, created: int, model: str, text: str, finish: str, usage: Usage
+) -> dict[str, Any]:
+    """A whole answer: OpenAI's `chat.completion`."""
+    return {
+        "id": request_id,
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": finish,
+            }
+        ],
+        "usage": usage.body(),
+    }
+
+
+def chunk(
+    *, request_id: str, created: int, model: str, delta: dict[str, str], finish: str | None = None
+) -> bytes:
+    """One server-sent event of a streamed answer: OpenAI's `chat.completion.chunk`."""
+    return event(
+        {
+            "id": request_id,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }
+    )
+
+
+def usage_chunk(*, request_id: str, created: int, model: str, usage: Usage) -> bytes:
+    """The last event before the end where usage was asked for: no choices, only counts."""
+    return event(
+        {
+            "id": request_id,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+            "choices": [],
+            "usage": usage.body(),
+        }
+    )
+
+
+def event(document: dict[str, Any]) -> bytes:
+    """A server-sent event that holds `document`."""
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def envelope(message: str, *, kind: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+
+
+@dataclass(slots=True, kw_only=True)
+class AnswerText:
+    """The text of one answer as its tokens come in. `decode` turns token ids into text."""
+
+    stop: tuple[str, ...] = ()
+    text: str = ""
+    sent: int = 0
+    """Characters that have been given out."""
+    finish: str | None = None
+
+    def grow(self, text: str, *, is_last: bool) -> str:
+        """What may be given out now that the whole text so far is `text`.
+
+        Holds back a half character (the replacement mark at the end) and the beginning of a stop string, until it is
+        clear what they are. A stop string ends the answer and is never given out.
+        """
+        self.text = text
+        for stop in self.stop:
+            at = text.find(stop)
+            if at >= 0:
+                self.text, self.finish = text[:at], "stop"
+                is_last = True
+        ready = len(self.text) if is_last else len(self.text) - self._held()
+        out = self.text[self.sent : max(ready, self.sent)]
+        self.sent = max(ready, self.sent)
+        return out
+
+    def _held(self) -> int:
+        broken = len(self.text) - len(self.text.rstrip("\ufffd"))
+        begun = (
+            length
+            for stop in self.stop
+            for length in range(min(len(stop) - 1, len(self.text)), 0, -1)
+            if self.text.endswith(stop[:length])
+        )
+        return max([broken, *begun])

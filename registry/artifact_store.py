@@ -1,0 +1,289 @@
+"""Model artifacts in S3, by digest: `s3://<bucket>/models/<digest>/<files>` and a manifest beside them.
+
+The manifest is written last, so a folder without one is an upload that did not finish and is never served. What is
+fetched is compared with the digest that was promised, file by file, before anybody may load it.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
+from registry.release import ArtifactManifest, Digest, FileEntry
+from registry.settings import RegistrySettings
+
+MANIFEST_NAME = "shipway-manifest.json"
+_PREFIX = "models"
+_BLOCK_BYTES = 1 << 20
+_ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArtifact:
+    """Where an artifact lies, what it consists of, and whether it lay there before."""
+
+    source: str
+    manifest: ArtifactManifest
+    was_there: bool
+
+
+def _ignore(_: int) -> None:
+    """Nobody wants to know the progress."""
+
+
+def describe_folder(folder: Path) -> ArtifactManifest:
+    """The manifest of all files below `folder`; reads every byte once.
+
+    Raises:
+        IntegrityError: a link or another thing that is no plain file lies there.
+    """
+    entries: list[FileEntry] = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            message = f"{path.name} in the artifact is no plain file. Replace it by the file itself."
+            raise IntegrityError(message)
+        if path.is_file() and path.name != MANIFEST_NAME:
+            entries.append(
+                FileEntry(
+                    path=path.relative_to(folder).as_posix(),
+                    digest=digest_file(path),
+                    size_bytes=path.stat().st_size,
+                )
+            )
+    return ArtifactManifest.of(entries)
+
+
+def digest_file(path: Path) -> Digest:
+    """The SHA-256 of one file's bytes."""
+    with path.open("rb") as file:
+        return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+
+
+class ArtifactStore:
+    """One bucket. Every method raises `ArtifactStoreUnavailable` when S3 does not answer or refuses."""
+
+    def __init__(self, client: Any, *, bucket: str) -> None:
+        """`client` is a boto3 S3 client with bounded timeouts and retries."""
+        self._client = client
+        self._bucket = bucket
+
+    def put(self, folder: Path, *, on_bytes: Callable[[int], None] = _ignore) -> StoredArtifact:
+        """Uploads the files below `folder` and then their manifest; does nothing when the digest is there.
+
+        `on_bytes` is called with the size of each piece sent, from several threads.
+        """
+        manifest = describe_folder(folder)
+        prefix = f"{_PREFIX}/{manifest.digest.removeprefix('sha256:')}"
+        source = f"s3://{self._bucket}/{prefix}"
+        try:
+            was_there = self.manifest(source) == manifest
+        except NotFound:
+            was_there = False
+        if not was_there:
+            with _answering(f"the upload to {source}"):
+                for entry in manifest.files:
+                    self._client.upload_file(
+                        str(folder / entry.path),
+                        self._bucket,
+                        f"{prefix}/{entry.path}",
+                        Callback=on_bytes,
+                        Config=_TRANSFER,
+                    )
+                self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=f"{prefix}/{MANIFEST_NAME}",
+                    Body=manifest.to_json().encode(),
+                )
+        return StoredArtifact(source=source, manifest=manifest, was_there=was_there)
+
+    def manifest(self, source: str) -> ArtifactManifest:
+        """The manifest of the artifact at `source`.
+
+        Raises:
+            NotFound: there is no finished artifact.
+            IntegrityError: the manifest contradicts itself.
+        """
+        bucket, prefix = split_source(source)
+        with _answering(f"the artifact at {source}"):
+            found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
+            text = found["Body"].read().decode()
+        return ArtifactManifest.from_json(text)
+
+    def fetch(
+        self, source: str, digest: Digest, *, into: Path, on_bytes: Callable[[int], None] = _ignore
+    ) -> Path:
+        """A local folder, `<into>/<hexadecimal digest>`, with exactly the bytes that `digest` names.
+
+        A copy that is there is verified and used again. The folder appears at once and whole, so several processes
+        may fetch the same artifact.
+
+        Raises:
+            NotFound: there is no finished artifact at `source`.
+            IntegrityError: what lies there, or arrived, has another digest.
+        """
+        final = into / digest.removeprefix("sha256:")
+        if final.is_dir():
+            if describe_folder(final).digest == digest:
+                return final
+            shutil.rmtree(final)
+        manifest = self.manifest(source)
+        if manifest.digest != digest:
+            message = f"{source} holds {manifest.digest}, but {digest} was evaluated. It is not served; release it anew."
+            raise IntegrityError(message)
+        into.mkdir(parents=True, exist_ok=True)
+        bucket, prefix = split_source(source)
+        with tempfile.TemporaryDirectory(dir=into, prefix=".fetching-") as name:
+            partial = Path(name) / "artifact"
+            partial.mkdir()
+            for entry in manifest.files:
+                target = partial / entry.path
+                if not target.resolve().is_relative_to(partial.resolve()):
+                    message = f"The manifest of {source} names {entry.path!r}, outside its folder. Do not serve it."
+                    raise IntegrityError(message)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with _answering(f"{source}/{entry.path}"):
+                    self._client.download_file(
+                        bucket, f"{prefix}/{entry.path}", str(target), Callback=on_bytes, Config=_TRANSFER
+                    )
+            arrived = describe_folder(partial)
+            if arrived != manifest:
+                changed = {f.path for f in manifest.files} - {
+                    f.path for f in arrived.files if f in manifest.files
+                }
+                message = (
+                    f"The bytes of {', '.join(sorted(changed))} at {source} are not those that were evaluated. "
+                    "They are not served; release the version anew."
+                )
+                raise IntegrityError(message)
+            try:
+                os.rename(partial, final)  # noqa: PTH104 - Path.rename would do; this says that it must not replace
+            except OSError:
+                if not final.is_dir():
+                    raise
+        return final
+
+    def written(self) -> Mapping[str, datetime]:
+        """Every artifact folder of the bucket, finished or not, with the time of its last write."""
+        newest: dict[str, datetime] = {}
+        with _answering(f"the list of artifacts in {self._bucket}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"{_PREFIX}/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    name = item["Key"].split("/")[1]
+                    source = f"s3://{self._bucket}/{_PREFIX}/{name}"
+                    newest[source] = max(newest.get(source, item["LastModified"]), item["LastModified"])
+        return newest
+
+    def delete(self, source: str) -> None:
+        """Deletes the artifact: its manifest first, so that a half-deleted one is never taken for whole."""
+        bucket, prefix = split_source(source)
+        with _answering(f"the deletion of {source}"):
+            self._client.delete_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=f"{prefix}/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    self._client.delete_object(Bucket=bucket, Key=item["Key"])
+
+    def ensure_bucket(self) -> None:
+        """Creates the bucket where it is missing."""
+        with _answering(f"the bucket {self._bucket}"):
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in _ABSENT:
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
+
+    def download_plain(self, source: str, into: Path, *, on_bytes: Callable[[int], None] = _ignore) -> None:
+        """Copies every object below an `s3://` folder of somebody else's, which has no manifest, into `into`.
+
+        Raises:
+            NotFound: nothing lies there.
+            IntegrityError: an object's name leads out of the folder.
+        """
+        bucket, prefix = split_source(source)
+        found = False
+        with _answering(f"the folder {source}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=f"{prefix}/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    name = item["Key"].removeprefix(f"{prefix}/")
+                    target = into / name
+                    if not target.resolve().is_relative_to(into.resolve()):
+                        message = f"{source} has an object named {name!r}, which leads out of the folder."
+                        raise IntegrityError(message)
+                    if name == MANIFEST_NAME or name.endswith("/"):
+                        continue
+                    found = True
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self._client.download_file(
+                        bucket, item["Key"], str(target), Callback=on_bytes, Config=_TRANSFER
+                    )
+        if not found:
+            message = f"There are no files at {source}. Look at the address."
+            raise NotFound(message)
+
+
+def connect_store(settings: RegistrySettings) -> ArtifactStore:
+    """A store on a new S3 client: the only place that makes one. Credentials come from AWS' own chain."""
+    client: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType] boto3 has no types of its own
+        "s3",
+        endpoint_url=settings.s3_endpoint_url,
+        config=Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"max_attempts": 4, "mode": "standard"},
+            s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
+        ),
+    )
+    return ArtifactStore(client, bucket=settings.bucket)
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Bucket and prefix of an `s3://bucket/prefix` address, without a slash at the end.
+
+    Raises:
+        NotFound: it is no such address.
+    """
+    bucket, _, prefix = source.removeprefix("s3://").strip("/").partition("/")
+    if not source.startswith("s3://") or not bucket or not prefix:
+        message = f"{source!r} is no address of an S3 folder. Give s3://bucket/folder."
+        raise NotFound(message)
+    return bucket, prefix
+
+
+@contextmanager
+def _answering(what: str) -> Generator[None]:
+    """Turns the SDK's exceptions into ours."""
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code"))
+        if code in _ABSENT:
+            message = f"S3 does not have {what}."
+            raise NotFound(message) from error
+        message = f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."
+        raise ArtifactStoreUnavailable(message) from error
+    except (BotoCoreError, Boto3Error) as error:
+        message = f"S3 did not give {what}: {error}. Is the server up, and AWS_ENDPOINT_URL_S3 right?"
+        raise ArtifactStoreUnavailable(message) from error

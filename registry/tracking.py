@@ -1,0 +1,180 @@
+"""MLflow's runs: what pipelines and rollouts tell people. The only adapter for its tracking API.
+
+`connect_mlflow` makes the one client that this adapter and `mlflow_registry` share. A run that is opened with `run` is
+closed whatever happens: FINISHED, FAILED on an exception, KILLED on an interrupt.
+"""
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+from registry.errors import RegistryUnavailable
+from registry.settings import RegistrySettings
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+_MAX_PARAM_CHARACTERS = 6_000
+_MAX_TAG_CHARACTERS = 8_000
+"""MLflow cuts beyond these; cut here, so that what is written is what is read back."""
+
+
+def connect_mlflow(settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2) -> MlflowClient:
+    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+
+
+class Tracking:
+    """One MLflow server's experiments and runs. Every method raises `RegistryUnavailable` when it does not answer."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        """`client` brings its own timeouts."""
+        self._client: Any = client
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment `name`, which is created where it is missing."""
+        with _answering(f"the experiment {name}"):
+            found = self._client.get_experiment_by_name(name)
+            return str(found.experiment_id if found else self._client.create_experiment(name))
+
+    def experiment_of(self, run_id: str) -> str:
+        """The id of the experiment that a run belongs to."""
+        with _answering(f"the run {run_id}"):
+            return str(self._client.get_run(run_id).info.experiment_id)
+
+    @contextmanager
+    def run(
+        self,
+        *,
+        experiment_id: str,
+        name: str,
+        parent_run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+    ) -> Generator[str]:
+        """A run, new or (with `run_id`) resumed, that is closed at the end of the block; gives its id."""
+        if run_id is None:
+            parent = {} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}
+            run_id = self.create_run(
+                experiment_id=experiment_id, name=name, tags={**(tags or {}), **parent}
+            )
+        elif tags:
+            self.set_tags(run_id, tags)
+        try:
+            yield run_id
+        except KeyboardInterrupt:
+            self.finish(run_id, status="KILLED")
+            raise
+        except BaseException as error:
+            self._close_failed(run_id, error)
+            raise
+        self.finish(run_id, status="FINISHED")
+
+    def _close_failed(self, run_id: str, error: BaseException) -> None:
+        """Marks the run FAILED; what went wrong matters more than that MLflow could not be told."""
+        try:
+            self.set_tags(run_id, {"shipway.error": f"{type(error).__name__}: {error}"})
+            self.finish(run_id, status="FAILED")
+        except RegistryUnavailable as silence:
+            error.add_note(f"The run {run_id} could not be marked FAILED either: {silence}")
+
+    def create_run(self, *, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """The id of a new run in state RUNNING."""
+        with _answering("a new run"):
+            run = self._client.create_run(experiment_id, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def find_run(self, experiment_id: str, *, tag: str, value: str) -> str | None:
+        """The id of the newest run whose `tag` is `value`, or None."""
+        found = self.search(experiment_id, f"tags.`{tag}` = '{value}'", limit=1)
+        return found[0]["run_id"] if found else None
+
+    def search(self, experiment_id: str, query: str, *, limit: int) -> tuple[dict[str, str], ...]:
+        """The newest runs that fit MLflow's filter `query`: their tags, `run_id`, `status` and `start_time` (ms)."""
+        with _answering("the runs"):
+            runs = self._client.search_runs(
+                [experiment_id], query, max_results=limit, order_by=["attributes.start_time DESC"]
+            )
+        return tuple(
+            {
+                **{str(key): str(value) for key, value in run.data.tags.items()},
+                "run_id": str(run.info.run_id),
+                "status": str(run.info.status),
+                "start_time": str(run.info.start_time),
+            }
+            for run in runs
+        )
+
+    def finish(self, run_id: str, *, status: RunStatus) -> None:
+        """Closes the run."""
+        with _answering(f"the run {run_id}"):
+            self._client.set_terminated(run_id, status)
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Writes parameters, cut to what MLflow keeps."""
+        with _answering(f"the run {run_id}"):
+            entries = [Param(key, str(v)[:_MAX_PARAM_CHARACTERS]) for key, v in params.items()]
+            self._client.log_batch(run_id, params=entries)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Writes tags, cut to what MLflow keeps."""
+        with _answering(f"the run {run_id}"):
+            entries = [RunTag(key, value[:_MAX_TAG_CHARACTERS]) for key, value in tags.items()]
+            self._client.log_batch(run_id, tags=entries)
+
+    def log_metrics(
+        self,
+        run_id: str,
+        values: Mapping[str, float],
+        *,
+        step: int = 0,
+        at: datetime | None = None,
+    ) -> None:
+        """Writes one value of each metric at `step`, all in one request."""
+        moment = int((at or datetime.now().astimezone()).timestamp() * 1000)
+        with _answering(f"the run {run_id}"):
+            entries = [Metric(key, float(v), moment, step) for key, v in values.items()]
+            self._client.log_batch(run_id, metrics=entries)
+
+    def next_step(self, run_id: str, metric: str) -> int:
+        """One more than the highest step at which `metric` was written; 0 when it never was."""
+        with _answering(f"the run {run_id}"):
+            history = self._client.get_metric_history(run_id, metric)
+        return max((int(point.step) for point in history), default=-1) + 1
+
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        """Writes `text` as the artifact `path` of the run."""
+        self.log_bytes(run_id, text.encode(), path)
+
+    def log_bytes(self, run_id: str, content: bytes, path: str) -> None:
+        """Writes `content` as the artifact `path` of the run."""
+        folder, _, name = path.rpartition("/")
+        with TemporaryDirectory() as temporary:
+            file = Path(temporary) / name
+            file.write_bytes(content)
+            with _answering(f"the artifacts of run {run_id}"):
+                self._client.log_artifact(run_id, str(file), folder or None)
+
+
+@contextmanager
+def _answering(what: str) -> Generator[None]:
+    """Turns MLflow's exceptions into ours."""
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        message = (
+            f"MLflow did not give or take {what} ({str(error)[:300]}). "
+            "Is its server up, and MLFLOW_TRACKING_URI right?"
+        )
+        raise RegistryUnavailable(message) from error

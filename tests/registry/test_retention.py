@@ -1,0 +1,69 @@
+"""What `gc` would delete, and above all what it would not."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from registry.release import ModelVersion
+from registry.retention import Garbage, Retention, plan_collection
+from tests.builders import NOON, a_version
+
+RULE = Retention(keep_last=2, keep_for=timedelta(days=30))
+LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def old(version: str, **changes: object) -> ModelVersion:
+    aged = replace(a_version(version), updated_ms=int(LONG_AGO.timestamp() * 1000))
+    return replace(aged, **changes)  # type: ignore[arg-type]
+
+
+def collect(
+    *versions: ModelVersion,
+    aliased: set[str] | None = None,
+    in_use: set[str] | None = None,
+    stored: dict[str, datetime] | None = None,
+) -> Garbage:
+    sources = {version.source: LONG_AGO for version in versions}
+    return plan_collection(
+        versions,
+        aliased={("smollm2", version) for version in aliased or ()},
+        in_use={("smollm2", version) for version in in_use or ()},
+        stored=sources if stored is None else stored,
+        rule=RULE,
+        now=NOON,
+    )
+
+
+def test_an_old_version_that_nothing_names_goes_with_its_bytes() -> None:
+    garbage = collect(old("1"), old("2"), old("3"))
+    assert [version.version for version in garbage.versions] == ["1"]
+    assert garbage.sources == ("s3://shipway/models/1",)
+
+
+@pytest.mark.parametrize("why", ["aliased", "in_use"])
+def test_what_an_alias_or_a_rollout_names_stays(why: str) -> None:
+    garbage = collect(old("1"), old("2"), old("3"), **{why: {"1"}})  # type: ignore[arg-type]
+    assert garbage == Garbage(versions=(), sources=())
+
+
+@pytest.mark.parametrize("kept", [{"stage": "Production"}, {"updated_ms": int(NOON.timestamp() * 1000)}])
+def test_what_has_a_stage_or_is_young_stays(kept: dict[str, object]) -> None:
+    assert collect(old("1", **kept), old("2"), old("3")).versions == ()
+
+
+def test_bytes_that_another_version_shares_stay() -> None:
+    shared = old("3").source
+    garbage = collect(old("1", source=shared), old("2"), old("3"))
+    assert [version.version for version in garbage.versions] == ["1"]
+    assert garbage.sources == ()
+
+
+def test_bytes_written_lately_stay_even_without_a_version() -> None:
+    stored = {"s3://shipway/models/new": NOON, "s3://shipway/models/orphan": LONG_AGO}
+    assert collect(stored=stored).sources == ("s3://shipway/models/orphan",)
+
+
+def test_a_version_that_shipway_did_not_make_is_never_deleted() -> None:
+    garbage = collect(old("1", source="runs:/1/model"), old("2"), old("3"), stored={})
+    assert garbage == Garbage(versions=(), sources=())
