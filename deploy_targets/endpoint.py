@@ -188,7 +188,9 @@ class EndpointFile(_Declared):
             values = [getattr(endpoint, field) for endpoint in self.endpoints]
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
-                message = f"each endpoint needs a {field} of its own; used twice: {', '.join(twice)}"
+                message = (
+                    f"each endpoint needs a {field} of its own; used twice: {', '.join(twice)}"
+                )
                 raise ValueError(message)
         return self
 

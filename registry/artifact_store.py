@@ -29,7 +29,9 @@ MANIFEST_NAME = "shipway-manifest.json"
 _PREFIX = "models"
 _BLOCK_BYTES = 1 << 20
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
-_TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
+_TRANSFER = TransferConfig(
+    multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,9 @@ def describe_folder(folder: Path) -> ArtifactManifest:
     entries: list[FileEntry] = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            message = f"{path.name} in the artifact is no plain file. Replace it by the file itself."
+            message = (
+                f"{path.name} in the artifact is no plain file. Replace it by the file itself."
+            )
             raise IntegrityError(message)
         if path.is_file() and path.name != MANIFEST_NAME:
             entries.append(
@@ -157,7 +161,11 @@ class ArtifactStore:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with _answering(f"{source}/{entry.path}"):
                     self._client.download_file(
-                        bucket, f"{prefix}/{entry.path}", str(target), Callback=on_bytes, Config=_TRANSFER
+                        bucket,
+                        f"{prefix}/{entry.path}",
+                        str(target),
+                        Callback=on_bytes,
+                        Config=_TRANSFER,
                     )
             arrived = describe_folder(partial)
             if arrived != manifest:
@@ -187,7 +195,9 @@ class ArtifactStore:
                 for item in page.get("Contents", ()):
                     name = item["Key"].split("/")[1]
                     source = f"s3://{self._bucket}/{_PREFIX}/{name}"
-                    newest[source] = max(newest.get(source, item["LastModified"]), item["LastModified"])
+                    newest[source] = max(
+                        newest.get(source, item["LastModified"]), item["LastModified"]
+                    )
         return newest
 
     def delete(self, source: str) -> None:
@@ -212,7 +222,9 @@ class ArtifactStore:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
 
-    def download_plain(self, source: str, into: Path, *, on_bytes: Callable[[int], None] = _ignore) -> None:
+    def download_plain(
+        self, source: str, into: Path, *, on_bytes: Callable[[int], None] = _ignore
+    ) -> None:
         """Copies every object below an `s3://` folder of somebody else's, which has no manifest, into `into`.
 
         Raises:
@@ -230,7 +242,9 @@ class ArtifactStore:
                     name = item["Key"].removeprefix(f"{prefix}/")
                     target = into / name
                     if not target.resolve().is_relative_to(into.resolve()):
-                        message = f"{source} has an object named {name!r}, which leads out of the folder."
+                        message = (
+                            f"{source} has an object named {name!r}, which leads out of the folder."
+                        )
                         raise IntegrityError(message)
                     if name == MANIFEST_NAME or name.endswith("/"):
                         continue
@@ -244,11 +258,19 @@ class ArtifactStore:
             raise NotFound(message)
 
 
-def connect_store(settings: RegistrySettings) -> ArtifactStore:
-    """A store on a new S3 client: the only place that makes one. Credentials come from AWS' own chain."""
+def connect_store(
+    settings: RegistrySettings, *, keys: tuple[str, str] | None = None
+) -> ArtifactStore:
+    """A store on a new S3 client: the only place that makes one.
+
+    `keys` are access key and secret key; without them credentials come from AWS' own chain.
+    """
     client: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType] boto3 has no types of its own
         "s3",
         endpoint_url=settings.s3_endpoint_url,
+        region_name=None if keys is None else "us-east-1",
+        aws_access_key_id=None if keys is None else keys[0],
+        aws_secret_access_key=None if keys is None else keys[1],
         config=Config(
             connect_timeout=5,
             read_timeout=60,
@@ -285,5 +307,7 @@ def _answering(what: str) -> Generator[None]:
         message = f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."
         raise ArtifactStoreUnavailable(message) from error
     except (BotoCoreError, Boto3Error) as error:
-        message = f"S3 did not give {what}: {error}. Is the server up, and AWS_ENDPOINT_URL_S3 right?"
+        message = (
+            f"S3 did not give {what}: {error}. Is the server up, and AWS_ENDPOINT_URL_S3 right?"
+        )
         raise ArtifactStoreUnavailable(message) from error

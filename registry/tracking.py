@@ -27,7 +27,9 @@ _MAX_TAG_CHARACTERS = 8_000
 """MLflow cuts beyond these; cut here, so that what is written is what is read back."""
 
 
-def connect_mlflow(settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2) -> MlflowClient:
+def connect_mlflow(
+    settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2
+) -> MlflowClient:
     """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))

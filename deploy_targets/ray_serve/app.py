@@ -168,7 +168,9 @@ class _Answer:
             yield chat.chunk(**frame, delta={"role": "assistant", "content": ""})
             async for delta in deltas:
                 yield chat.chunk(**frame, delta={"content": delta})
-        except Exception as error:  # the stream's top: the status is sent already, so this is the only way to tell
+        except (
+            Exception
+        ) as error:  # the stream's top: the status is sent already, so this is the only way to tell
             _log.exception("engine.stream_failed")
             yield chat.event(chat.envelope(f"Generation failed: {error}", kind="server_error"))
             return

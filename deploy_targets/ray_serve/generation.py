@@ -103,7 +103,9 @@ class Generator:
 
     def generate(self, rows: Sequence[Row], on_step: Callable[[], None]) -> None:
         """Fills `tokens` of every row and sets its `ended`; calls `on_step` after each token. Blocks; use a thread."""
-        batch = self._tokenizer.pad({"input_ids": [list(row.prompt) for row in rows]}, return_tensors="pt")
+        batch = self._tokenizer.pad(
+            {"input_ids": [list(row.prompt) for row in rows]}, return_tensors="pt"
+        )
         with torch.inference_mode():
             self._model.generate(
                 **batch.to(self._device),

@@ -1,0 +1,234 @@
+"""`Target` on this machine: revisions are Ray Serve applications, the split is the endpoint's Envoy.
+
+Ray's REST API takes the whole list of applications and deletes what is left out, so each change reads the list, changes
+one element and puts it back, under a file lock that all endpoints of this machine share. What is observed comes from
+Ray and from Envoy's admin page, never from the files that were written for them.
+"""
+
+import fcntl
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.local import envoy
+from deploy_targets.local.home import write_json
+from deploy_targets.manifest import Manifest, revision_name
+from deploy_targets.ray_serve.serve_config import render_application
+from deploy_targets.routing.traffic import Traffic
+from deploy_targets.target import Observed, Readiness, Revision
+from registry.errors import TargetUnavailable
+from registry.release import Release
+
+_APPLICATIONS = "/api/serve/applications/"
+
+
+class LocalTarget:
+    """One endpoint on the local Ray and its own Envoy."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        ray: httpx2.Client,
+        envoy_admin: httpx2.Client,
+        serve_port: int,
+        folder: Path,
+        lock_file: Path,
+    ) -> None:
+        """`ray` is a client of the dashboard that carries its token; `folder` holds Envoy's files."""
+        self._endpoint = endpoint
+        self._ray = ray
+        self._envoy_admin = envoy_admin
+        self._serve_port = serve_port
+        self._folder = folder
+        self._lock_file = lock_file
+        self._restarts: dict[str, tuple[frozenset[str], int]] = {}
+
+    def render(self, release: Release) -> tuple[Manifest, ...]:
+        """The Serve application, and Envoy's routes with this version alone."""
+        application = render_application(self._endpoint, release)
+        routes = envoy.render_routes(
+            self._backends([release.version]),
+            Traffic.all_to(release.version),
+            timeout_s=self._endpoint.serving.timeout_s,
+        )
+        return (
+            Manifest(name=application["name"], body=application),
+            Manifest(name=envoy.ROUTES_FILE, body=routes),
+        )
+
+    def apply(self, release: Release) -> None:
+        """Deploys the application beside the others and gives it a pinned route at weight 0."""
+        application = render_application(self._endpoint, release)
+        with self._serve_lock():
+            others = [
+                config
+                for config in self._deployed().values()
+                if config["name"] != application["name"]
+            ]
+            self._put([*others, application])
+        versions = {*self._versions(), release.version}
+        self._write_envoy(versions, self._traffic())
+
+    def observe(self) -> Observed:
+        """Revisions as Ray tells them, traffic as Envoy runs it."""
+        details = self._applications()
+        revisions = {
+            version: self._revision(version, details[name])
+            for name, version in self._own(details).items()
+        }
+        return Observed(revisions=revisions, traffic=self._traffic())
+
+    def shift(self, traffic: Traffic) -> None:
+        """Rewrites Envoy's routes; it applies them within milliseconds and lets requests in flight finish."""
+        self._write_envoy({*self._versions(), *traffic.weights}, traffic)
+
+    def retire(self, version: str) -> None:
+        """Takes the pinned route away, then the application."""
+        self._write_envoy(set(self._versions()) - {version}, self._traffic())
+        name = revision_name(self._endpoint.name, version)
+        with self._serve_lock():
+            deployed = self._deployed()
+            if name in deployed:
+                self._put([config for key, config in deployed.items() if key != name])
+        self._restarts.pop(version, None)
+
+    def _versions(self) -> list[str]:
+        return list(self._own(self._applications()).values())
+
+    def _own(self, applications: Mapping[str, Any]) -> dict[str, str]:
+        """Application name to version, for the applications of this endpoint."""
+        prefix = revision_name(self._endpoint.name, "")
+        own = {name: name.removeprefix(prefix) for name in applications if name.startswith(prefix)}
+        return {name: version for name, version in own.items() if version.isdigit()}
+
+    def _applications(self) -> dict[str, Any]:
+        """Ray Serve's details of every application that is not being deleted."""
+        document = self._ask(self._ray, "GET", _APPLICATIONS)
+        found: dict[str, Any] = document.get("applications", {})
+        return {name: one for name, one in found.items() if one.get("status") != "DELETING"}
+
+    def _deployed(self) -> dict[str, dict[str, Any]]:
+        """The configuration of every application, as it was put."""
+        return {
+            name: details["deployed_app_config"]
+            for name, details in self._applications().items()
+            if details.get("deployed_app_config")
+        }
+
+    def _put(self, applications: list[dict[str, Any]]) -> None:
+        document = {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": "127.0.0.1", "port": self._serve_port},
+            "applications": applications,
+        }
+        self._ask(self._ray, "PUT", _APPLICATIONS, json=document)
+
+    def _revision(self, version: str, details: Mapping[str, Any]) -> Revision:
+        status = str(details.get("status"))
+        deployments: dict[str, Any] = details.get("deployments") or {}
+        healthy = bool(deployments) and all(
+            one.get("status") == "HEALTHY" for one in deployments.values()
+        )
+        message = str(details.get("message") or "") or "; ".join(
+            str(one.get("message")) for one in deployments.values() if one.get("message")
+        )
+        if status == "RUNNING" and healthy:
+            readiness = Readiness.READY
+        elif status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            readiness = Readiness.FAILED
+        else:
+            readiness = Readiness.STARTING
+        return Revision(
+            version=version,
+            readiness=readiness,
+            reason="" if readiness is Readiness.READY else (message or status)[-500:],
+            restarts=self._count_restarts(version, deployments, readiness),
+        )
+
+    def _count_restarts(
+        self, version: str, deployments: Mapping[str, Any], readiness: Readiness
+    ) -> int:
+        """How often a replica was replaced since this adapter first saw the version ready."""
+        replicas = frozenset(
+            str(replica.get("replica_id"))
+            for one in deployments.values()
+            for replica in one.get("replicas", ())
+        )
+        if readiness is not Readiness.READY:
+            return self._restarts.get(version, (replicas, 0))[1]
+        before, count = self._restarts.get(version, (replicas, 0))
+        count += len(before - replicas)
+        self._restarts[version] = (replicas, count)
+        return count
+
+    def _traffic(self) -> Traffic:
+        document = self._ask(
+            self._envoy_admin, "GET", "/config_dump?resource=dynamic_route_configs"
+        )
+        for entry in document.get("configs", ()):
+            configuration = entry.get("route_config", {})
+            if configuration.get("virtual_hosts"):
+                return envoy.parse_routes(configuration)
+        return Traffic()
+
+    def _write_envoy(self, versions: set[str], traffic: Traffic) -> None:
+        """Clusters before routes when a version comes, after them when it goes: no route ever lacks its cluster."""
+        routes = envoy.render_routes(
+            self._backends(versions), traffic, timeout_s=self._endpoint.serving.timeout_s
+        )
+        clusters_file = self._folder / envoy.CLUSTERS_FILE
+        clusters = envoy.render_clusters(self._backends(versions))
+        known = json.loads(clusters_file.read_text()) if clusters_file.exists() else {}
+        kept = {one["name"]: one for one in known.get("resources", ())}
+        union = {**kept, **{one["name"]: one for one in clusters["resources"]}}
+        write_json(clusters_file, {"resources": list(union.values())})
+        write_json(self._folder / envoy.ROUTES_FILE, routes)
+        write_json(clusters_file, clusters)
+
+    def _backends(self, versions: Any) -> dict[str, envoy.Backend]:
+        return {
+            version: envoy.Backend(
+                host="127.0.0.1",
+                port=self._serve_port,
+                prefix=f"/{revision_name(self._endpoint.name, version)}/",
+            )
+            for version in versions
+        }
+
+    @contextmanager
+    def _serve_lock(self) -> Generator[None]:
+        with self._lock_file.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _ask(self, client: httpx2.Client, method: str, path: str, **body: Any) -> dict[str, Any]:
+        try:
+            response = client.request(method, path, **body).raise_for_status()
+            return response.json() if response.content else {}
+        except (httpx2.HTTPError, ValueError) as error:
+            message = (
+                f"{client.base_url} did not answer {method} {path}: {error}. "
+                "`shipway status` shows the parts; their logs are in the state folder."
+            )
+            raise TargetUnavailable(message) from error
+
+
+def write_first_configuration(folder: Path, *, port: int, admin_port: int) -> Path:
+    """Envoy's files for an endpoint without revisions, where there are none yet; returns the bootstrap's path."""
+    bootstrap = folder / "bootstrap.json"
+    write_json(
+        bootstrap,
+        envoy.render_bootstrap(folder=str(folder.resolve()), port=port, admin_port=admin_port),
+    )
+    if not (folder / envoy.CLUSTERS_FILE).exists():
+        write_json(folder / envoy.CLUSTERS_FILE, envoy.render_clusters({}))
+    if not (folder / envoy.ROUTES_FILE).exists():
+        empty = envoy.render_routes({}, Traffic(), timeout_s=1)
+        write_json(folder / envoy.ROUTES_FILE, empty)
+    return bootstrap

@@ -1,0 +1,126 @@
+"""The one folder in which a local stack keeps everything: files by name, and the secrets made on first start."""
+
+import base64
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class HomeSettings(BaseSettings):
+    """Environment variables with the prefix SHIPWAY_."""
+
+    model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True, extra="ignore")
+
+    home: Path = Path(".shipway")
+    """The state folder."""
+
+
+class Secrets(BaseModel):
+    """Made once, kept in `secrets.json` for its owner alone, never logged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    s3_access_key: str
+    s3_secret_key: str
+    filer_key: str
+    """Signs SeaweedFS' own tokens; without it the filer hands every object to anyone."""
+    ray_token: str
+    webhook_secret: str
+    webhook_encryption_key: str
+    """MLflow keeps webhook secrets encrypted under it (Fernet)."""
+    mlflow_flask_key: str
+    api_key: str
+    """What a client of the guard shows; the guard itself keeps only its hash."""
+
+    @classmethod
+    def make(cls) -> "Secrets":
+        """New ones, of 256 random bits each."""
+        return cls(
+            s3_access_key=secrets.token_hex(10),
+            s3_secret_key=secrets.token_hex(32),
+            filer_key=secrets.token_hex(32),
+            ray_token=secrets.token_hex(32),
+            webhook_secret=secrets.token_hex(32),
+            webhook_encryption_key=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            mlflow_flask_key=secrets.token_hex(32),
+            api_key=f"sk-shipway-{secrets.token_urlsafe(32)}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Paths below the state folder."""
+
+    path: Path
+
+    @property
+    def stack_file(self) -> Path:
+        """Pids, ports and addresses of what runs."""
+        return self.path / "stack.json"
+
+    @property
+    def state_file(self) -> Path:
+        """The states of all rollouts (SQLite)."""
+        return self.path / "state.db"
+
+    @property
+    def models(self) -> Path:
+        """Verified copies of artifacts, by digest."""
+        return self.path / "models"
+
+    @property
+    def data(self) -> Path:
+        """The demo's texts and tasks."""
+        return self.path / "data"
+
+    @property
+    def ray_temp(self) -> Path:
+        """Ray's session files. Outside the home, since a Unix socket's path may have 107 characters only."""
+        digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]
+        return Path("/tmp") / f"shipway-{digest}"  # noqa: S108 - named by a hash of the home, made with mode 0700
+
+    def folder(self, name: str) -> Path:
+        """The folder `name`, made if it is not there."""
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def log(self, part: str) -> Path:
+        """Where a part's output goes."""
+        return self.folder("logs") / f"{part}.log"
+
+    def endpoint(self, name: str) -> Path:
+        """Envoy's files and the guard's keys of one endpoint."""
+        return self.folder(f"endpoints/{name}")
+
+    def secrets(self) -> Secrets:
+        """The secrets, made on the first call."""
+        file = self.folder("") / "secrets.json"
+        if not file.exists():
+            write_private(file, Secrets.make().model_dump_json(indent=1))
+        return Secrets.model_validate_json(file.read_text())
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file for its owner alone, at once and whole."""
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Writes a JSON document at once and whole: whoever watches the file never reads half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=1))
+    partial.replace(path)

@@ -1,0 +1,148 @@
+"""Child processes that outlive us: start, recognise, await, end. By pid and start time, so never somebody else's.
+
+A pid alone may have been given to another process since; together with the time at which it started it names one.
+"""
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from registry.errors import ComponentNotReady
+
+_POLL_S = 0.05
+_TAIL_BYTES = 2_000
+
+
+class ProcessRecord(BaseModel):
+    """One process that was started, as it is remembered in `stack.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pid: int
+    started: float
+    """Seconds since the epoch, as the kernel tells."""
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it is still this one and alive."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def spawn(
+    command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str], folder: Path
+) -> ProcessRecord:
+    """Starts `command` in a session of its own, so that an interrupt at the terminal does not reach it."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+    return ProcessRecord(pid=child.pid, started=psutil.Process(child.pid).create_time())
+
+
+def await_ready(
+    part: str,
+    is_ready: Callable[[], bool],
+    *,
+    record: ProcessRecord | None,
+    log: Path,
+    limit_s: float,
+) -> None:
+    """Returns as soon as `is_ready` says so.
+
+    Raises:
+        ComponentNotReady: the process ended, or the limit passed; with the end of its log.
+    """
+    deadline = time.monotonic() + limit_s
+    while not is_ready():
+        if record is not None and record.find() is None:
+            message = f"{part} ended while it was starting. The end of {log.name}:\n{tail(log)}"
+            raise ComponentNotReady(message)
+        if time.monotonic() > deadline:
+            message = (
+                f"{part} was not ready within {limit_s:.0f} s. The end of {log.name}:\n{tail(log)}"
+            )
+            raise ComponentNotReady(message)
+        time.sleep(_POLL_S)
+
+
+def end_all(processes: Sequence[psutil.Process], *, patience_s: float) -> None:
+    """Ends these processes and all their children: asked first, then forced after `patience_s`."""
+    family: dict[int, psutil.Process] = {}
+    for process in processes:
+        try:
+            for one in (process, *process.children(recursive=True)):
+                family[one.pid] = one
+        except psutil.NoSuchProcess:
+            continue
+    for process in family.values():
+        _quietly(process.terminate)
+    _, alive = psutil.wait_procs(list(family.values()), timeout=patience_s)
+    for process in alive:
+        _quietly(process.kill)
+    psutil.wait_procs(alive, timeout=10)
+
+
+def processes_mentioning(text: str) -> list[psutil.Process]:
+    """Processes of this user whose command line has `text` in it, this one left out."""
+    found: list[psutil.Process] = []
+    me = psutil.Process()
+    spared = {me.pid, *(parent.pid for parent in me.parents())}
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        command = " ".join(process.info["cmdline"] or ())
+        mine = process.info["uids"] is not None and process.info["uids"].real == me.uids().real
+        if mine and text in command and process.pid not in spared:
+            found.append(process)
+    return found
+
+
+def free_port(usual: int, taken: set[int]) -> int:
+    """`usual` where it can be bound on loopback, otherwise one that the kernel picks; never one of `taken`."""
+    for candidate in (usual, *([0] * 20)):
+        if candidate in taken:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            taken.add(port)
+            return port
+    message = (
+        f"No free port was found in place of {usual}. Close something that listens on loopback."
+    )
+    raise ComponentNotReady(message)
+
+
+def tail(log: Path) -> str:
+    """The end of a log file."""
+    if not log.exists():
+        return "(the log is empty)"
+    with log.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        return file.read().decode(errors="replace")
+
+
+def _quietly(end: Callable[[], None]) -> None:
+    try:
+        end()
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,333 @@
+"""`shipway up` and `shipway down`: the parts of a local stack, started, awaited, remembered and ended.
+
+`up` starts what is missing, so it may be repeated, also after a crash. What runs is known from `stack.json`; ports are
+kept there, too, so that addresses stay the same as long as nobody else takes them. `parts` says how each is started.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deploy_targets.endpoint import Endpoint, EndpointFile, parse_endpoints
+from deploy_targets.local import parts
+from deploy_targets.local.adapter import write_first_configuration
+from deploy_targets.local.home import Home, Secrets, write_private
+from deploy_targets.local.process import (
+    ProcessRecord,
+    await_ready,
+    end_all,
+    free_port,
+    processes_mentioning,
+    spawn,
+)
+from registry.artifact_store import connect_store
+from registry.errors import ArtifactStoreUnavailable, ComponentNotReady, EndpointFileInvalid
+from registry.settings import RegistrySettings
+
+Announce = Callable[[str], None]
+
+_USUAL_PORTS = {
+    "mlflow": 5000,
+    "s3": 8333,
+    "s3_grpc": 18333,
+    "weed_master": 9333,
+    "weed_master_grpc": 19333,
+    "weed_volume": 9340,
+    "weed_volume_grpc": 19340,
+    "weed_filer": 8888,
+    "weed_filer_grpc": 18888,
+    "ray_gcs": 6379,
+    "ray_dashboard": 8265,
+    "ray_agent": 52365,
+    "ray_agent_grpc": 52366,
+    "ray_runtime_env": 52367,
+    "ray_metrics": 52368,
+    "ray_client": 10001,
+    "ray_node_manager": 52369,
+    "ray_object_manager": 52370,
+    "ray_serve": 8000,
+    "controller": 8090,
+}
+_ENDPOINT_PORTS = {"guard": 8080, "guard_admin": 9080, "envoy": 10000, "envoy_admin": 9901}
+_SHARED_PARTS = ("s3", "ray", "mlflow")
+_LIMIT_S = 120
+"""For any part; on an idle machine the slowest takes about ten seconds, on a busy one several times that."""
+_PATIENCE_S = 5
+
+
+class StackInfo(BaseModel):
+    """What `stack.json` holds: what runs, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ports: Mapping[str, int]
+    processes: Mapping[str, ProcessRecord]
+    endpoint_file: str
+    endpoint_digest: str
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow's UI and API."""
+        return f"http://127.0.0.1:{self.ports['mlflow']}"
+
+    @property
+    def ray_url(self) -> str:
+        """Ray's dashboard and Serve's REST API."""
+        return f"http://127.0.0.1:{self.ports['ray_dashboard']}"
+
+    def url(self, endpoint: str, part: str) -> str:
+        """The address of an endpoint's `guard`, `guard_admin`, `envoy` or `envoy_admin`."""
+        return f"http://127.0.0.1:{self.ports[f'{endpoint}.{part}']}"
+
+    def alive(self) -> dict[str, bool]:
+        """Which of the started parts still run."""
+        return {name: record.find() is not None for name, record in self.processes.items()}
+
+
+def load_stack(home: Home) -> StackInfo | None:
+    """What was started last, or None where nothing ever was.
+
+    Raises:
+        ComponentNotReady: `stack.json` cannot be read.
+    """
+    if not home.stack_file.exists():
+        return None
+    try:
+        return StackInfo.model_validate_json(home.stack_file.read_text())
+    except ValidationError as error:
+        message = f"{home.stack_file} cannot be read. Run `shipway down` and `shipway up`."
+        raise ComponentNotReady(message) from error
+
+
+def read_endpoint_file(path: Path) -> EndpointFile:
+    """The endpoints declared at `path`.
+
+    Raises:
+        EndpointFileInvalid: it cannot be read, or is not valid.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        message = f"The endpoint file {path} cannot be read ({error.strerror}). Name another one with --file."
+        raise EndpointFileInvalid(message) from error
+    return parse_endpoints(text, origin=str(path))
+
+
+def up(home: Home, endpoint_file: Path, *, announce: Announce) -> StackInfo:
+    """Starts what does not run yet and returns when all parts are ready.
+
+    Raises:
+        ComponentNotReady: a part did not come up; its log is named. What came up keeps running.
+        EndpointFileInvalid: nothing was started.
+    """
+    endpoints = read_endpoint_file(endpoint_file).endpoints
+    with _locked(home):
+        return _Starter(home, endpoint_file, endpoints, announce).start()
+
+
+def down(home: Home, *, announce: Announce) -> None:
+    """Ends every part by pid, with all children, and whatever Ray left behind. The data stays."""
+    with _locked(home):
+        info = load_stack(home)
+        records = {} if info is None else dict(info.processes)
+        # The controller goes first, so that it does not mend what is being taken away.
+        order = sorted(records, key=lambda name: (name != "controller", name in _SHARED_PARTS))
+        for name in order:
+            process = records[name].find()
+            if process is not None:
+                announce(f"ending {name} (pid {process.pid})")
+                end_all([process], patience_s=_PATIENCE_S)
+        end_all(processes_mentioning(str(home.ray_temp)), patience_s=_PATIENCE_S)
+        shutil.rmtree(home.ray_temp, ignore_errors=True)
+        if info is not None:
+            stopped = info.model_copy(update={"processes": {}})
+            write_private(home.stack_file, stopped.model_dump_json(indent=1))
+
+
+def environment(home: Home, info: StackInfo) -> dict[str, str]:
+    """The variables under which pipelines and scripts use this stack."""
+    return parts.client_environment(home, home.secrets(), info.ports)
+
+
+def keys_document(secrets: Secrets) -> str:
+    """The guard's keys file: names and hashes, never keys."""
+    digest = hashlib.sha256(secrets.api_key.encode()).hexdigest()
+    return json.dumps({"keys": [{"name": "owner", "sha256": digest}]}, indent=1)
+
+
+class _Starter:
+    """One `up`."""
+
+    def __init__(
+        self, home: Home, file: Path, endpoints: tuple[Endpoint, ...], announce: Announce
+    ) -> None:
+        self._home = home
+        self._file = file
+        self._endpoints = endpoints
+        self._announce = announce
+        self._secrets = home.secrets()
+        self._digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        before = load_stack(home)
+        self._processes = {} if before is None else dict(before.processes)
+        self._ports: dict[str, int] = {} if before is None else dict(before.ports)
+        if before is not None and before.endpoint_digest != self._digest:
+            self._end_what_read_the_old_file()
+
+    def start(self) -> StackInfo:
+        self._choose_ports()
+        for name, part in self._parts().items():
+            if not self._runs(name):
+                self._spawn(name, part)
+        with httpx2.Client(timeout=2) as http:
+            self._await_shared(http)
+            for endpoint in self._endpoints:
+                self._await_url(http, f"{endpoint.name}.envoy", "envoy_admin", "/ready", endpoint)
+                self._await_url(http, f"{endpoint.name}.guard", "guard_admin", "/readyz", endpoint)
+            url = f"http://127.0.0.1:{self._ports['controller']}/healthz"
+            self._await("controller", lambda: _answers(http, url))
+        return self._save()
+
+    def _parts(self) -> dict[str, parts.Part]:
+        home, secrets, ports = self._home, self._secrets, self._ports
+        chosen = {
+            "s3": parts.seaweedfs(home, secrets, ports),
+            "ray": parts.ray_head(home, secrets, ports),
+            "mlflow": parts.mlflow_server(home, secrets, ports),
+        }
+        home.ray_temp.mkdir(mode=0o700, exist_ok=True)
+        for endpoint in self._endpoints:
+            name, folder = endpoint.name, home.endpoint(endpoint.name)
+            keys_file = folder / "keys.json"
+            if not keys_file.exists():
+                write_private(keys_file, keys_document(secrets))
+            bootstrap = write_first_configuration(
+                home.folder(f"endpoints/{name}/envoy"),
+                port=ports[f"{name}.envoy"],
+                admin_port=ports[f"{name}.envoy_admin"],
+            )
+            chosen[f"{name}.envoy"] = parts.envoy_proxy(folder, bootstrap)
+            chosen[f"{name}.guard"] = parts.guard(
+                endpoint,
+                folder=folder,
+                keys_file=keys_file,
+                port=ports[f"{name}.guard"],
+                admin_port=ports[f"{name}.guard_admin"],
+                envoy_port=ports[f"{name}.envoy"],
+            )
+        chosen["controller"] = parts.controller(home, secrets, ports, self._file)
+        return chosen
+
+    def _choose_ports(self) -> None:
+        """Keeps the ports of what runs; for the rest the last ones where they are free, or the usual ones."""
+        wanted = dict(_USUAL_PORTS)
+        for endpoint in self._endpoints:
+            wanted |= {f"{endpoint.name}.{part}": port for part, port in _ENDPOINT_PORTS.items()}
+        if any(self._runs(name) for name in self._processes):
+            missing = {name: port for name, port in wanted.items() if name not in self._ports}
+            taken = set(self._ports.values())
+            self._ports |= {name: free_port(port, taken) for name, port in missing.items()}
+            return
+        taken: set[int] = set()
+        self._ports = {
+            name: free_port(self._ports.get(name, port), taken) for name, port in wanted.items()
+        }
+
+    def _end_what_read_the_old_file(self) -> None:
+        """Guards and the controller read the endpoint file when they start."""
+        names = {endpoint.name for endpoint in self._endpoints}
+        for name, record in list(self._processes.items()):
+            endpoint, _, part = name.partition(".")
+            is_gone = part and endpoint not in names
+            if name == "controller" or part == "guard" or is_gone:
+                process = record.find()
+                if process is not None:
+                    self._announce(f"ending {name}: the endpoint file has changed")
+                    end_all([process], patience_s=_PATIENCE_S)
+                del self._processes[name]
+
+    def _runs(self, name: str) -> bool:
+        record = self._processes.get(name)
+        return record is not None and record.find() is not None
+
+    def _spawn(self, name: str, part: parts.Part) -> None:
+        self._announce(f"starting {name}")
+        if name == "ray":
+            end_all(processes_mentioning(str(self._home.ray_temp)), patience_s=_PATIENCE_S)
+        self._processes[name] = spawn(
+            part.command,
+            log=self._home.log(name),
+            environment={**os.environ, **part.environment},
+            folder=part.folder,
+        )
+        self._save()
+
+    def _save(self) -> StackInfo:
+        info = StackInfo(
+            ports=self._ports,
+            processes=self._processes,
+            endpoint_file=str(self._file.resolve()),
+            endpoint_digest=self._digest,
+        )
+        write_private(self._home.stack_file, info.model_dump_json(indent=1))
+        return info
+
+    def _await_shared(self, http: httpx2.Client) -> None:
+        self._await("s3", self._buckets_are_there)
+        self._await("mlflow", lambda: _answers(http, f"{self._save().mlflow_url}/health"))
+        headers = {"Authorization": f"Bearer {self._secrets.ray_token}"}
+        applications = f"{self._save().ray_url}/api/serve/applications/"
+        self._await("ray", lambda: _answers(http, applications, headers=headers))
+
+    def _await_url(
+        self, http: httpx2.Client, name: str, part: str, path: str, endpoint: Endpoint
+    ) -> None:
+        url = f"http://127.0.0.1:{self._ports[f'{endpoint.name}.{part}']}{path}"
+        self._await(name, lambda: _answers(http, url))
+
+    def _await(self, name: str, is_ready: Callable[[], bool]) -> None:
+        await_ready(
+            name,
+            is_ready,
+            record=self._processes[name],
+            log=self._home.log(name),
+            limit_s=_LIMIT_S,
+        )
+        self._announce(f"{name} is ready")
+
+    def _buckets_are_there(self) -> bool:
+        url = f"http://127.0.0.1:{self._ports['s3']}"
+        with httpx2.Client(timeout=2) as http:
+            if not _answers(http, f"{url}/healthz"):
+                return False
+        for bucket in (parts.BUCKET, parts.MLFLOW_BUCKET):
+            settings = RegistrySettings(bucket=bucket, s3_endpoint_url=url)
+            try:
+                connect_store(
+                    settings, keys=(self._secrets.s3_access_key, self._secrets.s3_secret_key)
+                ).ensure_bucket()
+            except ArtifactStoreUnavailable:
+                return False
+        return True
+
+
+def _answers(http: httpx2.Client, url: str, *, headers: Mapping[str, str] | None = None) -> bool:
+    try:
+        return http.get(url, headers=headers).status_code == httpx2.codes.OK
+    except httpx2.HTTPError:
+        return False
+
+
+@contextmanager
+def _locked(home: Home) -> Generator[None]:
+    """One `up` or `down` at a time in a home."""
+    with (home.folder("") / "stack.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
