@@ -10,6 +10,9 @@ UNATTRIBUTED = "unattributed"
 
 ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
 
+CHAT_ROUTE, PINNED_ROUTE = "chat", "pinned"
+"""Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:

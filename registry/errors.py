@@ -12,6 +12,7 @@ ShipwayError
 │   ├── ArtifactStoreUnavailable
 │   ├── TargetUnavailable
 │   └── MetricsUnavailable
+├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
@@ -65,6 +66,10 @@ class TargetUnavailable(Unavailable):
 
 class MetricsUnavailable(Unavailable):
     """No metrics could be read: the observation is a gap, never a zero."""
+
+
+class PromotionRefused(ShipwayError):
+    """This version may not be deployed; the message names every reason."""
 
 
 class StateConflict(ShipwayError):

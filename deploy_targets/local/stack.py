@@ -29,7 +29,11 @@ from deploy_targets.local.process import (
     spawn,
 )
 from registry.artifact_store import connect_store
-from registry.errors import ArtifactStoreUnavailable, ComponentNotReady, EndpointFileInvalid
+from registry.errors import (
+    ArtifactStoreUnavailable,
+    ComponentNotReady,
+    EndpointFileInvalid,
+)
 from registry.settings import RegistrySettings
 
 Announce = Callable[[str], None]

@@ -15,7 +15,12 @@ from jinja2.exceptions import TemplateError
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 
 from deploy_targets.ray_serve import chat
 from deploy_targets.ray_serve.generation import Generator, Row

@@ -7,6 +7,7 @@ outcome. Losing MLflow loses nothing: points and ended rollouts wait in the save
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import yaml
 
@@ -43,6 +44,49 @@ class _Written:
     headline: str = ""
     """The last phase and step that was pictured."""
     tags: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRollout:
+    """A rollout as its MLflow run tells it."""
+
+    started: datetime
+    champion: str
+    version: str
+    status: str
+    reason: str
+    run_id: str
+
+    def to_json(self) -> dict[str, str]:
+        """The fields by name."""
+        return {
+            "started": self.started.isoformat(),
+            "champion": self.champion,
+            "version": self.version,
+            "status": self.status,
+            "reason": self.reason,
+            "run_id": self.run_id,
+        }
+
+    def line(self) -> str:
+        """For people."""
+        return f"{self.started:%Y-%m-%d %H:%M:%S}  v{self.champion} → v{self.version}  {self.status}: {self.reason}"
+
+
+def past_rollouts(tracking: Tracking, endpoint: Endpoint, *, limit: int) -> tuple[PastRollout, ...]:
+    """The newest rollouts of an endpoint, the one under way included."""
+    experiment = tracking.experiment(EXPERIMENT_PREFIX + endpoint.name)
+    return tuple(
+        PastRollout(
+            started=datetime.fromtimestamp(int(run["start_time"]) / 1000, tz=UTC),
+            champion=run.get(CHAMPION_TAG, "?"),
+            version=run.get(VERSION_TAG, "?"),
+            status=run.get(STATUS_TAG, "?"),
+            reason=run.get(REASON_TAG, ""),
+            run_id=run["run_id"],
+        )
+        for run in tracking.search(experiment, f"tags.`{ROLLOUT_TAG}` != ''", limit=limit)
+    )
 
 
 class Journal:

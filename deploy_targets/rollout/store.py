@@ -55,6 +55,12 @@ class SqliteStore:
             return Saved(EndpointState(endpoint=endpoint), 0)
         return Saved(parse_state(row[0]), row[1])
 
+    def states(self) -> tuple[EndpointState, ...]:
+        """The states of all endpoints that were ever saved."""
+        with closing(self._connect()) as connection:
+            rows = connection.execute("SELECT document FROM endpoint_state").fetchall()
+        return tuple(parse_state(row[0]) for row in rows)
+
     def save(self, state: EndpointState, *, expected: int) -> int:
         """Saves `state` in the place of revision `expected` and returns its own revision; durable on return.
 

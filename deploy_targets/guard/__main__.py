@@ -1,0 +1,144 @@
+"""`python -m deploy_targets.guard`: builds the guard from its settings and serves until it is told to stop.
+
+SIGTERM or SIGINT: no new connections, requests in flight are finished (at most `drain_s`), then exit code 0. Wrong
+settings or keys that cannot be read: exit code 2 at once; a port that is taken: 1.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+import uvloop
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
+from starlette.types import ASGIApp
+
+from deploy_targets.guard.app import admin_app, guard_app
+from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.errors import KeyFileInvalid
+from deploy_targets.guard.key_file import KeyFile
+from deploy_targets.guard.settings import GuardSettings
+from deploy_targets.guard.upstream import Upstream, upstream_session
+
+_KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections (httpx 5 s, aiohttp 15 s): they close first, and no request is lost."""
+_BACKLOG = 2048
+_log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to the process: there are two of them here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: ASGIApp, *, drain_s: int) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=drain_s,
+    )
+    return _Server(config)
+
+
+async def _serve(
+    settings: GuardSettings, keys: KeyFile | None, *, public: socket.socket, admin: socket.socket
+) -> None:
+    registry = CollectorRegistry()
+    counters = Counters(registry, endpoint=settings.endpoint)
+    async with upstream_session() as session:
+        app = guard_app(
+            endpoint=settings.endpoint,
+            model=settings.model,
+            keys=keys,
+            upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
+            counters=counters,
+        )
+        front = _server(app, drain_s=settings.drain_s)
+        back = _server(admin_app(registry, keys=keys), drain_s=1)
+
+        def stop() -> None:
+            front.should_exit = True
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        async with asyncio.TaskGroup() as servers:
+            servers.create_task(back.serve(sockets=[admin]))
+            _log.info("guard.started", endpoint=settings.endpoint, port=settings.port)
+            await front.serve(sockets=[public])
+            # The metrics stay readable to the end, so that the last requests are seen.
+            back.should_exit = True
+    _log.info("guard.stopped", endpoint=settings.endpoint)
+
+
+def _configure_logs() -> None:
+    is_terminal = sys.stdout.isatty()
+    renderer = (
+        structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def main() -> int:
+    """The exit code."""
+    _configure_logs()
+    try:
+        settings = GuardSettings()  # pyright: ignore[reportCallIssue] the environment gives the rest
+        keys = (
+            None
+            if settings.auth == "none" or settings.keys_file is None
+            else KeyFile(settings.keys_file)
+        )
+        if keys is not None:
+            keys.ring()
+    except ValidationError as error:
+        for fault in error.errors(include_input=False, include_url=False):
+            name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
+            sys.stderr.write(f"The guard does not start: {name}: {fault['msg']}.\n")
+        return 2
+    except KeyFileInvalid as error:
+        sys.stderr.write(f"The guard does not start: {error}\n")
+        return 2
+    with contextlib.ExitStack() as stack:
+        ports = (settings.port, settings.admin_port)
+        try:
+            public, admin = (
+                stack.enter_context(socket.create_server((settings.host, port), backlog=_BACKLOG))
+                for port in ports
+            )
+        except OSError as error:
+            sys.stderr.write(
+                f"The guard does not start: it cannot listen on {settings.host}, ports {ports} ({error}). "
+                "Stop what listens there, or set SHIPWAY_GUARD_PORT and SHIPWAY_GUARD_ADMIN_PORT.\n"
+            )
+            return 1
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, keys, public=public, admin=admin))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

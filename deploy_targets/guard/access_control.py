@@ -1,0 +1,84 @@
+"""Who may come in: API keys by their SHA-256 hashes, never in clear. Pure.
+
+`key_file` reads the file and notices its changes. Fast hashing is right here: a key is 256 random bits, not a password.
+"""
+
+import hmac
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deploy_targets.guard.errors import KeyFileInvalid, KeyRefused
+
+_SCHEME = "bearer"
+
+
+class _Key(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _KeyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: tuple[_Key, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Whose key it is; the name is what logs show."""
+
+    name: str
+
+
+ANYBODY = Caller(name="anybody")
+"""The caller where access control is switched off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRing:
+    """The keys that are let in: (hash in hex, caller)."""
+
+    entries: tuple[tuple[str, Caller], ...]
+
+    def admit(self, authorization: str | None) -> Caller:
+        """The caller whose key this `Authorization` header holds.
+
+        Every hash is compared, each in constant time, so that the time taken tells nothing about a key.
+
+        Raises:
+            KeyRefused: no key, not a bearer key, or one that is not on the ring.
+        """
+        scheme, _, key = (authorization or "").partition(" ")
+        if scheme.lower() != _SCHEME or not key.strip():
+            message = "No API key was given. Send the header 'Authorization: Bearer <key>'."
+            raise KeyRefused(message)
+        digest = sha256(key.strip().encode()).hexdigest()
+        found: Caller | None = None
+        for known, caller in self.entries:
+            if hmac.compare_digest(known, digest):
+                found = caller
+        if found is None:
+            message = "The API key is not known here. Check it, or ask for a new one."
+            raise KeyRefused(message)
+        return found
+
+
+def parse_keys(text: str) -> KeyRing:
+    """The keys of a file `{"keys": [{"name": "...", "sha256": "<hex>"}]}`. An empty list lets nobody in.
+
+    Raises:
+        KeyFileInvalid: another form, an unknown field, or a hash that is none.
+    """
+    try:
+        parsed = _KeyFile.model_validate_json(text)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "file"
+        message = f"{place}: {fault['msg']}"
+        raise KeyFileInvalid(message) from error
+    return KeyRing(entries=tuple((key.sha256, Caller(name=key.name)) for key in parsed.keys))

@@ -1,0 +1,129 @@
+"""Every way in which the guard turns a request away, and the HTTP status that each becomes.
+
+GuardError
+├── RequestRefused       the client can mend it; says nothing about a version
+│   ├── RequestInvalid       400
+│   ├── KeyRefused           401
+│   ├── NoSuchModel          404
+│   ├── RequestTooSlow       408
+│   └── RequestTooLarge      413
+├── KeysUnavailable      503 nobody can be let in (access control fails closed)
+├── ShuttingDown         503
+└── UpstreamFailed       counts as a failure of the version that is known, or of none
+    ├── UpstreamUnreachable  502 no connection
+    ├── UpstreamBroken       502 a connection, but no proper answer
+    └── UpstreamTimeout      504
+
+KeyFileInvalid is not for clients: it tells the operator what is wrong with the file.
+"""
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+
+class GuardError(Exception):
+    """Becomes a response in OpenAI's error envelope. The message is for the client, so it names nothing internal."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    kind: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """`param` names the field of the request that is at fault."""
+        super().__init__(message)
+        self.param = param
+
+    def envelope(self) -> dict[str, Any]:
+        """The body of the response."""
+        return envelope(str(self), kind=self.kind, code=self.code, param=self.param)
+
+
+class RequestRefused(GuardError):
+    """The request cannot be passed on as it is."""
+
+    kind = "invalid_request_error"
+
+
+class RequestInvalid(RequestRefused):
+    """The body is not a chat completion request."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "invalid_request"
+
+
+class KeyRefused(RequestRefused):
+    """No key, or one that is not known."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "invalid_api_key"
+
+
+class NoSuchModel(RequestRefused):
+    """Another model than the one that answers here."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "model_not_found"
+
+
+class RequestTooSlow(RequestRefused):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "request_timeout"
+
+
+class RequestTooLarge(RequestRefused):
+    """The body is larger than the guard reads."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "request_too_large"
+
+
+class KeysUnavailable(GuardError):
+    """Keys cannot be checked, so nobody is let in."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "keys_unavailable"
+
+
+class ShuttingDown(GuardError):
+    """The guard is told to stop, and the time to finish is over."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "shutting_down"
+
+
+class UpstreamFailed(GuardError):
+    """The split, or the version behind it, failed this request."""
+
+
+class UpstreamUnreachable(UpstreamFailed):
+    """No connection to the split."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    code = "upstream_unreachable"
+
+
+class UpstreamBroken(UpstreamFailed):
+    """The connection was lost, or what came is no answer."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    code = "upstream_broken"
+
+
+class UpstreamTimeout(UpstreamFailed):
+    """No whole answer in the guard's time."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "upstream_timeout"
+
+
+class KeyFileInvalid(Exception):  # noqa: N818 - an error like the others, named for the file
+    """The key file is missing, unreadable or not in its form."""
+
+
+def envelope(
+    message: str, *, kind: str, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object (API reference, "Error codes")."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,120 @@
+"""One request from arrival to its last byte: its record, its counters, its one log line.
+
+`Recorded` is the outermost layer around the app. It gives every answer its request id, and the version where one is
+known. No prompt, answer or key is in a record.
+"""
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass
+from typing import cast
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.errors import GuardError, ShuttingDown
+from deploy_targets.guard.outcome import Outcome
+from deploy_targets.guard.upstream import REQUEST_ID_HEADER
+from deploy_targets.routing.traffic import VERSION_HEADER
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """What is known of one request so far."""
+
+    request_id: str
+    route: str = ""
+    """The route label, once the request is passed on or about to be; only then can it count."""
+    caller: str = ""
+    is_streamed: bool = False
+    version: str | None = None
+    status: int | None = None
+    """Of the answer's head; None while none was sent."""
+    is_sending: bool = False
+    """The client has not taken yet what was last sent to it."""
+    outcome: Outcome | None = None
+    error: str = ""
+    """The code of what went wrong."""
+
+    def decide(self, outcome: Outcome, *, error: str = "") -> None:
+        """Settles the outcome. The first word counts: a client that hangs up after the end mark has its answer."""
+        if self.outcome is None:
+            self.outcome, self.error = outcome, error
+
+
+class Recorded:
+    """Around the app: records each request, counts it, writes its line."""
+
+    def __init__(self, app: ASGIApp, counters: Counters, *, endpoint: str) -> None:
+        """`counters` get what was answered or failed."""
+        self._app = app
+        self._counters = counters
+        self._log = _log.bind(endpoint=endpoint)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Lets an error of the guard's own making through when its line is written."""
+        started = time.perf_counter()
+        exchange = Exchange(request_id=uuid.uuid4().hex)
+        scope.setdefault("state", {})["exchange"] = exchange
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = exchange.request_id
+                if exchange.version:
+                    headers[VERSION_HEADER] = exchange.version
+            exchange.is_sending = True
+            await send(message)
+            exchange.is_sending = False
+
+        try:
+            await self._app(scope, receive, send_marked)
+        except asyncio.CancelledError:
+            exchange.decide(Outcome.CANCELLED, error=ShuttingDown.code)
+            if exchange.status is None:
+                error = ShuttingDown("The guard is shutting down. Try again.")
+                await error_response(error)(scope, receive, send_marked)
+            raise
+        finally:
+            self._finish(scope, exchange, seconds=time.perf_counter() - started)
+
+    def _finish(self, scope: Scope, exchange: Exchange, *, seconds: float) -> None:
+        exchange.decide(Outcome.REFUSED)
+        if exchange.route and exchange.outcome in {Outcome.ANSWERED, Outcome.FAILED}:
+            self._counters.count(
+                exchange.version,
+                route=exchange.route,
+                is_error=exchange.outcome is Outcome.FAILED,
+                seconds=seconds,
+            )
+        self._log.info(
+            "request.served",
+            request_id=exchange.request_id,
+            method=scope["method"],
+            path=scope["path"][:100],
+            route=exchange.route,
+            caller=exchange.caller,
+            version=exchange.version,
+            status=exchange.status,
+            is_streamed=exchange.is_streamed,
+            outcome=exchange.outcome,
+            error=exchange.error,
+            duration_ms=round(seconds * 1000, 2),
+        )
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """The record of the request that this scope belongs to."""
+    return cast("Exchange", scope["state"]["exchange"])
+
+
+def error_response(error: GuardError) -> JSONResponse:
+    """The answer that says what went wrong, in OpenAI's envelope."""
+    return JSONResponse(error.envelope(), status_code=error.status)

@@ -1,0 +1,42 @@
+"""How the guard's process is run, read once by its entry point from SHIPWAY_GUARD_*."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class GuardSettings(BaseSettings):
+    """Environment variables with the prefix SHIPWAY_GUARD_."""
+
+    model_config = SettingsConfigDict(env_prefix="SHIPWAY_GUARD_", frozen=True, extra="ignore")
+
+    endpoint: Annotated[str, Field(min_length=1)]
+    """The endpoint's name: what clients give as `model`."""
+    model: Annotated[str, Field(min_length=1)]
+    """The registered model's name."""
+    upstream_url: Annotated[str, Field(pattern=r"^https?://")]
+    """The split, without /v1."""
+    host: str = "127.0.0.1"
+    port: Port
+    """For clients."""
+    admin_port: Port
+    """For metrics and health; on the same host, and not for clients."""
+    auth: Literal["api-key", "none"] = "api-key"
+    """`none` lets anybody in."""
+    keys_file: Path | None = None
+    """JSON with the names and hashes of keys; read again when it changes."""
+    timeout_s: Annotated[float, Field(gt=0)] = 65
+    """For a whole answer. Longer than the split's own, whose 504 names the version that was too slow."""
+    drain_s: Annotated[int, Field(ge=0)] = 30
+    """How long requests in flight may take to finish when the guard is told to stop."""
+
+    @model_validator(mode="after")
+    def _keys_go_with_auth(self) -> Self:
+        if self.auth == "api-key" and self.keys_file is None:
+            message = "set SHIPWAY_GUARD_KEYS_FILE, or SHIPWAY_GUARD_AUTH=none to let anybody in"
+            raise ValueError(message)
+        return self

@@ -1,0 +1,126 @@
+"""The one way to the split: sends a request on, hands its answer back as it comes, ends it when the guard lets go.
+
+aiohttp is imported here alone, and its errors become the guard's. What an answer means is in `outcome`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import aiohttp
+
+from deploy_targets.guard.errors import (
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from deploy_targets.routing.traffic import VERSION_HEADER
+
+REQUEST_ID_HEADER = "x-request-id"
+_MAX_ANSWER_BYTES = 16 << 20
+_CONNECT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer whose headers are there and whose body is yet to come."""
+
+    status: int
+    version: str | None
+    """None when whoever answered does not say; the split's own errors do."""
+    content_type: str
+    retry_after: str | None
+    body: aiohttp.StreamReader
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether events follow."""
+        return self.status == HTTPStatus.OK and self.content_type.startswith("text/event-stream")
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body in the pieces in which it arrives."""
+        return self.body.iter_any()
+
+    async def whole(self) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamBroken: it is larger than any answer could be.
+        """
+        read = bytearray()
+        async for piece in self.pieces():
+            read += piece
+            if len(read) > _MAX_ANSWER_BYTES:
+                message = f"The answer is larger than {_MAX_ANSWER_BYTES} bytes."
+                raise UpstreamBroken(message)
+        return bytes(read)
+
+
+class Upstream:
+    """The split of one endpoint."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> None:
+        """`timeout_s` is for a whole answer, sending it on to the client included."""
+        self._session = session
+        self._url = f"{url.rstrip('/')}/v1/chat/completions"
+        self._timeout_s = timeout_s
+
+    @asynccontextmanager
+    async def chat(self, body: bytes, *, pin: str | None, request_id: str) -> AsyncIterator[Answer]:
+        """The answer to `body`, from the version `pin` where one is named.
+
+        When the block is left before the body was read, by an error or by cancellation, the connection is closed, and
+        with it the work behind it. What goes wrong inside the block while the body is read is translated as well.
+
+        Raises:
+            UpstreamUnreachable: no connection.
+            UpstreamBroken: the connection was lost before the end of the answer.
+            UpstreamTimeout: the time was over before the end of the block.
+        """
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            REQUEST_ID_HEADER: request_id,
+        }
+        if pin:
+            headers[VERSION_HEADER] = pin
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._session.post(
+                    self._url, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                yield Answer(
+                    status=response.status,
+                    version=response.headers.get(VERSION_HEADER) or None,
+                    content_type=response.headers.get("content-type", ""),
+                    retry_after=response.headers.get("retry-after"),
+                    body=response.content,
+                )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            message = "The model cannot be reached. Try again later."
+            raise UpstreamUnreachable(message) from error
+        except TimeoutError as error:
+            message = f"The model did not answer within {self._timeout_s:g} s. Try again, or ask for fewer tokens."
+            raise UpstreamTimeout(message) from error
+        except aiohttp.ClientError as error:
+            message = (
+                "The connection to the model was lost before its answer was complete. Try again."
+            )
+            raise UpstreamBroken(message) from error
+
+
+def upstream_session() -> aiohttp.ClientSession:
+    """A session for `Upstream`; to be closed by the caller, and made inside the running loop.
+
+    Connections are not limited here, so that a request never waits unseen. Idle ones are closed after 15 s, long
+    before Envoy would (an hour): a connection that the other side is closing must not be picked for a POST.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15.0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )

@@ -1,0 +1,143 @@
+"""Builds the clients of a running local stack and hands them to whoever needs them. The only place that does.
+
+An address in the environment (MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3) does not count here: a command about the local
+stack speaks to the local stack.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx2
+
+from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
+from deploy_targets.local.adapter import LocalTarget
+from deploy_targets.local.home import Home, HomeSettings
+from deploy_targets.local.stack import (
+    StackInfo,
+    environment,
+    load_stack,
+    read_endpoint_file,
+)
+from deploy_targets.rollout.controller import Unit
+from deploy_targets.rollout.journal import Journal
+from deploy_targets.rollout.observe import GuardMetrics
+from deploy_targets.rollout.smoke import SmokeTest
+from deploy_targets.rollout.status import Status, summarise
+from deploy_targets.rollout.store import SqliteStore
+from deploy_targets.target import Observed
+from registry.artifact_store import ArtifactStore, connect_store
+from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
+from registry.mlflow_registry import MlflowRegistry
+from registry.settings import RegistrySettings
+from registry.tracking import Tracking, connect_mlflow
+
+_TIMEOUT_S = 10.0
+
+
+def utc_now() -> datetime:
+    """The clock of the shell."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A running stack and its endpoint file."""
+
+    home: Home
+    info: StackInfo
+    file: EndpointFile
+
+    @classmethod
+    def of_running_stack(cls, file: Path) -> "Composition":
+        """The stack of this home, with the endpoints that `file` declares.
+
+        Raises:
+            ComponentNotReady: no stack was started here.
+            BadInput: the file declares endpoints that the stack was not started with.
+        """
+        home = Home(HomeSettings().home)
+        info = load_stack(home)
+        if info is None:
+            message = "No stack was started here. Run `shipway up` first."
+            raise ComponentNotReady(message)
+        declared = read_endpoint_file(file)
+        for endpoint in declared.endpoints:
+            if endpoint.target is not TargetKind.LOCAL:
+                message = (
+                    f"Endpoint {endpoint.name} names target {endpoint.target}, which this release cannot deploy to yet; "
+                    "`local` is the only one."
+                )
+                raise BadInput(message)
+            if f"{endpoint.name}.guard" not in info.ports:
+                message = f"Endpoint {endpoint.name} is new in {file}. Run `shipway up` to start its parts."
+                raise BadInput(message)
+        return cls(home, info, declared)
+
+    def settings(self) -> RegistrySettings:
+        """Where this stack's MLflow and S3 are."""
+        return RegistrySettings(
+            tracking_uri=self.info.mlflow_url,
+            s3_endpoint_url=f"http://127.0.0.1:{self.info.ports['s3']}",
+        )
+
+    def client_environment(self) -> dict[str, str]:
+        """What pipelines and clients of this stack need, the guard's key included."""
+        return {**environment(self.home, self.info), "SHIPWAY_API_KEY": self.home.secrets().api_key}
+
+    def registry(self) -> MlflowRegistry:
+        """The model registry."""
+        return MlflowRegistry(connect_mlflow(self.settings()))
+
+    def tracking(self) -> Tracking:
+        """The runs."""
+        return Tracking(connect_mlflow(self.settings()))
+
+    def artifacts(self) -> ArtifactStore:
+        """The models in S3."""
+        secrets = self.home.secrets()
+        keys = (secrets.s3_access_key, secrets.s3_secret_key)
+        return connect_store(self.settings(), keys=keys)
+
+    def store(self) -> SqliteStore:
+        """The rollouts' states."""
+        return SqliteStore(self.home.state_file)
+
+    def target(self, endpoint: Endpoint) -> LocalTarget:
+        """The local target of one endpoint."""
+        token = self.home.secrets().ray_token
+        ray = httpx2.Client(
+            base_url=self.info.ray_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=_TIMEOUT_S,
+        )
+        admin = self.info.url(endpoint.name, "envoy_admin")
+        return LocalTarget(
+            endpoint,
+            ray=ray,
+            envoy_admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S),
+            serve_port=self.info.ports["ray_serve"],
+            folder=self.home.folder(f"endpoints/{endpoint.name}/envoy"),
+            lock_file=self.home.folder("ray") / "applications.lock",
+        )
+
+    def unit(self, endpoint: Endpoint) -> Unit:
+        """Everything that the controller needs for one endpoint."""
+        http = httpx2.Client(timeout=_TIMEOUT_S)
+        metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
+        return Unit(
+            endpoint=endpoint,
+            target=self.target(endpoint),
+            counters=GuardMetrics(http, metrics, endpoint=endpoint.name, clock=utc_now),
+            smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
+            record=Journal(self.tracking(), endpoint),
+        )
+
+    def status(self, endpoint: Endpoint) -> Status:
+        """Where the endpoint stands now."""
+        observed: Observed | None
+        try:
+            observed = self.target(endpoint).observe()
+        except TargetUnavailable:
+            observed = None
+        return summarise(endpoint, self.store().load(endpoint.name).state, observed)

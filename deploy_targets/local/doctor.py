@@ -1,0 +1,92 @@
+"""What keeps Shipway from working here? One finding for each thing that must hold, with what to do where it does not."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from deploy_targets.local.home import Home, HomeSettings
+from deploy_targets.local.parts import BIN
+from deploy_targets.local.stack import load_stack, read_endpoint_file
+from registry.errors import ShipwayError
+
+_NEEDED_GIB = 6
+"""Environment, one small model in three shapes, and room to work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    is_fine: bool
+    said: str
+    """What was found; where it is not fine, what to do."""
+
+    def line(self) -> str:
+        """For people."""
+        return f"{'ok  ' if self.is_fine else 'FAIL'} {self.what}: {self.said}"
+
+
+def examine(file: Path) -> tuple[Finding, ...]:
+    """Looks at the installation, the endpoint file, the disk and, where a stack was started, at each part of it."""
+    home = Home(HomeSettings().home)
+    return (
+        _python(),
+        *(_binary(name) for name in ("weed", "envoy", "mlflow", "ray")),
+        _disk(home),
+        _endpoints(file),
+        *_stack(home),
+    )
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    is_fine = sys.version_info[:2] == (3, 11)
+    said = found if is_fine else f"{found}; the pinned packages are proven on 3.11, use that one"
+    return Finding(what="python", is_fine=is_fine, said=said)
+
+
+def _binary(name: str) -> Finding:
+    path = BIN / name
+    if path.exists():
+        return Finding(what=name, is_fine=True, said="installed")
+    return Finding(what=name, is_fine=False, said="not installed; run `make setup`")
+
+
+def _disk(home: Home) -> Finding:
+    free_gib = shutil.disk_usage(home.folder("")).free / 2**30
+    said = f"{free_gib:.0f} GiB free"
+    if free_gib < _NEEDED_GIB:
+        return Finding(what="disk", is_fine=False, said=f"{said}; make room for {_NEEDED_GIB} GiB")
+    return Finding(what="disk", is_fine=True, said=said)
+
+
+def _endpoints(file: Path) -> Finding:
+    try:
+        names = ", ".join(endpoint.name for endpoint in read_endpoint_file(file).endpoints)
+    except ShipwayError as error:
+        return Finding(what="endpoint file", is_fine=False, said=str(error))
+    return Finding(what="endpoint file", is_fine=True, said=names)
+
+
+def _stack(home: Home) -> tuple[Finding, ...]:
+    info = load_stack(home)
+    if info is None or not info.processes:
+        return (Finding(what="stack", is_fine=True, said="not started; `shipway up` starts it"),)
+    findings = [
+        Finding(
+            what=name,
+            is_fine=runs,
+            said="runs" if runs else f"it ended; see {home.log(name)}, then run `shipway up`",
+        )
+        for name, runs in info.alive().items()
+    ]
+    try:
+        healthy = httpx2.get(f"{info.mlflow_url}/health", timeout=5).status_code == httpx2.codes.OK
+    except httpx2.HTTPError:
+        healthy = False
+    said = "answers" if healthy else f"{info.mlflow_url} does not answer; see {home.log('mlflow')}"
+    return (*findings, Finding(what="MLflow", is_fine=healthy, said=said))

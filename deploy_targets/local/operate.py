@@ -1,0 +1,211 @@
+"""What an operator asks for by hand: promote, roll back, follow, render, collect garbage. Called by the CLI."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from deploy_targets.endpoint import Endpoint, TargetKind
+from deploy_targets.local.envoy import Backend, render_routes
+from deploy_targets.manifest import Manifest, canonical_yaml, revision_name
+from deploy_targets.ray_serve.serve_config import render_application
+from deploy_targets.rollout.state import EndpointState, Override
+from deploy_targets.rollout.status import Status
+from deploy_targets.rollout.store import SqliteStore
+from deploy_targets.routing.traffic import Traffic
+from registry.artifact_store import ArtifactStore
+from registry.errors import BadInput, PromotionRefused
+from registry.mlflow_registry import MlflowRegistry
+from registry.promotion import (
+    AliasTrigger,
+    MoveAlias,
+    RegistryChange,
+    TransitionStage,
+    check_gate,
+)
+from registry.release import Digest, Refused, Release
+from registry.retention import Retention, plan_collection
+
+_UNKNOWN_DIGEST = Digest("sha256:" + 64 * "0")
+_SERVE_PORT = 8000
+"""What a rendering without a running stack says; the stack itself may have chosen another."""
+
+
+def request_promotion(
+    registry: MlflowRegistry, endpoint: Endpoint, version: str, *, dry_run: bool
+) -> str:
+    """Writes the request that the controller will see, and says so.
+
+    Raises:
+        NotFound: there is no such version.
+        PromotionRefused: it may not be deployed; every reason is named.
+    """
+    admitted = check_gate(registry.version(endpoint.model, version))
+    if isinstance(admitted, Refused):
+        raise PromotionRefused("\n".join(admitted.reasons))
+    change: RegistryChange
+    if isinstance(endpoint.trigger, AliasTrigger):
+        change = MoveAlias(alias=endpoint.trigger.alias, version=version)
+        told = f"alias {change.alias} of {endpoint.model} → v{version}"
+    else:
+        change = TransitionStage(version=version, stage=endpoint.trigger.stage)
+        told = f"{endpoint.model} v{version} → stage {change.stage}"
+    if dry_run:
+        return f"Would write: {told}."
+    registry.write(endpoint.model, change)
+    return f"Written: {told}. Follow it with `shipway watch {endpoint.name}`."
+
+
+def request_rollback(
+    store: SqliteStore,
+    registry: Callable[[], MlflowRegistry],
+    endpoint: Endpoint,
+    *,
+    to: str | None,
+    reason: str,
+) -> str:
+    """Saves the operator's decision; the controller carries it out at its next look.
+
+    MLflow is asked only for a version that Shipway does not remember itself.
+
+    Raises:
+        BadInput: there is nothing to end and nothing to go back to.
+        PromotionRefused: `to` may not be deployed.
+    """
+    saved = store.load(endpoint.name)
+    state = saved.state
+    if to is None and state.rollout is not None:
+        release, told = None, f"the rollout of v{state.rollout.challenger.version} ends"
+    else:
+        release = _release_to(state, to, registry, endpoint)
+        told = f"{release} serves again"
+    override = Override(to=release, reason=f"operator: {reason}")
+    store.save(replace(state, override=override), expected=saved.revision)
+    return f"Saved: {told}. Follow it with `shipway watch {endpoint.name}`."
+
+
+def _release_to(
+    state: EndpointState, to: str | None, registry: Callable[[], MlflowRegistry], endpoint: Endpoint
+) -> Release:
+    if to is None and state.previous is None:
+        message = f"Nothing is being rolled out on {endpoint.name}, and nothing served before. Name a version with --to."
+        raise BadInput(message)
+    for known in (state.previous, state.serving):
+        if known is not None and to in {None, known.version}:
+            return known
+    admitted = check_gate(registry().version(endpoint.model, str(to)))
+    if isinstance(admitted, Refused):
+        raise PromotionRefused("\n".join(admitted.reasons))
+    return admitted
+
+
+def follow(look: Callable[[], Status], *, console: Console, every_s: float, looks: int) -> None:
+    """Shows the status again and again, until `looks` are used up (0: until interrupted)."""
+    seen = 0
+    with Live(console=console, auto_refresh=False) as live:
+        while looks == 0 or seen < looks:
+            live.update("\n".join(look().lines()), refresh=True)
+            seen += 1
+            if seen != looks:
+                time.sleep(every_s)
+
+
+def render_documents(
+    endpoints: tuple[Endpoint, ...],
+    *,
+    version: str,
+    source: str | None,
+    registry: MlflowRegistry | None,
+) -> dict[str, str]:
+    """What would be applied for `version` of each endpoint: YAML by file name.
+
+    Raises:
+        BadInput: an endpoint names a target that cannot be rendered.
+        PromotionRefused: the registry's version may not be deployed.
+    """
+    documents: dict[str, str] = {}
+    for endpoint in endpoints:
+        if endpoint.target is not TargetKind.LOCAL:
+            message = f"Endpoint {endpoint.name} names target {endpoint.target}, which this release cannot render yet."
+            raise BadInput(message)
+        release = _rendered_release(endpoint, version=version, source=source, registry=registry)
+        name = revision_name(endpoint.name, version)
+        backend = Backend(host="127.0.0.1", port=_SERVE_PORT, prefix=f"/{name}/")
+        routes = render_routes(
+            {version: backend}, Traffic.all_to(version), timeout_s=endpoint.serving.timeout_s
+        )
+        for kind, body in (("serve", render_application(endpoint, release)), ("routes", routes)):
+            manifest = Manifest(name=f"{name}.{kind}", body=body)
+            documents[f"{manifest.name}.yaml"] = canonical_yaml([manifest])
+    return documents
+
+
+def _rendered_release(
+    endpoint: Endpoint, *, version: str, source: str | None, registry: MlflowRegistry | None
+) -> Release:
+    if source is not None or registry is None:
+        return Release(
+            model=endpoint.model, version=version, source=source or "", digest=_UNKNOWN_DIGEST
+        )
+    admitted = check_gate(registry.version(endpoint.model, version))
+    if isinstance(admitted, Refused):
+        raise PromotionRefused("\n".join(admitted.reasons))
+    return admitted
+
+
+def write_documents(documents: dict[str, str], folder: Path) -> str:
+    """Writes each document into `folder`, and says where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in documents.items():
+        (folder / name).write_text(text)
+    return f"Wrote {len(documents)} documents to {folder}."
+
+
+def collect_garbage(
+    registry: MlflowRegistry,
+    artifacts: ArtifactStore,
+    store: SqliteStore,
+    rule: Retention,
+    *,
+    delete: bool,
+) -> Iterator[str]:
+    """Deletes, or only lists, what nothing needs; one line for each thing."""
+    models = registry.models()
+    versions = [version for model in models for version in registry.versions(model)]
+    aliased = {(model, version) for model in models for version in registry.aliases(model).values()}
+    garbage = plan_collection(
+        versions,
+        aliased=aliased,
+        in_use={pair for state in store.states() for pair in _in_use(state)},
+        stored=artifacts.written(),
+        rule=rule,
+        now=datetime.now(UTC),
+    )
+    verb = "deleted" if delete else "would delete"
+    for version in garbage.versions:
+        if delete:
+            registry.delete_version(version.model, version.version)
+        yield f"{verb} {version.model} v{version.version}"
+    for source in garbage.sources:
+        if delete:
+            artifacts.delete(source)
+        yield f"{verb} {source}"
+    if not garbage.versions and not garbage.sources:
+        yield "Everything that is there is needed."
+
+
+def _in_use(state: EndpointState) -> Iterator[tuple[str, str]]:
+    rollout, override = state.rollout, state.override
+    releases = (
+        state.serving,
+        state.previous,
+        None if rollout is None else rollout.challenger,
+        None if override is None else override.to,
+    )
+    for release in releases:
+        if release is not None:
+            yield release.model, release.version
