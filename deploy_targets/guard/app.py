@@ -60,7 +60,7 @@ def guard_app(
         exchange.caller = admit(request).name
         exchange.decide(Outcome.ANSWERED)
         card = {"id": endpoint, "object": "model", "created": 0, "owned_by": "shipway"}
-        return JSONResponse({"object": "list", "data": [{**card, "root": model}]})
+        return JSONResponse({"object": "list", "data": [card | ({"root": model} if model else {})]})
 
     chat = _Chat(endpoint=endpoint, admit=admit, upstream=upstream, counters=counters)
     app = Starlette(
@@ -285,6 +285,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     """A path or method that is not there."""
     if not isinstance(error, HTTPException):
         raise error
+    exchange_of(request.scope).error = "not_found"
     message = f"{request.method} is not served at this path. There are POST /v1/chat/completions and GET /v1/models."
     body = errors.envelope(message, kind="invalid_request_error", code="not_found")
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)

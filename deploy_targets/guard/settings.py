@@ -16,8 +16,8 @@ class GuardSettings(BaseSettings):
 
     endpoint: Annotated[str, Field(min_length=1)]
     """The endpoint's name: what clients give as `model`."""
-    model: Annotated[str, Field(min_length=1)]
-    """The registered model's name."""
+    model: str = ""
+    """The registered model's name, for the list of models; empty leaves it out."""
     upstream_url: Annotated[str, Field(pattern=r"^https?://")]
     """The split, without /v1."""
     host: str = "127.0.0.1"
