@@ -19,7 +19,7 @@ Seconds = Annotated[float, Field(ge=0)]
 
 
 class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class AliasRequest(_Declared):

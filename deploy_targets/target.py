@@ -20,7 +20,7 @@ class Readiness(StrEnum):
     STARTING = "starting"
     READY = "ready"
     FAILED = "failed"
-    """It gave up, or lost a replica while it had been ready. It may recover by itself."""
+    """The platform gave up on it: it will not become ready by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ class FakeTarget:
         self.revisions: dict[str, Revision] = {}
         self.traffic = Traffic()
         self.never_ready: set[str] = set()
+        self._failing: dict[str, str] = {}
         self.is_away = False
         self.shifts: list[Traffic] = []
 
@@ -74,8 +75,11 @@ class FakeTarget:
 
     def apply(self, release: Release) -> None:
         self._answer()
+        failure = self._failing.get(release.version)
         self.revisions[release.version] = Revision(
-            version=release.version, readiness=Readiness.STARTING, reason="it is loading"
+            version=release.version,
+            readiness=Readiness.FAILED if failure else Readiness.STARTING,
+            reason=failure or "it is loading",
         )
 
     def observe(self) -> Observed:
@@ -97,6 +101,10 @@ class FakeTarget:
         self._answer()
         assert not self.traffic.percent(version), f"v{version} was retired under traffic"
         self.revisions.pop(version, None)
+
+    def fail(self, version: str, reason: str) -> None:
+        """It will never come up."""
+        self._failing[version] = reason
 
     def crash(self, version: str) -> None:
         """Its replica dies and is started again."""

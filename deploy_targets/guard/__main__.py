@@ -9,7 +9,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import structlog
 import uvicorn
@@ -35,7 +35,7 @@ class _Server(uvicorn.Server):
     """A server that leaves signals to the process: there are two of them here."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
 

@@ -118,7 +118,7 @@ class UpstreamTimeout(UpstreamFailed):
     code = "upstream_timeout"
 
 
-class KeyFileInvalid(Exception):  # noqa: N818 - an error like the others, named for the file
+class KeyFileInvalid(Exception):
     """The key file is missing, unreadable or not in its form."""
 
 

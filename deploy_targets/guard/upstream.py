@@ -4,7 +4,7 @@ aiohttp is imported here alone, and its errors become the guard's. What an answe
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -68,7 +68,9 @@ class Upstream:
         self._timeout_s = timeout_s
 
     @asynccontextmanager
-    async def chat(self, body: bytes, *, pin: str | None, request_id: str) -> AsyncIterator[Answer]:
+    async def chat(
+        self, body: bytes, *, pin: str | None, request_id: str
+    ) -> AsyncGenerator[Answer]:
         """The answer to `body`, from the version `pin` where one is named.
 
         When the block is left before the body was read, by an error or by cancellation, the connection is closed, and

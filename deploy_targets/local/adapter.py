@@ -140,7 +140,7 @@ class LocalTarget:
         )
         if status == "RUNNING" and healthy:
             readiness = Readiness.READY
-        elif status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+        elif status == "DEPLOY_FAILED":
             readiness = Readiness.FAILED
         else:
             readiness = Readiness.STARTING

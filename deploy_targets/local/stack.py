@@ -187,11 +187,12 @@ class _Starter:
 
     def start(self) -> StackInfo:
         self._choose_ports()
-        for name, part in self._parts().items():
-            if not self._runs(name):
-                self._spawn(name, part)
+        chosen = self._parts()
+        controller = {"controller": chosen.pop("controller")}
+        self._spawn_missing(chosen)
         with httpx2.Client(timeout=2) as http:
             self._await_shared(http)
+            self._spawn_missing(controller)
             for endpoint in self._endpoints:
                 self._await_url(http, f"{endpoint.name}.envoy", "envoy_admin", "/ready", endpoint)
                 self._await_url(http, f"{endpoint.name}.guard", "guard_admin", "/readyz", endpoint)
@@ -260,6 +261,11 @@ class _Starter:
     def _runs(self, name: str) -> bool:
         record = self._processes.get(name)
         return record is not None and record.find() is not None
+
+    def _spawn_missing(self, chosen: Mapping[str, parts.Part]) -> None:
+        for name, part in chosen.items():
+            if not self._runs(name):
+                self._spawn(name, part)
 
     def _spawn(self, name: str, part: parts.Part) -> None:
         self._announce(f"starting {name}")

@@ -109,7 +109,7 @@ class Engine:
         finally:
             row.ended.set()
 
-    @serve.batch
+    @serve.batch()
     async def _batched(self, rows: list[Row]) -> AsyncGenerator[list[Any]]:
         """After each token, for each row: False while it goes on, True once at its end, then Serve's end mark."""
         loop = asyncio.get_running_loop()

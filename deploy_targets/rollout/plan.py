@@ -32,7 +32,7 @@ from deploy_targets.rollout.state import (
     RolloutState,
 )
 from deploy_targets.routing.traffic import Traffic
-from deploy_targets.target import Observed
+from deploy_targets.target import Observed, Readiness
 from registry.promotion import (
     CHAMPION,
     RegistryFacts,
@@ -202,6 +202,9 @@ def _warm(
             )
             return replace(state, rollout=rollout)
         reason = f"it failed its smoke test: {situation.smoke.reason}"
+        return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
+    if revision is not None and revision.readiness is Readiness.FAILED:
+        reason = f"its platform gave up on it: {revision.reason}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
     if now - rollout.phase_since > timedelta(seconds=policy.warm_limit_s):
         seen = "it was not deployed" if revision is None else revision.reason or revision.readiness

@@ -229,6 +229,14 @@ def test_a_challenger_that_never_gets_ready_is_rolled_back_without_traffic(servi
     assert "not ready within 900 s" in serving.registry.versions["7"].tags["shipway.reason"]
 
 
+def test_a_challenger_that_its_platform_gave_up_on_is_rolled_back_at_once(serving: World) -> None:
+    serving.target.fail("7", "CUDA out of memory")
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4)
+    assert serving.outcomes[-1] == "rolled_back"
+    assert "CUDA out of memory" in serving.registry.versions["7"].tags["shipway.reason"]
+
+
 def test_a_challenger_that_fails_its_smoke_test_gets_no_traffic(serving: World) -> None:
     serving.smoke.failing.add("7")
     serving.target.shifts.clear()

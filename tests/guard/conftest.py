@@ -1,0 +1,58 @@
+"""A running guard for tests that need one."""
+
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from tests.guard.world import KEY, World, keys_json
+
+
+@pytest.fixture
+def lines() -> "Iterator[queue.Queue[dict[str, Any]]]":
+    """Every log line, as it is written."""
+    told: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def keep(_: object, __: str, fields: Any) -> Any:
+        told.put(dict(fields))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep])
+    yield told
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.json"
+    path.write_text(keys_json(owner=KEY))
+    return path
+
+
+@pytest.fixture
+def start_world(
+    lines: "queue.Queue[dict[str, Any]]", keys_file: Path
+) -> Iterator[Callable[..., World]]:
+    worlds: list[World] = []
+
+    def start(
+        *, upstream_url: str | None = None, timeout_s: float = 10, auth: bool = True
+    ) -> World:
+        world = World(lines)
+        world.start(
+            keys_file=keys_file if auth else None, upstream_url=upstream_url, timeout_s=timeout_s
+        )
+        worlds.append(world)
+        return world
+
+    yield start
+    for world in worlds:
+        world.stop()
+
+
+@pytest.fixture
+def world(start_world: Callable[..., World]) -> World:
+    return start_world()
