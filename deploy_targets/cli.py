@@ -159,7 +159,9 @@ def history(
     endpoint: Name,
     file: File = DEFAULT_FILE,
     *,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many rollouts, at the most.")
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the endpoint's rollouts, the newest first, as their MLflow runs tell them."""
@@ -176,7 +178,9 @@ def history(
 
 @app.command(epilog="Example: shipway render --all --version 1 --source s3://models/llm")
 def render(  # noqa: PLR0913 - each is a flag of its own
-    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]")] = None,
+    endpoint: Annotated[
+        str | None, typer.Argument(metavar="[ENDPOINT]", help="One endpoint; or give --all.")
+    ] = None,
     file: File = DEFAULT_FILE,
     *,
     every: Annotated[bool, typer.Option("--all", help="Every endpoint of the file.")] = False,
@@ -220,10 +224,10 @@ def load(  # noqa: PLR0913 - each is a flag of its own
     endpoint: Name,
     file: File = DEFAULT_FILE,
     *,
-    clients: Annotated[int, typer.Option(min=1, max=1000)] = 4,
-    requests: Annotated[int, typer.Option(min=1)] = 100,
-    seconds: Annotated[float, typer.Option(min=0.1)] = 3600,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 8,
+    clients: Annotated[int, typer.Option(min=1, max=1000, help="Requests under way at once.")] = 4,
+    requests: Annotated[int, typer.Option(min=1, help="Stop after so many.")] = 100,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Stop after this time.")] = 3600,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The length of each answer.")] = 8,
     as_json: AsJson = False,
 ) -> None:
     """Send real chat requests and count what clients get. Exit code 1 when any failed."""

@@ -26,6 +26,7 @@ class AliasRequest(_Declared):
     """A version is asked for by setting an alias."""
 
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "challenger"
+    """The alias that a person, the UI or `shipway promote` sets."""
 
     @model_validator(mode="after")
     def _not_champion(self) -> Self:
@@ -39,6 +40,7 @@ class StageRequest(_Declared):
     """A version is asked for by moving it to a legacy stage."""
 
     stage: Literal["Staging", "Production"]
+    """The stage that a version is moved to."""
 
 
 class TargetKind(StrEnum):
@@ -53,6 +55,7 @@ class Engine(_Declared):
     """What loads the model and generates."""
 
     kind: Literal["transformers"] = "transformers"
+    """Loads every checkpoint that the pipeline writes, on a CPU or a GPU."""
     max_context_tokens: Annotated[int, Field(ge=16)] = 2048
     """Prompt and answer together."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -63,15 +66,20 @@ class Resources(_Declared):
     """What one replica asks its platform for."""
 
     cpus: Annotated[float, Field(gt=0)] = 1
+    """Cores."""
     gpus: Annotated[float, Field(ge=0)] = 0
+    """Devices; a fraction shares one."""
     memory_gib: Annotated[float, Field(gt=0)] = 2
+    """For the model, its caches and the process."""
 
 
 class Step(_Declared):
     """One canary weight, and what must pass at it before the next."""
 
     weight: Percent
+    """The challenger's share of requests, in percent."""
     dwell_s: Seconds = 60
+    """Time to spend at this step, at the least."""
     requests: Annotated[int, Field(ge=0)] = 0
     """Challenger requests to see at this step."""
 
@@ -80,7 +88,9 @@ class Exposure(_Declared):
     """Promote after this many challenger requests without evidence of harm."""
 
     by: Literal["exposure"] = "exposure"
+    """The rule's name."""
     requests: Annotated[int, Field(ge=1)] = 1000
+    """How many, over all steps."""
 
 
 class ErrorsMetric(_Declared):
@@ -116,6 +126,7 @@ class RolloutPolicy(JudgePolicy):
         Step(weight=50, dwell_s=300),
     )
     on_inconclusive: Literal["roll_back", "wait"] = "roll_back"
+    """What follows when the time limit has passed without a decision."""
     first_release_requests: Annotated[int, Field(ge=0)] = 0
     """Requests that a first release must answer within its limits; with 0 it is champion once smoke-tested."""
     warm_limit_s: Annotated[float, Field(gt=0)] = 900
@@ -123,6 +134,7 @@ class RolloutPolicy(JudgePolicy):
     smoke_prompts: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "What is the capital of France?",
     )
+    """What a revision must answer before it gets any traffic."""
     max_setbacks: Annotated[int, Field(ge=0)] = 2
     """How often a challenger may stop being ready under traffic, and warm up anew, before it is rolled back."""
     drain_s: Seconds = 30
@@ -147,6 +159,7 @@ class ServingPolicy(_Declared):
     """How requests are let in."""
 
     auth: Literal["api-key", "none"] = "api-key"
+    """`none` lets anybody in."""
     timeout_s: Annotated[float, Field(gt=0)] = 60
     """For a whole answer, streamed or not. Past it the request counts as failed by its version."""
 
@@ -161,9 +174,11 @@ class Endpoint(_Declared):
     promote: AliasRequest | StageRequest = AliasRequest()
     """What counts as the request to promote a version."""
     target: TargetKind = TargetKind.LOCAL
+    """Where revisions run."""
     engine: Engine = Engine()
     resources: Resources = Resources()
     replicas: Annotated[int, Field(ge=1)] = 1
+    """Of each revision."""
     batching: BatchPolicy = BatchPolicy()
     rollout: RolloutPolicy = RolloutPolicy()
     serving: ServingPolicy = ServingPolicy()

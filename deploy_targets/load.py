@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import aiohttp
 
@@ -28,6 +29,9 @@ _QUESTIONS = (
 )
 _SYSTEM = "You are a terse assistant."
 _UNKNOWN = "unknown"
+_PAUSE_S = 0.1
+"""After a failure to connect, so that a guard that is down is not called thousands of times a second."""
+_SLICE_S = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class LoadPlan:
     url: str
     """The endpoint's address, without /v1."""
     model: str
-    api_key: str
+    api_key: str = field(repr=False)
     clients: int = 4
     requests: int = 100
     """At the most."""
@@ -67,6 +71,17 @@ class VersionLoad:
 
 
 @dataclass(slots=True)
+class Slice:
+    """The answers of five seconds."""
+
+    from_s: int
+    """Since the beginning."""
+    requests: Counter[str] = field(default_factory=Counter[str])
+    """By version."""
+    failures: Counter[str] = field(default_factory=Counter[str])
+
+
+@dataclass(slots=True)
 class LoadReport:
     """What came back."""
 
@@ -74,6 +89,8 @@ class LoadReport:
     versions: dict[str, VersionLoad] = field(default_factory=dict[str, VersionLoad])
     faults: Counter[str] = field(default_factory=Counter[str])
     """Kind of failure to how often."""
+    timeline: list[Slice] = field(default_factory=list[Slice])
+    """In order; a slice in which nothing came back is left out."""
 
     @property
     def requests(self) -> int:
@@ -85,13 +102,32 @@ class LoadReport:
         """All that failed."""
         return sum(one.failures for one in self.versions.values())
 
+    def add(self, result: "_Result", *, duration_s: float, at_s: float) -> None:
+        """Counts one answer that came `at_s` after the beginning."""
+        from_s = int(at_s // _SLICE_S) * _SLICE_S
+        if not self.timeline or self.timeline[-1].from_s != from_s:
+            self.timeline.append(Slice(from_s=from_s))
+        now = self.timeline[-1]
+        version = self.versions.setdefault(result.version, VersionLoad())
+        version.requests += 1
+        version.completion_tokens += result.tokens
+        version.durations_s.append(duration_s)
+        now.requests[result.version] += 1
+        if result.fault:
+            version.failures += 1
+            self.faults[result.fault] += 1
+            now.failures[result.version] += 1
+        self.seconds = at_s
+
     def to_json(self) -> dict[str, object]:
-        """Counts and percentiles, by version and in all."""
+        """Counts and percentiles, by version and in all. Durations in seconds."""
+        tokens = sum(one.completion_tokens for one in self.versions.values())
         return {
             "seconds": round(self.seconds, 2),
             "requests": self.requests,
             "failures": self.failures,
             "requests_per_s": round(self.requests / self.seconds, 2) if self.seconds else 0.0,
+            "completion_tokens_per_s": round(tokens / self.seconds, 2) if self.seconds else 0.0,
             "faults": dict(self.faults),
             "versions": {
                 version: {
@@ -101,6 +137,7 @@ class LoadReport:
                 }
                 for version, one in sorted(self.versions.items())
             },
+            "timeline": [asdict(one) for one in self.timeline],
         }
 
 
@@ -108,7 +145,9 @@ class LoadReport:
 class _Result:
     version: str
     fault: str
+    """Empty for a good answer."""
     tokens: int
+    is_connected: bool = True
 
 
 async def generate_load(
@@ -117,7 +156,11 @@ async def generate_load(
     stop: Callable[[], bool] = lambda: False,
     on_result: Callable[[LoadReport], None] = lambda _: None,
 ) -> LoadReport:
-    """Sends until the plan's requests or seconds are used up, or `stop` says so; `on_result` follows each answer."""
+    """Sends until the plan's requests or seconds are used up, or `stop` says so; `on_result` follows each answer.
+
+    Requests under way at the end are waited for, each at most its `timeout_s`, never broken off: a request that its
+    client cancels says nothing about a version.
+    """
     report = LoadReport()
     began = time.monotonic()
     draw = random.Random(plan.seed)  # noqa: S311 - which prompt comes next is no secret
@@ -129,15 +172,11 @@ async def generate_load(
             left -= 1
             started = time.monotonic()
             result = await _ask(session, plan, _body(plan, draw))
-            version = report.versions.setdefault(result.version, VersionLoad())
-            version.requests += 1
-            version.completion_tokens += result.tokens
-            version.durations_s.append(time.monotonic() - started)
-            if result.fault:
-                version.failures += 1
-                report.faults[result.fault] += 1
-            report.seconds = time.monotonic() - began
+            now = time.monotonic()
+            report.add(result, duration_s=now - started, at_s=now - began)
             on_result(report)
+            if not result.is_connected:
+                await asyncio.sleep(_PAUSE_S)
 
     headers = {"Authorization": f"Bearer {plan.api_key}"}
     timeout = aiohttp.ClientTimeout(total=plan.timeout_s)
@@ -176,33 +215,42 @@ async def _ask(session: aiohttp.ClientSession, plan: LoadPlan, body: dict[str, o
                 return _Result(version, f"status {response.status}", 0)
     except TimeoutError:
         return _Result(version, "time-out", 0)
+    except aiohttp.ClientConnectorError as error:
+        return _Result(version, type(error).__name__, 0, is_connected=False)
     except aiohttp.ClientError as error:
         return _Result(version, type(error).__name__, 0)
     try:
         tokens = _streamed_tokens(content) if body["stream"] else _whole_tokens(content)
-    except (ValueError, KeyError, IndexError, TypeError):
+    except _NoAnswerError as error:
+        return _Result(version, str(error), 0)
+    except (ValueError, LookupError, TypeError, AttributeError):
         return _Result(version, "no answer in a 200", 0)
     return _Result(version, "", tokens)
 
 
+class _NoAnswerError(Exception):
+    """What is wrong with an answer that came with status 200."""
+
+
 def _whole_tokens(content: bytes) -> int:
+    """The completion tokens of an answer; 0 when it does not count them. Raises unless there is a message in it."""
     document = json.loads(content)
+    if document.get("error"):
+        raise _NoAnswerError("error in a 200")
     document["choices"][0]["message"]["content"]
-    return int(document["usage"]["completion_tokens"])
+    return _counted(document)
 
 
 def _streamed_tokens(content: bytes) -> int:
-    """The completion tokens of a whole stream.
+    """The completion tokens of a whole stream; 0 when it does not count them."""
+    events = [line[6:].strip() for line in content.split(b"\n") if line.startswith(b"data: ")]
+    documents = [json.loads(event) for event in events if event != b"[DONE]"]
+    if any(document.get("error") for document in documents):
+        raise _NoAnswerError("error in a stream")
+    if not documents or events[-1] != b"[DONE]":
+        raise _NoAnswerError("broken stream")
+    return _counted(documents[-1])
 
-    Raises:
-        ValueError: it was broken off, or an error came in it.
-    """
-    events = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
-    if not events or events[-1].strip() != b"[DONE]":
-        message = "the stream was broken off"
-        raise ValueError(message)
-    documents = [json.loads(event) for event in events[:-1]]
-    if any("error" in document for document in documents):
-        message = "an error came in the stream"
-        raise ValueError(message)
-    return int(documents[-1]["usage"]["completion_tokens"])
+
+def _counted(document: dict[str, Any]) -> int:
+    return int((document.get("usage") or {}).get("completion_tokens", 0))

@@ -257,6 +257,26 @@ class ArtifactStore:
             message = f"There are no files at {source}. Look at the address."
             raise NotFound(message)
 
+    def listing_digest(self, source: str) -> Digest:
+        """The SHA-256 over names, sizes and entity tags below an `s3://` folder: another one means other bytes.
+
+        Raises:
+            NotFound: nothing lies there.
+        """
+        bucket, prefix = split_source(source)
+        lines: list[str] = []
+        with _answering(f"the folder {source}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=f"{prefix}/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    lines.append(f"{item['Key']} {item['Size']} {item['ETag']}\n")
+        if not lines:
+            message = f"There are no files at {source}. Look at the address."
+            raise NotFound(message)
+        return Digest("sha256:" + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest())
+
 
 def connect_store(
     settings: RegistrySettings, *, keys: tuple[str, str] | None = None

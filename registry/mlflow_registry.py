@@ -24,6 +24,7 @@ from registry.promotion import (
 from registry.release import ModelVersion
 
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
 _COPY = "models:/"
 _MAX_COPIES = 10
 """How many "Promote model" copies in a row are followed to their origin; a longer chain is a loop."""
@@ -113,6 +114,29 @@ class MlflowRegistry:
                         self._client.set_model_version_tag(model, version, key, value)
                 case _:
                     assert_never(change)
+
+    def register(
+        self, model: str, *, source: str, run_id: str | None, tags: Mapping[str, str]
+    ) -> tuple[str, bool]:
+        """The number of the version with this source and run, and whether it is new; all its tags come with it.
+
+        The registered model is made where it is missing. A version that the same run registered already is found
+        again instead of getting a twin, so that the call may be repeated.
+        """
+        with _answering(f"the registered model {model}"):
+            try:
+                self._client.create_registered_model(model)
+            except MlflowException as error:
+                if error.error_code != _EXISTS:
+                    raise
+        for known in self.versions(model):
+            if run_id is not None and (known.source, known.run_id) == (source, run_id):
+                return known.version, False
+        with _answering(f"a new version of {model}"):
+            made = self._client.create_model_version(
+                model, source=source, run_id=run_id, tags=dict(tags)
+            )
+        return str(made.version), True
 
     def delete_version(self, model: str, version: str) -> None:
         """Deletes one version from the registry; its bytes in S3 are not touched.

@@ -4,6 +4,7 @@
 closed whatever happens: FINISHED, FAILED on an exception, KILLED on an interrupt.
 """
 
+import json
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
@@ -24,6 +25,7 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 _MAX_PARAM_CHARACTERS = 6_000
 _MAX_TAG_CHARACTERS = 8_000
+_MAX_DATASET_NAME = 500
 """MLflow cuts beyond these; cut here, so that what is written is what is read back."""
 
 
@@ -75,21 +77,19 @@ class Tracking:
             self.set_tags(run_id, tags)
         try:
             yield run_id
-        except KeyboardInterrupt:
-            self.finish(run_id, status="KILLED")
-            raise
         except BaseException as error:
-            self._close_failed(run_id, error)
+            interrupted = isinstance(error, KeyboardInterrupt)
+            self._close_failed(run_id, error, status="KILLED" if interrupted else "FAILED")
             raise
         self.finish(run_id, status="FINISHED")
 
-    def _close_failed(self, run_id: str, error: BaseException) -> None:
-        """Marks the run FAILED; what went wrong matters more than that MLflow could not be told."""
+    def _close_failed(self, run_id: str, error: BaseException, *, status: RunStatus) -> None:
+        """Closes the run after `error`, which matters more than that MLflow could not be told."""
         try:
             self.set_tags(run_id, {"shipway.error": f"{type(error).__name__}: {error}"})
-            self.finish(run_id, status="FAILED")
+            self.finish(run_id, status=status)
         except RegistryUnavailable as silence:
-            error.add_note(f"The run {run_id} could not be marked FAILED either: {silence}")
+            error.add_note(f"The run {run_id} could not be marked {status} either: {silence}")
 
     def create_run(self, *, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
         """The id of a new run in state RUNNING."""
@@ -154,6 +154,26 @@ class Tracking:
         with _answering(f"the run {run_id}"):
             history = self._client.get_metric_history(run_id, metric)
         return max((int(point.step) for point in history), default=-1) + 1
+
+    def log_inputs(self, run_id: str, inputs: Mapping[str, tuple[str, str]]) -> None:
+        """Notes what the run worked on: role (`base model`, `calibration`) to address and SHA-256 digest.
+
+        MLflow shows them as the run's datasets, and keeps 36 characters of a digest: its first 32 digits.
+        """
+        with _answering(f"the run {run_id}"):
+            entries = [
+                DatasetInput(
+                    Dataset(
+                        name=address[-_MAX_DATASET_NAME:],
+                        digest=digest.removeprefix("sha256:")[:32],
+                        source_type="shipway",
+                        source=json.dumps({"address": address, "digest": digest}),
+                    ),
+                    [InputTag("mlflow.data.context", role)],
+                )
+                for role, (address, digest) in inputs.items()
+            ]
+            self._client.log_inputs(run_id, entries)
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Writes `text` as the artifact `path` of the run."""

@@ -76,8 +76,10 @@ class StreamScan:
     def end(self) -> bytes:
         """What is left when the stream has ended: nothing, or the end mark without a line end."""
         rest, self._tail = self._tail, b""
-        self._look(rest)
-        return rest if self.is_done else b""
+        if rest.strip() != _DATA + b" " + _DONE:
+            return b""
+        self.is_done = True
+        return rest
 
     def _look(self, line: bytes) -> None:
         if not line.startswith(_DATA):

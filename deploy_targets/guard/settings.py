@@ -21,6 +21,7 @@ class GuardSettings(BaseSettings):
     upstream_url: Annotated[str, Field(pattern=r"^https?://")]
     """The split, without /v1."""
     host: str = "127.0.0.1"
+    """The address to listen on; loopback unless told otherwise."""
     port: Port
     """For clients."""
     admin_port: Port

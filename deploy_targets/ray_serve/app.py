@@ -1,10 +1,9 @@
 """The Serve application: fetch exactly the bytes that were evaluated, load them, answer chat completions.
 
-One deployment, no second hop. Requests of all clients are batched by `serve.batch`; each gets its own tokens as they
-come, whether it streams or not. A replica whose artifact does not have its promised digest never becomes ready.
+One deployment, no second hop. Requests of all clients are batched; each gets its own tokens as they come, whether it
+streams or not. A replica whose artifact does not have its promised digest never becomes ready.
 """
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -23,6 +22,7 @@ from starlette.responses import (
 )
 
 from deploy_targets.ray_serve import chat
+from deploy_targets.ray_serve.batcher import Batcher
 from deploy_targets.ray_serve.generation import Generator, Row
 from deploy_targets.ray_serve.settings import EngineSettings
 from registry.artifact_store import connect_store
@@ -59,9 +59,11 @@ class Engine:
         self._generator = Generator(
             folder, threads=args.threads, max_context_tokens=args.max_context_tokens
         )
-        batched: Any = self._batched
-        batched.set_max_batch_size(args.max_batch_size)
-        batched.set_batch_wait_timeout_s(args.batch_wait_s)
+        self._batcher = Batcher(
+            self._generator.generate,
+            max_size=args.max_batch_size,
+            max_delay_s=args.batch_wait_s,
+        )
 
     async def __call__(self, request: Request) -> Response:
         """POST …/v1/chat/completions and GET …/health."""
@@ -94,7 +96,7 @@ class Engine:
     ) -> AsyncGenerator[str]:
         """The answer's text piece by piece. When the client leaves, its row ends with the next token."""
         text = chat.AnswerText(stop=asked.stop)
-        steps: Any = self._batched(row)  # pyright: ignore[reportArgumentType] serve.batch takes one and hands on a list
+        steps = self._batcher.follow(row)
         try:
             async for is_last in steps:
                 delta = text.grow(self._generator.text(row), is_last=is_last)
@@ -107,32 +109,7 @@ class Engine:
                 "length" if len(row.tokens) >= row.max_tokens else "stop"
             )
         finally:
-            row.ended.set()
-
-    @serve.batch()
-    async def _batched(self, rows: list[Row]) -> AsyncGenerator[list[Any]]:
-        """After each token, for each row: False while it goes on, True once at its end, then Serve's end mark."""
-        loop = asyncio.get_running_loop()
-        stepped = asyncio.Event()
-        work = asyncio.create_task(
-            asyncio.to_thread(
-                self._generator.generate, rows, lambda: loop.call_soon_threadsafe(stepped.set)
-            )
-        )
-        told = [False] * len(rows)
-        while not all(told):
-            waiting = asyncio.create_task(stepped.wait())
-            await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            stepped.clear()
-            if work.done():
-                work.result()
-            marks: list[Any] = []
-            for index, row in enumerate(rows):
-                marks.append(StopIteration if told[index] else row.ended.is_set())
-                told[index] = told[index] or row.ended.is_set()
-            yield marks
-        await work
+            await steps.aclose()
 
 
 class _Answer:

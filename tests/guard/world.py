@@ -81,6 +81,28 @@ COMPLETION = {
 FAULT = {"error": {"message": "out of memory", "type": "server_error", "param": None, "code": None}}
 DONE = b"data: [DONE]\n\n"
 
+ANSWERS: dict[str, Response] = {
+    "500": JSONResponse(FAULT, status_code=500, headers=VERSION),
+    "text 503": PlainTextResponse(
+        "upstream connect error or disconnect/reset before headers",
+        status_code=503,
+        headers=VERSION,
+    ),
+    "error in 200": JSONResponse(FAULT, headers=VERSION),
+    "garbage": PlainTextResponse("<html>", headers=VERSION),
+    "429": JSONResponse(FAULT, status_code=429, headers={**VERSION, "retry-after": "7"}),
+    "404": PlainTextResponse("no route", status_code=404),
+    "redirect": Response(status_code=302, headers={**VERSION, "location": "/elsewhere"}),
+}
+"""What the stub says at once, by the message that asks for it."""
+
+LAST_WORDS = {
+    "truncate": b"\n",
+    "truncate in a line": b'data: {"choices": [{"in',
+    "error chunk": event(FAULT),
+}
+"""With what a stream ends that has no end mark."""
+
 
 class StubEngine:
     """Answers as it is told to."""
@@ -92,9 +114,7 @@ class StubEngine:
         self.ended = threading.Event()
         """A hanging request was ended by the other side."""
         self.go_on = threading.Event()
-        self.app = Starlette(
-            routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])]
-        )
+        self.app = Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
 
     async def _chat(self, request: Request) -> Response:
         body = await request.body()
@@ -103,50 +123,29 @@ class StubEngine:
         asked = json.loads(body)
         behaviour = asked["messages"][-1]["content"]
         self.begun.release()
-        match behaviour:
-            case "500":
-                return JSONResponse(FAULT, status_code=500, headers=VERSION)
-            case "text 503":
-                text = "upstream connect error or disconnect/reset before headers"
-                return PlainTextResponse(text, status_code=503, headers=VERSION)
-            case "error in 200":
-                return JSONResponse(FAULT, headers=VERSION)
-            case "garbage":
-                return PlainTextResponse("<html>", headers=VERSION)
-            case "429":
-                headers = {**VERSION, "retry-after": "7"}
-                return JSONResponse(FAULT, status_code=429, headers=headers)
-            case "404":
-                return PlainTextResponse("no route", status_code=404)
-            case "redirect":
-                return Response(status_code=302, headers={**VERSION, "location": "/elsewhere"})
-            case "cut":
-                raise _CutError
-            case "hang":
-                await self._until_gone(request)
-            case "slow":
-                await asyncio.to_thread(self.go_on.wait, 10)
-            case _ if asked.get("stream"):
-                events = self._events(behaviour, request)
-                return StreamingResponse(events, media_type="text/event-stream", headers=VERSION)
-            case _:
-                pass
+        if behaviour == "hang":
+            await self._until_gone(request)
+        if behaviour == "slow":
+            await asyncio.to_thread(self.go_on.wait, 10)
+        elif behaviour in ANSWERS:
+            return ANSWERS[behaviour]
+        elif asked.get("stream"):
+            events = self._events(behaviour, request)
+            return StreamingResponse(events, media_type="text/event-stream", headers=VERSION)
         return JSONResponse(COMPLETION, headers=VERSION)
 
     async def _events(self, behaviour: str, request: Request) -> AsyncIterator[bytes]:
         if behaviour == "break at once":
             raise _CutError
         yield chunk("Par")
+        if behaviour in LAST_WORDS:
+            yield LAST_WORDS[behaviour]
+            return
         match behaviour:
             case "break":
                 yield b'data: {"choices": [{"in'
                 await asyncio.to_thread(self.go_on.wait, 10)
                 raise _CutError
-            case "truncate":
-                return
-            case "error chunk":
-                yield event(FAULT)
-                return
             case "hang in stream":
                 await self._until_gone(request)
             case "drip":
@@ -166,8 +165,8 @@ class StubEngine:
 
     async def _until_gone(self, request: Request) -> None:
         try:
-            while not await request.is_disconnected():
-                await asyncio.sleep(0.005)
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
         finally:  # in a stream, starlette notices first and cancels
             self.ended.set()
 
@@ -182,6 +181,7 @@ class World:
     def __init__(self, lines: "queue.Queue[dict[str, Any]]") -> None:
         self.stub = StubEngine()
         self._lines = lines
+        self._unread = 0
         self._servers: list[uvicorn.Server] = []
         self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         stub_port, port, admin_port = (one.getsockname()[1] for one in self._sockets)
@@ -238,7 +238,12 @@ class World:
                 )
             )
 
+    def sent(self) -> None:
+        """Another request is on its way; its line will come."""
+        self._unread += 1
+
     def post(self, body: object = None, **headers: str) -> httpx2.Response:
+        self.sent()
         return self.http.post("/v1/chat/completions", json=body or a_chat(), headers=headers)
 
     def line(self) -> dict[str, Any]:
@@ -246,10 +251,13 @@ class World:
         while True:
             told = self._lines.get(timeout=20)
             if told["event"] == "request.served":
+                self._unread -= 1
                 return told
 
     def samples(self, name: str) -> dict[tuple[str, str], float]:
-        """The series of that name by (version, route)."""
+        """The series of that name by (version, route), once every request that was sent has its line."""
+        while self._unread > 0:
+            self.line()
         page = httpx2.get(f"{self.admin_url}/metrics").text
         return {
             (sample.labels["version"], sample.labels["route"]): sample.value

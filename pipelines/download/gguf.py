@@ -1,0 +1,35 @@
+"""A GGUF file becomes a plain bf16 checkpoint: its blocks are expanded, tokenizer and chat template come along."""
+
+from pathlib import Path
+
+from registry.errors import SourceInvalid
+
+
+def convert_gguf(file: Path, into: Path) -> None:
+    """Writes the checkpoint that `file` holds into the folder `into`.
+
+    Memory: the weights once in float32. The bytes written depend on the file and the libraries alone.
+
+    Raises:
+        SourceInvalid: it is no GGUF file, is cut short, or its architecture is not known.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            **where,
+        )
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+        message = (
+            f"{file.name} cannot be read as a GGUF model ({type(error).__name__}: {error}). "
+            "Copy or download it again; if it is whole, its architecture is not supported."
+        )
+        raise SourceInvalid(message) from error
+    model.to(torch.bfloat16).save_pretrained(into)
+    tokenizer.save_pretrained(into)

@@ -1,0 +1,186 @@
+"""`mlflow run . -e quantize -P model=DIR -P recipe=FILE`: a checkpoint becomes a smaller one in a work folder.
+
+Recipe and model are checked against each other before any library is loaded.
+"""
+
+import csv
+from io import StringIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.checkpoint import block_in_features, read_config
+from pipelines.datasets import DataFolder, demo_data
+from pipelines.progress import Announcer, hushed
+from pipelines.quantize.calibration import cut_windows, read_texts
+from pipelines.quantize.canonical import make_canonical
+from pipelines.quantize.recipes import (
+    GptqRecipe,
+    Int8Recipe,
+    Method,
+    NoRecipe,
+    Recipe,
+    check_fits,
+    parse_recipe,
+)
+from pipelines.session import Model, Session, run_entry_point
+from pipelines.workbench import Product, code_of, is_disk_full
+from registry.artifact_store import digest_file
+from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
+
+_LIBRARIES = ("torch", "transformers", "gptqmodel", "optimum", "torchao", "safetensors")
+_LOSSES = "losses.csv"
+
+
+def quantize(session: Session, *, model: Model, recipe: Recipe, data: DataFolder) -> Model:
+    """The checkpoint that `recipe` makes of `model`; `model` itself for the recipe `none`.
+
+    Raises:
+        RecipeInvalid: the recipe cannot work for this model or these texts.
+        StageFailed: the library failed, or the disk is full.
+    """
+    with session.stage("quantize", str(recipe)) as stage:
+        stage.log_params({f"recipe.{key}": value for key, value in recipe.model_dump().items()})
+        inputs = {"model": (str(model.folder), model.digest)}
+        made = model
+        if not isinstance(recipe, NoRecipe):
+            key: dict[str, object] = {
+                "model": model.digest,
+                "recipe": recipe.model_dump(mode="json"),
+                "code": code_of(__file__, _LIBRARIES),
+            }
+            if isinstance(recipe, GptqRecipe):
+                if not data.calibration.is_file():
+                    read_texts(data.calibration)
+                calibration = digest_file(data.calibration)
+                inputs["calibration"] = (str(data.calibration), calibration)
+                key["calibration"] = calibration
+            _check(recipe, model)
+            finished = stage.do(
+                key,
+                lambda folder: _make(
+                    folder, model=model, recipe=recipe, data=data, announcer=session.announcer
+                ),
+            )
+            made = Model(folder=finished.folder / "model", manifest=finished.files_of("model"))
+        stage.log_inputs(inputs)
+        stage.log_metrics(
+            {
+                "size_bytes": made.manifest.size_bytes,
+                "size_ratio": made.manifest.size_bytes / model.manifest.size_bytes,
+            }
+        )
+        stage.hand_over(made)
+        session.announcer.say("quantize", f"{model.size_mib:.1f} MiB -> {made.size_mib:.1f} MiB")
+    return made
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The recipe in `file`.
+
+    Raises:
+        RecipeInvalid: it is not there or cannot be used.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        message = f"The recipe {file} cannot be read ({error.strerror}). See recipes/ for examples."
+        raise RecipeInvalid(message) from error
+    return parse_recipe(text, where=str(file))
+
+
+def _check(recipe: Recipe, model: Model) -> None:
+    where = str(model.folder)
+    if "quantization_config" in read_config(model.folder, where=where):
+        message = f"{where} is quantized already. Give the unquantized model, or the recipe `method: none`."
+        raise SourceInvalid(message)
+    check_fits(recipe, block_in_features(model.folder), where=where)
+
+
+def _make(
+    folder: Path, *, model: Model, recipe: Recipe, data: DataFolder, announcer: Announcer
+) -> Product:
+    out, scratch = folder / "model", folder / "scratch"
+    scratch.mkdir()
+    losses: tuple[tuple[str, float], ...] = ()
+    with hushed() as said:
+        try:
+            losses = _run_method(out, scratch, model, recipe, data, announcer)
+        except ShipwayError:
+            raise
+        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
+            if is_disk_full(error):
+                raise
+            message = f"{recipe.method} failed ({type(error).__name__}: {error}). It last said:\n{said()}"
+            raise StageFailed(message) from error
+    _remove_scratch(scratch)
+    make_canonical(out, base=model.folder)
+    metrics: dict[str, float] = {}
+    if losses:
+        (folder / _LOSSES).write_text(_as_csv(losses))
+        values = [loss for _, loss in losses]
+        metrics = {"loss_mean": sum(values) / len(values), "loss_max": max(values)}
+    return Product(metrics=metrics, reports=(_LOSSES,) if losses else ())
+
+
+def _run_method(
+    out: Path, scratch: Path, model: Model, recipe: Recipe, data: DataFolder, announcer: Announcer
+) -> tuple[tuple[str, float], ...]:
+    """Imports the method's library and has it write `out`."""
+    if isinstance(recipe, Int8Recipe):
+        from pipelines.quantize.methods import int8
+
+        int8.quantize(model.folder, out)
+        return ()
+    if isinstance(recipe, NoRecipe):
+        return ()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    windows = cut_windows(tokenizer, read_texts(data.calibration), recipe)
+    if recipe.method is Method.GPTQ_OPTIMUM:
+        from pipelines.quantize.methods import gptq_optimum
+
+        gptq_optimum.quantize(model.folder, out, recipe=recipe, windows=windows)
+        return ()
+    from pipelines.quantize.methods import gptq
+
+    blocks = int(read_config(model.folder, where=str(model.folder)).get("num_hidden_layers", 1))
+    with announcer.bar("gptq", total=blocks) as advance:
+        return gptq.quantize(
+            model.folder, out, recipe=recipe, windows=windows, scratch=scratch, on_block=advance
+        )
+
+
+def _remove_scratch(scratch: Path) -> None:
+    import shutil
+
+    shutil.rmtree(scratch)
+
+
+def _as_csv(losses: tuple[tuple[str, float], ...]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("layer", "loss"))
+    writer.writerows(losses)
+    return text.getvalue()
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="The unquantized checkpoint's folder.")],
+    recipe: Annotated[Path, typer.Option(help="A recipe file; see recipes/.")],
+    data: Annotated[str, typer.Option(help="Folder with calibration.jsonl; demo data if empty.")] = "",
+    *,
+    fresh: Annotated[bool, typer.Option(help="Do it again even if it is done.")] = False,
+) -> None:
+    """Quantize a checkpoint by a recipe."""
+    parsed = read_recipe(recipe)
+    with Session.open("quantize", fresh=fresh) as session:
+        texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
+        made = quantize(session, model=Model.at(model), recipe=parsed, data=texts)
+        session.announcer.say("quantize", f"{made.folder} {made.digest}")
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,63 @@
+"""GPTQ by gptqmodel: on a GPU where there is one, else on the CPU. The method: https://arxiv.org/abs/2210.17323."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.quantize.recipes import GptqRecipe
+
+Loss = tuple[str, float]
+"""A layer and its mean squared error, weighted by the activations."""
+
+
+def quantize(
+    base: Path,
+    out: Path,
+    *,
+    recipe: GptqRecipe,
+    windows: Sequence[dict[str, list[list[int]]]],
+    scratch: Path,
+    on_block: Callable[[float], None],
+) -> tuple[Loss, ...]:
+    """Writes the quantized checkpoint into `out`; returns each layer's loss.
+
+    Finished blocks wait in `scratch` (about the size of the model), so that memory holds few at a time.
+    `on_block` is called with 1 for each block of the model that is done.
+    """
+    import torch
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    config = QuantizeConfig(
+        bits=recipe.bits, group_size=recipe.group_size, offload_to_disk_path=str(scratch)
+    )
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    model: Any = GPTQModel.load(str(base), config, device=device)
+    model.layer_callback = _Blocks(on_block)
+    samples = [{key: rows[0] for key, rows in window.items()} for window in windows]
+    log = model.quantize(samples, batch_size=1)
+    model.save(str(out))
+    return tuple(
+        (f"{entry['layer']}.{entry['module']}", float(entry["loss"]))
+        for entries in log.values()
+        for entry in entries
+        if _is_number(entry.get("loss"))
+    )
+
+
+class _Blocks:
+    """gptqmodel tells of each block twice: when it is done, and when it is written."""
+
+    def __init__(self, on_block: Callable[[float], None]) -> None:
+        self._on_block = on_block
+
+    def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:  # noqa: ARG002 - its signature
+        if submodule_finalized:
+            self._on_block(1)
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return True

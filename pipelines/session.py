@@ -1,0 +1,221 @@
+"""One call of an entry point: its clients, its MLflow run, and the stages within it.
+
+A stage is an MLflow run around a piece of work of the workbench. Alone it is the run that `mlflow run` made; within
+`release` it is a child of that. The clients are built here and nowhere else in pipelines.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import typer
+
+from pipelines.progress import Announcer
+from pipelines.settings import PipelineSettings
+from pipelines.workbench import Finished, Product, Workbench
+from registry.artifact_store import ArtifactStore, connect_store, describe_folder
+from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
+from registry.mlflow_registry import MlflowRegistry
+from registry.release import ArtifactManifest, Digest
+from registry.settings import RegistrySettings
+from registry.tracking import Tracking, connect_mlflow
+
+STAGE_TAG = "shipway.stage"
+REUSED_TAG = "shipway.reused_from"
+OUTPUT_TAG = "shipway.output"
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A checkpoint on this machine, and the names of its bytes."""
+
+    folder: Path
+    manifest: ArtifactManifest
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """The checkpoint in `folder`.
+
+        Raises:
+            SourceInvalid: there is no such folder.
+        """
+        if not folder.is_dir():
+            message = f"There is no model folder at {folder}. Give the one that an earlier stage printed."
+            raise SourceInvalid(message)
+        return cls(folder=folder, manifest=describe_folder(folder))
+
+    @property
+    def digest(self) -> Digest:
+        """As the artifact store says it."""
+        return self.manifest.digest
+
+    @property
+    def size_mib(self) -> float:
+        """In mebibytes."""
+        return self.manifest.size_bytes / _MIB
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """A stage under way, in a run of its own."""
+
+    name: str
+    run_id: str
+    _tracking: Tracking
+    _bench: Workbench
+    _announcer: Announcer
+    reused_from: str | None = None
+
+    def do(self, inputs: Mapping[str, Any], work: Callable[[Path], Product]) -> Finished:
+        """The finished work on `inputs`, done now or before; its metrics and reports are in the run afterwards."""
+        finished = self._bench.do(
+            self.name, inputs, work, run_id=self.run_id, on_abandoned=self._close_abandoned
+        )
+        if finished.is_reused:
+            self.reused_from = finished.run_id
+            self._tracking.set_tags(self.run_id, {REUSED_TAG: finished.run_id})
+        self.log_metrics({**finished.product.metrics, "work_s": finished.seconds})
+        for report in finished.product.reports:
+            content = (finished.folder / report).read_bytes()
+            self._tracking.log_bytes(self.run_id, content, Path(report).name)
+        return finished
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Writes parameters on the stage's run."""
+        self._tracking.log_params(self.run_id, params)
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Writes metrics on the stage's run."""
+        self._tracking.log_metrics(self.run_id, metrics)
+
+    def log_inputs(self, inputs: Mapping[str, tuple[str, str]]) -> None:
+        """Notes what the stage worked on: role to address and digest."""
+        self._tracking.log_inputs(self.run_id, inputs)
+
+    def log_text(self, text: str, path: str) -> None:
+        """Writes an artifact on the stage's run."""
+        self._tracking.log_text(self.run_id, text, path)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Writes tags on the stage's run."""
+        self._tracking.set_tags(self.run_id, tags)
+
+    def hand_over(self, model: Model) -> None:
+        """Notes the checkpoint that the stage made."""
+        self.set_tags({OUTPUT_TAG: model.digest})
+
+    def _close_abandoned(self, run_id: str) -> None:
+        """Marks the run of a process that died in the middle of this work, which would be RUNNING for ever."""
+        try:
+            self._tracking.finish(run_id, status="KILLED")
+        except RegistryUnavailable:
+            self._announcer.say(self.name, f"the earlier run {run_id} is gone from MLflow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The clients of one call and the run that it is."""
+
+    home: Path
+    registry: MlflowRegistry
+    store: ArtifactStore
+    tracking: Tracking
+    bench: Workbench
+    run_id: str
+    is_chain: bool
+    """Whether stages are children of the run, rather than the run itself."""
+    announcer: Announcer = field(default_factory=Announcer)
+
+    @classmethod
+    @contextmanager
+    def open(cls, name: str, *, fresh: bool, is_chain: bool = False) -> Generator[Self]:
+        """A session for the entry point `name`, whose run is closed FINISHED or FAILED at the end."""
+        settings, where = PipelineSettings(), RegistrySettings()
+        client = connect_mlflow(where)
+        tracking = Tracking(client)
+        experiment = (
+            tracking.experiment(settings.experiment)
+            if settings.run_id is None
+            else tracking.experiment_of(settings.run_id)
+        )
+        with tracking.run(
+            experiment_id=experiment, name=name, run_id=settings.run_id, tags={STAGE_TAG: name}
+        ) as run_id:
+            yield cls(
+                home=settings.home,
+                registry=MlflowRegistry(client),
+                store=connect_store(where),
+                tracking=tracking,
+                bench=Workbench(settings.home, fresh=fresh),
+                run_id=run_id,
+                is_chain=is_chain,
+            )
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Generator[Stage]:
+        """The stage `name`: says that it begins, with `title`, and how long it took."""
+        self.announcer.say(name, title)
+        began = time.monotonic()
+        if self.is_chain:
+            with self.tracking.run(
+                experiment_id=self.tracking.experiment_of(self.run_id),
+                name=name,
+                parent_run_id=self.run_id,
+                tags={STAGE_TAG: name},
+            ) as run_id:
+                stage = self._stage(name, run_id)
+                yield stage
+        else:
+            stage = self._stage(name, self.run_id)
+            yield stage
+        seconds = time.monotonic() - began
+        note = "" if stage.reused_from is None else ", reused from an earlier run"
+        self.announcer.say(name, f"done in {seconds:.1f} s{note}")
+
+    def _stage(self, name: str, run_id: str) -> Stage:
+        return Stage(
+            name=name,
+            run_id=run_id,
+            _tracking=self.tracking,
+            _bench=self.bench,
+            _announcer=self.announcer,
+        )
+
+
+def run_entry_point(entry: Callable[..., None]) -> None:
+    """Runs `entry` as a command. Exit codes: 0 done, 1 failed or refused, 2 wrong usage or bad input."""
+    _prepare_process()
+    try:
+        typer.run(entry)
+    except ShipwayError as error:
+        sys.stdout.flush()
+        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        typer.echo(f"error: {error}{notes}", err=True)
+        sys.exit(2 if isinstance(error, BadInput) else 1)
+
+
+def _prepare_process() -> None:
+    """Settings that libraries read from the environment when they are imported, and a SIGTERM that cleans up."""
+    defaults = {
+        "GPTQMODEL_CPU_WORKERS": "2",  # its default on two cores is one, and it needs two
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "LOGBAR_ANIMATION": "0",
+    }
+    if not sys.stderr.isatty():
+        defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,21 @@
+"""What the environment tells a pipeline process. MLflow's and S3's addresses are in `registry.settings`."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class PipelineSettings(BaseSettings):
+    """`mlflow run` sets the run's id for the process that it starts."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    home: Path = Field(default=Path(".shipway"), validation_alias="SHIPWAY_HOME")
+    """The state folder; stages work below `work/` in it, demo data lies in `data/`."""
+    run_id: str | None = Field(default=None, validation_alias="MLFLOW_RUN_ID")
+    """The MLflow run to go on with; without it a new one is made."""
+    experiment: str = Field(
+        default="shipway/pipelines", validation_alias="MLFLOW_EXPERIMENT_NAME", min_length=1
+    )
+    """Where a new run is made."""

@@ -1,0 +1,185 @@
+"""The guard as a process: what it refuses to start with, and how it stops."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.guard.world import KEY, World, a_chat
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def free_ports(count: int) -> list[int]:
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in taken]
+    for one in taken:
+        one.close()
+    return ports
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(**settings: object) -> subprocess.Popen[str]:
+        environment = {
+            "PATH": os.environ["PATH"],
+            **{f"SHIPWAY_GUARD_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy_targets.guard"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until_started(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "guard.started":
+            return
+    message = f"the guard did not start: {process.communicate()}"
+    raise AssertionError(message)
+
+
+def refusal(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, complaint = process.communicate(timeout=60)
+    return process.returncode, complaint
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_finishes_what_it_has_and_lets_nobody_else_in(
+    start: Start, world: World, keys_file: Path, number: signal.Signals
+) -> None:
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url=world.stub_url,
+        port=port,
+        admin_port=admin_port,
+        keys_file=keys_file,
+    )
+    until_started(process)
+    url = f"http://127.0.0.1:{port}"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert httpx2.get(f"http://127.0.0.1:{admin_port}/readyz").status_code == 200
+    with ThreadPoolExecutor(1) as pool, httpx2.Client(headers=headers, timeout=30) as client:
+        answer = pool.submit(client.post, f"{url}/v1/chat/completions", json=a_chat("slow"))
+        assert world.stub.begun.acquire(timeout=20)
+        process.send_signal(number)
+        while True:  # until the door is shut
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=20).close()
+            except ConnectionResetError:
+                continue  # the door was closing
+            except ConnectionRefusedError:
+                break
+        world.stub.go_on.set()
+        assert answer.result().status_code == 200
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    events = [json.loads(line) for line in out.splitlines()]
+    served = [one for one in events if one["event"] == "request.served"]
+    assert [(one["outcome"], one["status"]) for one in served] == [("answered", 200)]
+    assert events[-1]["event"] == "guard.stopped"
+
+
+def test_stopping_is_bounded(start: Start, world: World) -> None:
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url=world.stub_url,
+        port=port,
+        admin_port=admin_port,
+        auth="none",
+        drain_s=0,
+    )
+    until_started(process)
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx2.post, url, json=a_chat("hang"), timeout=30)
+        assert world.stub.begun.acquire(timeout=20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert answer.result().json()["error"]["code"] == "shutting_down"
+        assert answer.result().status_code == 503
+
+
+def test_without_its_settings_it_says_which(start: Start) -> None:
+    code, complaint = refusal(start(upstream_url="nonsense", port=1, admin_port=2))
+    assert code == 2
+    assert "SHIPWAY_GUARD_ENDPOINT: Field required" in complaint
+    assert "SHIPWAY_GUARD_UPSTREAM_URL" in complaint
+    assert "Traceback" not in complaint
+
+
+def test_an_open_door_must_be_asked_for(start: Start) -> None:
+    code, complaint = refusal(
+        start(endpoint="chat", upstream_url="http://127.0.0.1:1", port=1, admin_port=2)
+    )
+    assert code == 2
+    assert "SHIPWAY_GUARD_KEYS_FILE" in complaint
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"keys": [{"name": "a", "sha256": "sk-clear"}]}'])
+def test_without_keys_that_can_be_read_it_does_not_start(
+    start: Start, tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "keys.json"
+    if text is not None:
+        path.write_text(text)
+    code, complaint = refusal(
+        start(
+            endpoint="chat",
+            upstream_url="http://127.0.0.1:1",
+            port=1,
+            admin_port=2,
+            keys_file=path,
+        )
+    )
+    assert code == 2
+    assert str(path) in complaint
+    assert "sk-clear" not in complaint
+    assert "Traceback" not in complaint
+
+
+def test_a_port_that_is_taken_is_named(start: Start, keys_file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, complaint = refusal(
+            start(
+                endpoint="chat",
+                upstream_url="http://127.0.0.1:1",
+                port=port,
+                admin_port=free_ports(1)[0],
+                keys_file=keys_file,
+            )
+        )
+    assert code == 1
+    assert str(port) in complaint
+    assert "Traceback" not in complaint
+
+
+def test_it_carries_nothing_of_the_control_plane() -> None:
+    heavy = ("registry", "pipelines", "mlflow", "boto3", "kubernetes", "ray", "torch", "yaml")
+    code = f"import sys, deploy_targets.guard.__main__; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

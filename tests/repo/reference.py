@@ -1,0 +1,276 @@
+"""Writes docs/reference.md and docs/endpoints.schema.json from the code: every command, setting and endpoint field.
+
+`python -m tests.repo.reference` writes, `--check` only compares. What has no explanation in the code is named by
+`unexplained`, and a test refuses it. Nothing here starts a server or loads a model.
+"""
+
+import ast
+import importlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from deploy_targets.cli import app
+from deploy_targets.endpoint import endpoint_schema
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("registry", "pipelines", "deploy_targets")
+INTRODUCTION = """\
+# Reference
+
+Written from the code by `make docs`; a test fails when the two differ. Edit the code, not this page.
+
+Exit codes of every command: 0 done, 1 refused or failed, 2 wrong usage.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a table: what it is called, what it is when left out, what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+    def line(self) -> str:
+        """The line in Markdown."""
+        cells = (f"`{self.name}`", self.default, self.meaning)
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One command, one settings class or one object of the endpoint file."""
+
+    title: str
+    text: str
+    rows: tuple[Row, ...]
+    example: str = ""
+
+    def markdown(self) -> str:
+        """The section with its table."""
+        parts = [f"### {self.title}", self.text]
+        if self.rows:
+            table = "| name | default | meaning |\n|---|---|---|\n"
+            parts.append(table + "\n".join(row.line() for row in self.rows))
+        if self.example:
+            parts.append(f"```sh\n{self.example}\n```")
+        return "\n\n".join(part for part in parts if part)
+
+
+def commands() -> tuple[Section, ...]:
+    """Every command of the `shipway` CLI, those in groups included."""
+    return tuple(_commands(typer.main.get_command(app), "shipway"))
+
+
+def _commands(command: Any, path: str) -> Iterator[Section]:  # typer's parser is private
+    children: Mapping[str, Any] = getattr(command, "commands", {})
+    if not children:
+        arguments = [p for p in command.params if not p.opts[0].startswith("-")]
+        options = [p for p in command.params if p.opts[0].startswith("-")]
+        yield Section(
+            title=" ".join([f"`{path}", *(p.metavar or p.name.upper() for p in arguments)]) + "`",
+            text=command.help or "",
+            rows=tuple(
+                Row(
+                    name=", ".join(p.opts) if p in options else p.metavar or p.name.upper(),
+                    default="required" if p.required else _default(p.default),
+                    meaning=p.help or "",
+                )
+                for p in (*arguments, *options)
+            ),
+            example=(command.epilog or "").removeprefix("Example: "),
+        )
+    for name, child in children.items():
+        yield from _commands(child, f"{path} {name}")
+
+
+def settings() -> tuple[Section, ...]:
+    """Every settings class of the three packages, with the environment variables it reads."""
+    sections: list[Section] = []
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            module = ast.parse(file.read_text())
+            for node in module.body:
+                if isinstance(node, ast.ClassDef) and "BaseSettings" in map(
+                    ast.unparse, node.bases
+                ):
+                    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+                    cls = getattr(importlib.import_module(name), node.name)
+                    sections.append(_settings(cls, node, ast.get_docstring(module) or ""))
+    return tuple(sections)
+
+
+def _settings(cls: type[BaseSettings], node: ast.ClassDef, door_sign: str) -> Section:
+    meanings = dict(_attribute_docstrings(node))
+    return Section(
+        title=f"`{cls.__module__}.{cls.__name__}`",
+        text=door_sign.split("\n\n")[0].replace("\n", " "),
+        rows=tuple(
+            Row(
+                name=_variable(cls, name, field),
+                default="required" if field.is_required() else _default(field.default),
+                meaning=meanings.get(name, field.description or ""),
+            )
+            for name, field in cls.model_fields.items()
+        ),
+    )
+
+
+def _attribute_docstrings(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field, after in zip(node.body, node.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            yield field.target.id, " ".join(str(after.value.value).split())
+
+
+def _variable(cls: type[BaseSettings], name: str, field: FieldInfo) -> str:
+    alias: Any = field.validation_alias
+    if alias is None:
+        return (cls.model_config.get("env_prefix", "") + name).upper()
+    return ", ".join(getattr(alias, "choices", [alias]))
+
+
+def endpoint_file() -> tuple[Section, ...]:
+    """The endpoint file: the file itself first, then each object in it."""
+    schema = endpoint_schema()
+    objects = [("the file", schema), *schema["$defs"].items()]
+    return tuple(
+        Section(
+            title=f"`{name}`" if name != "the file" else "the file",
+            text=spec.get("description", "").replace("\n", " "),
+            rows=tuple(
+                Row(
+                    name=field,
+                    default="required" if field in spec.get("required", ()) else _short(value),
+                    meaning=_meaning(value),
+                )
+                for field, value in spec["properties"].items()
+            ),
+        )
+        for name, spec in objects
+        if "properties" in spec
+    )
+
+
+def _meaning(value: Mapping[str, Any]) -> str:
+    """The kind and the description; empty for a plain value that nobody described."""
+    kind = _kind(value)
+    described = value if "description" in value or "$ref" not in value else _definition(value)
+    if "](#" in kind and described is not value:
+        return kind
+    description = described.get("description", "").replace("\n", " ")
+    if description:
+        return f"{kind}. {description}"
+    return kind if "](#" in kind or "const" in value else ""
+
+
+def _definition(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    return endpoint_schema()["$defs"][value["$ref"].rsplit("/", 1)[-1]]
+
+
+def _kind(value: Mapping[str, Any]) -> str:
+    if "$ref" in value:
+        target = _definition(value)
+        if "enum" in target:
+            return _kind(target)
+        return f"[{target['title']}](#{target['title'].lower()})"
+    if "anyOf" in value:
+        return " or ".join(_kind(one) for one in value["anyOf"])
+    if "const" in value:
+        return f"always `{value['const']}`"
+    if "enum" in value:
+        return " or ".join(f"`{one}`" for one in value["enum"])
+    if value["type"] == "array":
+        return f"a list of {_kind(value['items'])}"
+    bounds = (
+        ("minimum", "from {}"),
+        ("exclusiveMinimum", "above {}"),
+        ("maximum", "to {}"),
+        ("exclusiveMaximum", "below {}"),
+    )
+    limits = " ".join(text.format(value[key]) for key, text in bounds if key in value)
+    return f"{value['type']} {limits}".strip()
+
+
+def _short(value: Mapping[str, Any]) -> str:
+    default = value.get("default")
+    if isinstance(default, dict | list) and "$ref" in json.dumps(dict(value)):
+        return "see there"
+    return _default(default)
+
+
+def _default(value: object) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list | tuple | dict):
+        return f"`{json.dumps(value)}`"
+    return f"`{value}`"
+
+
+def unexplained() -> tuple[str, ...]:
+    """What a reader of the reference would look at in vain: commands without example, rows without meaning."""
+    faults = [f"{one.title} has no help" for one in commands() if not one.text]
+    faults += [f"{one.title} has no example" for one in commands() if not one.example]
+    faults += [
+        f"{section.title}: {row.name} is not explained"
+        for section in (*commands(), *settings(), *endpoint_file())
+        for row in section.rows
+        if not row.meaning
+    ]
+    return tuple(faults)
+
+
+def documents() -> dict[Path, str]:
+    """The generated files and what belongs in them."""
+    parts = (
+        ("## Commands", commands()),
+        ("## Environment variables", settings()),
+        ("## The endpoint file", endpoint_file()),
+    )
+    page = "\n\n".join(
+        [INTRODUCTION.strip()]
+        + ["\n\n".join([title, *(one.markdown() for one in sections)]) for title, sections in parts]
+    )
+    return {
+        ROOT / "docs" / "reference.md": page + "\n",
+        ROOT / "docs" / "endpoints.schema.json": json.dumps(endpoint_schema(), indent=1) + "\n",
+    }
+
+
+def stale() -> tuple[str, ...]:
+    """The generated files that differ from the code, relative to the project's root."""
+    return tuple(
+        str(path.relative_to(ROOT))
+        for path, text in documents().items()
+        if not path.is_file() or path.read_text() != text
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files, or with `--check` only say which are stale. Returns the exit code."""
+    if arguments == ["--check"]:
+        for path in stale():
+            sys.stderr.write(f"{path} differs from the code. Run `make docs` and commit it.\n")
+        return 1 if stale() else 0
+    for path, text in documents().items():
+        path.write_text(text)
+        sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

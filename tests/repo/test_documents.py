@@ -1,0 +1,54 @@
+"""What the project says about itself is what its code does."""
+
+import re
+
+import pytest
+
+from deploy_targets.endpoint import parse_endpoints
+from tests.repo.reference import ROOT, stale, unexplained
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+
+
+def test_the_generated_documents_are_those_of_the_code() -> None:
+    assert not stale(), "run `make docs` and commit the result"
+
+
+def test_every_command_setting_and_field_is_explained() -> None:
+    assert not unexplained()
+
+
+def test_the_demo_endpoint_file_is_valid() -> None:
+    file = ROOT / "endpoints.yaml"
+
+    declared = parse_endpoints(file.read_text(), origin=file.name)
+
+    assert [endpoint.name for endpoint in declared.endpoints] == ["chat"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_what_the_finder_names_is_there() -> None:
+    finder = (
+        (ROOT / "README.md").read_text().split("## Find it in ten seconds")[1].split("\n## ")[0]
+    )
+    paths = re.findall(
+        r"`((?:deploy_targets|pipelines|registry|tests|docs|recipes)/[^`]*)`", finder
+    )
+
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_make_targets_that_the_documents_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {
+        target for page in PAGES for target in re.findall(r"`make ([a-z]+)`", page.read_text())
+    }
+
+    assert named <= targets
