@@ -5,15 +5,16 @@ call one: another status than 200, a broken stream, an error inside a 200, a tim
 """
 
 import asyncio
-import json
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from http import HTTPStatus
+from typing import Annotated
 
 import aiohttp
+from pydantic import BaseModel, Field, ValidationError
 
 from deploy_targets.routing.traffic import VERSION_HEADER
 
@@ -29,6 +30,7 @@ _QUESTIONS = (
 )
 _SYSTEM = "You are a terse assistant."
 _UNKNOWN = "unknown"
+_NO_CONNECTION = "no connection"
 _PAUSE_S = 0.1
 """After a failure to connect, so that a guard that is down is not called thousands of times a second."""
 _SLICE_S = 5
@@ -137,7 +139,14 @@ class LoadReport:
                 }
                 for version, one in sorted(self.versions.items())
             },
-            "timeline": [asdict(one) for one in self.timeline],
+            "timeline": [
+                {
+                    "from_s": one.from_s,
+                    "requests": dict(one.requests),
+                    "failures": dict(one.failures),
+                }
+                for one in self.timeline
+            ],
         }
 
 
@@ -147,7 +156,6 @@ class _Result:
     fault: str
     """Empty for a good answer."""
     tokens: int
-    is_connected: bool = True
 
 
 async def generate_load(
@@ -175,7 +183,7 @@ async def generate_load(
             now = time.monotonic()
             report.add(result, duration_s=now - started, at_s=now - began)
             on_result(report)
-            if not result.is_connected:
+            if result.fault == _NO_CONNECTION:
                 await asyncio.sleep(_PAUSE_S)
 
     headers = {"Authorization": f"Bearer {plan.api_key}"}
@@ -206,26 +214,24 @@ def _body(plan: LoadPlan, draw: random.Random) -> dict[str, object]:
 
 
 async def _ask(session: aiohttp.ClientSession, plan: LoadPlan, body: dict[str, object]) -> _Result:
-    version = _UNKNOWN
+    version, tokens, fault = _UNKNOWN, 0, ""
     try:
         async with session.post(f"{plan.url}/v1/chat/completions", json=body) as response:
             version = response.headers.get(VERSION_HEADER, _UNKNOWN)
             content = await response.read()
-            if response.status != 200:  # noqa: PLR2004
-                return _Result(version, f"status {response.status}", 0)
+            if response.status == HTTPStatus.OK:
+                tokens = _streamed_tokens(content) if body["stream"] else _whole_tokens(content)
+            else:
+                fault = f"status {response.status}"
     except TimeoutError:
-        return _Result(version, "time-out", 0)
-    except aiohttp.ClientConnectorError as error:
-        return _Result(version, type(error).__name__, 0, is_connected=False)
-    except aiohttp.ClientError as error:
-        return _Result(version, type(error).__name__, 0)
-    try:
-        tokens = _streamed_tokens(content) if body["stream"] else _whole_tokens(content)
+        fault = "time-out"
+    except aiohttp.ClientConnectorError:
+        fault = _NO_CONNECTION
+    except aiohttp.ClientError:
+        fault = "connection lost"
     except _NoAnswerError as error:
-        return _Result(version, str(error), 0)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return _Result(version, "no answer in a 200", 0)
-    return _Result(version, "", tokens)
+        fault = str(error)
+    return _Result(version, fault, tokens)
 
 
 class _NoAnswerError(Exception):
@@ -233,24 +239,49 @@ class _NoAnswerError(Exception):
 
 
 def _whole_tokens(content: bytes) -> int:
-    """The completion tokens of an answer; 0 when it does not count them. Raises unless there is a message in it."""
-    document = json.loads(content)
-    if document.get("error"):
-        raise _NoAnswerError("error in a 200")
-    document["choices"][0]["message"]["content"]
-    return _counted(document)
+    """The completion tokens of an answer; 0 when it does not count them."""
+    try:
+        parsed = _Whole.model_validate_json(content)
+    except ValidationError as error:
+        raise _NoAnswerError("no answer in a 200") from error
+    return _counted(parsed.usage)
 
 
 def _streamed_tokens(content: bytes) -> int:
     """The completion tokens of a whole stream; 0 when it does not count them."""
-    events = [line[6:].strip() for line in content.split(b"\n") if line.startswith(b"data: ")]
-    documents = [json.loads(event) for event in events if event != b"[DONE]"]
-    if any(document.get("error") for document in documents):
+    events = [line[5:].strip() for line in content.splitlines() if line.startswith(b"data:")]
+    try:
+        chunks = [_Chunk.model_validate_json(event) for event in events if event != b"[DONE]"]
+    except ValidationError as error:
+        raise _NoAnswerError("no answer in a stream") from error
+    if any(chunk.error for chunk in chunks):
         raise _NoAnswerError("error in a stream")
-    if not documents or events[-1] != b"[DONE]":
+    if not chunks or events[-1] != b"[DONE]":
         raise _NoAnswerError("broken stream")
-    return _counted(documents[-1])
+    return _counted(chunks[-1].usage)
 
 
-def _counted(document: dict[str, Any]) -> int:
-    return int((document.get("usage") or {}).get("completion_tokens", 0))
+class _Usage(BaseModel):
+    completion_tokens: int = 0
+
+
+class _Message(BaseModel):
+    content: str
+
+
+class _Choice(BaseModel):
+    message: _Message
+
+
+class _Whole(BaseModel):
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: _Usage | None = None
+
+
+class _Chunk(BaseModel):
+    error: object = None
+    usage: _Usage | None = None
+
+
+def _counted(usage: _Usage | None) -> int:
+    return 0 if usage is None else usage.completion_tokens

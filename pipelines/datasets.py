@@ -18,7 +18,7 @@ import typer
 import yaml
 
 from pipelines.session import run_entry_point
-from registry.errors import BadInput, ShipwayError
+from registry.errors import BadInput
 
 _ITEMS = 80
 _MAX_CONTEXT_CHARACTERS = 160
@@ -188,7 +188,7 @@ def main(out: Annotated[Path, typer.Option(help="The folder to write into.")]) -
     """Write demo data: calibration.jsonl, perplexity.txt and tasks/."""
     if (out / "tasks").exists():
         message = f"{out} holds data already. Name another folder."
-        raise ShipwayError(message)
+        raise BadInput(message)
     write_demo_data(out)
     typer.echo(f"{out}: calibration.jsonl, perplexity.txt, tasks/next_name.yaml")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.guard.world import KEY, World, keys_json
+from tests.guard.stub import KEY, keys_json
+from tests.guard.world import World
 
 
 @pytest.fixture

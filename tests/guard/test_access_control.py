@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deploy_targets.guard.access_control import parse_keys
 from deploy_targets.guard.errors import KeyFileInvalid, KeyRefused
-from tests.guard.world import keys_json
+from tests.guard.stub import keys_json
 
 RING = parse_keys(keys_json(anna="sk-a", ben="sk-b"))
 

@@ -10,9 +10,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from deploy_targets.guard import app
+from deploy_targets.guard.outcome import Outcome
 from deploy_targets.rollout.observe import parse_scrape
 from tests.builders import NOON
-from tests.guard.world import COMPLETION, DONE, KEY, World, a_chat, chunk, keys_json
+from tests.guard.stub import COMPLETION, DONE, KEY, a_chat, chunk, keys_json
+from tests.guard.world import World
 
 
 def error_of(response: httpx2.Response) -> dict[str, str | None]:
@@ -353,3 +356,17 @@ def test_a_hundred_requests_at_once_are_all_answered_and_all_counted(world: Worl
     for _ in range(100):
         world.line()
     assert world.counted() == (100, 0)
+
+
+def test_a_bug_of_ours_is_a_500_in_the_envelope_and_no_versions_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Outcome:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "whole_outcome", broken)
+    response = world.post()
+    assert (response.status_code, error_of(response)["code"]) == (500, "internal_error")
+    assert world.line()["outcome"] == "failed"
+    assert world.counted() == (0, 0)
+    assert world.counted("unattributed") == (1, 1)

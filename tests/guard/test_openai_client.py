@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.guard.world import ENDPOINT, KEY, World
+from tests.guard.stub import ENDPOINT, KEY
+from tests.guard.world import World
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deploy_targets.guard.errors import UpstreamBroken
 from deploy_targets.guard.outcome import Outcome, StreamScan, is_envelope, whole_outcome
-from tests.guard.world import COMPLETION, DONE, FAULT, chunk, event
+from tests.guard.stub import COMPLETION, DONE, FAULT, chunk, event
 
 GOOD = json.dumps(COMPLETION).encode()
 BAD = json.dumps(FAULT).encode()

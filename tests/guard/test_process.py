@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.guard.world import KEY, World, a_chat
+from tests.guard.stub import KEY, a_chat
+from tests.guard.world import World
 
 Start = Callable[..., subprocess.Popen[str]]
 

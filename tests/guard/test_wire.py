@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deploy_targets.guard.errors import RequestInvalid
 from deploy_targets.guard.wire import ChatRequest, parse_chat
-from tests.guard.world import a_chat
+from tests.guard.stub import a_chat
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
