@@ -64,7 +64,9 @@ def check_checkpoint(folder: Path, *, where: str) -> None:
             )
             raise SourceInvalid(message)
     _check_weights(folder, where=where)
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any(
+        (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
         message = f"{where} has no tokenizer (tokenizer.json). Save the model's tokenizer beside its weights."
         raise SourceInvalid(message)
     if not has_chat_template(folder, tokenizer):
@@ -134,7 +136,9 @@ def _check_weights(folder: Path, *, where: str) -> None:
         shards = {str(name) for name in dict(index.get("weight_map", {})).values()}
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
-            message = f"{where} lacks {_some(missing)}, which {_INDEX} names. Copy or download it again."
+            message = (
+                f"{where} lacks {_some(missing)}, which {_INDEX} names. Copy or download it again."
+            )
             raise SourceInvalid(message)
 
 

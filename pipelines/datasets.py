@@ -123,9 +123,7 @@ def _questions(problems: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"context": context, "choices": choices, "answer": choices.index(right)}
 
 
-def _candidates(
-    function: ast.FunctionDef, source: str
-) -> list[tuple[str, str, tuple[str, ...]]]:
+def _candidates(function: ast.FunctionDef, source: str) -> list[tuple[str, str, tuple[str, ...]]]:
     """The places of a function where a question can be asked: the code before, the right name, three wrong ones."""
     doc = function.body[0]
     if ast.get_docstring(function) is None or doc.end_lineno is None:

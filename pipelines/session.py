@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -33,6 +34,13 @@ OUTPUT_TAG = "shipway.output"
 _MIB = 1 << 20
 
 
+class Switch(StrEnum):
+    """A yes or no as `mlflow run -P name=true` can say it."""
+
+    TRUE = "true"
+    FALSE = "false"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A checkpoint on this machine, and the names of its bytes."""
@@ -48,7 +56,9 @@ class Model:
             SourceInvalid: there is no such folder.
         """
         if not folder.is_dir():
-            message = f"There is no model folder at {folder}. Give the one that an earlier stage printed."
+            message = (
+                f"There is no model folder at {folder}. Give the one that an earlier stage printed."
+            )
             raise SourceInvalid(message)
         return cls(folder=folder, manifest=describe_folder(folder))
 
@@ -72,17 +82,26 @@ class Stage:
     _tracking: Tracking
     _bench: Workbench
     _announcer: Announcer
-    reused_from: str | None = None
+    work_s: float = 0.0
+    """What the finished work took when it was done."""
+    _is_new: bool = False
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether all that was done here had been done before."""
+        return self.work_s > 0 and not self._is_new
 
     def do(self, inputs: Mapping[str, Any], work: Callable[[Path], Product]) -> Finished:
         """The finished work on `inputs`, done now or before; its metrics and reports are in the run afterwards."""
         finished = self._bench.do(
             self.name, inputs, work, run_id=self.run_id, on_abandoned=self._close_abandoned
         )
+        self.work_s += finished.seconds
         if finished.is_reused:
-            self.reused_from = finished.run_id
-            self._tracking.set_tags(self.run_id, {REUSED_TAG: finished.run_id})
-        self.log_metrics({**finished.product.metrics, "work_s": finished.seconds})
+            self.set_tags({REUSED_TAG: finished.run_id})
+        else:
+            self._is_new = True
+        self.log_metrics({**finished.product.metrics, "work_s": self.work_s})
         for report in finished.product.reports:
             content = (finished.folder / report).read_bytes()
             self._tracking.log_bytes(self.run_id, content, Path(report).name)
@@ -177,7 +196,7 @@ class Session:
             stage = self._stage(name, self.run_id)
             yield stage
         seconds = time.monotonic() - began
-        note = "" if stage.reused_from is None else ", reused from an earlier run"
+        note = ", reused from an earlier run" if stage.is_reused else ""
         self.announcer.say(name, f"done in {seconds:.1f} s{note}")
 
     def _stage(self, name: str, run_id: str) -> Stage:

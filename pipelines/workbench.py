@@ -192,9 +192,7 @@ def _verified(folder: Path) -> Finished | None:
             return None
     except IntegrityError:
         return None
-    product = Product(
-        facts=done["facts"], metrics=done["metrics"], reports=tuple(done["reports"])
-    )
+    product = Product(facts=done["facts"], metrics=done["metrics"], reports=tuple(done["reports"]))
     return Finished(
         folder=folder,
         product=product,

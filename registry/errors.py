@@ -16,7 +16,8 @@ ShipwayError
 ├── StateConflict            somebody else saved the state first: read it again, decide again
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
-└── ComponentNotReady        a part of the local stack did not come up in its time
+├── ComponentNotReady        a part of the local stack did not come up in its time
+└── DemoFailed               the demo did not go as it should
 """
 
 
@@ -86,3 +87,7 @@ class StageFailed(ShipwayError):
 
 class ComponentNotReady(ShipwayError):
     """A part of the local stack did not become ready in its time."""
+
+
+class DemoFailed(ShipwayError):
+    """The demo did not go as it should."""

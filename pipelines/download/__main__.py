@@ -5,18 +5,21 @@ The checkpoint lies in the work folder's `model/`. What can be named is in `sour
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.checkpoint import check_checkpoint
 from pipelines.download.gguf import convert_gguf
 from pipelines.download.sources import Fetcher, Found, parse_source
-from pipelines.session import Model, Session, run_entry_point
+from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of
 from registry.artifact_store import describe_folder, digest_file
 from registry.errors import IntegrityError, SourceInvalid
 from registry.release import parse_digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _LIBRARIES = ("transformers", "gguf", "safetensors", "huggingface-hub")
 
@@ -104,11 +107,10 @@ def _hub() -> "HfApi":
 def main(
     source: Annotated[str, typer.Option(help="hub://, s3://, a path, models:/ or package://.")],
     digest: Annotated[str, typer.Option(help="What the source must have, sha256:...")] = "",
-    *,
-    fresh: Annotated[bool, typer.Option(help="Do it again even if it is done.")] = False,
+    fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
 ) -> None:
     """Bring a model in as a plain safetensors checkpoint."""
-    with Session.open("download", fresh=fresh) as session:
+    with Session.open("download", fresh=fresh is Switch.TRUE) as session:
         model = download(session, source=source, digest=digest)
         session.announcer.say("download", f"{model.folder} {model.digest}")
 

@@ -18,7 +18,7 @@ from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS, measure_pe
 from pipelines.evaluate.score import Kind, Score, Scorecard
 from pipelines.evaluate.tasks import measure_tasks, read_tasks
 from pipelines.progress import Announcer, hushed
-from pipelines.session import Model, Session, Stage, run_entry_point
+from pipelines.session import Model, Session, Stage, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full, key_of
 from registry.artifact_store import describe_folder, digest_file
 from registry.errors import BadInput, IntegrityError, NotFound, ShipwayError, StageFailed
@@ -29,6 +29,7 @@ from registry.release import SCORECARD_TAG, Digest, parse_digest
 _LIBRARIES = ("torch", "transformers", "lm-eval", "gptqmodel", "torchao")
 _SCORES = "scorecard.json"
 _EVALUATION = "evaluation.json"
+DEFAULT_MARGINS = Margins()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,10 @@ def evaluate(
                 "tasks": (str(data.tasks), describe_folder(data.tasks).digest),
             }
         )
-        cards = {who: _score(session, stage, who, m, data) for who, m in (("base", base), ("model", model))}
+        cards = {
+            who: _score(session, stage, who, m, data)
+            for who, m in (("base", base), ("model", model))
+        }
         champion = _champion(session.registry, name) if name else None
         gate = check_scores(cards["model"], base=cards["base"], champion=champion, margins=margins)
         evaluation = Evaluation(
@@ -211,22 +215,27 @@ def _tell(
             "evaluate",
             f"{name} {score.value:.4g} ± {score.stderr:.2g}, unquantized {base.value:.4g} ± {base.stderr:.2g}",
         )
-    announcer.say("evaluate", "gate passed" if gate.passed else f"gate FAILED: {'; '.join(gate.reasons)}")
+    announcer.say(
+        "evaluate", "gate passed" if gate.passed else f"gate FAILED: {'; '.join(gate.reasons)}"
+    )
 
 
 def main(  # noqa: PLR0913 - one argument for each option
     base: Annotated[Path, typer.Option(help="The unquantized checkpoint's folder.")],
     model: Annotated[Path, typer.Option(help="The checkpoint's folder.")],
-    data: Annotated[str, typer.Option(help="Folder with perplexity.txt and tasks/; demo data if empty.")] = "",
-    name: Annotated[str, typer.Option(help="Registered model whose champion is compared with.")] = "",
-    max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = Margins.perplexity_ratio,
-    max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = Margins.accuracy_drop,
-    *,
-    fresh: Annotated[bool, typer.Option(help="Do it again even if it is done.")] = False,
+    data: Annotated[
+        str, typer.Option(help="Folder with perplexity.txt and tasks/; demo data if empty.")
+    ] = "",
+    name: Annotated[
+        str, typer.Option(help="Registered model whose champion is compared with.")
+    ] = "",
+    max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
+    max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
+    fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
 ) -> None:
     """Measure a checkpoint against the unquantized one and decide whether it may be promoted."""
     margins = Margins(perplexity_ratio=max_perplexity_ratio, accuracy_drop=max_accuracy_drop)
-    with Session.open("evaluate", fresh=fresh) as session:
+    with Session.open("evaluate", fresh=fresh is Switch.TRUE) as session:
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
         _, file = evaluate(
             session,

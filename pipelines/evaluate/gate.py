@@ -69,7 +69,9 @@ def _compare(
     numbers[name], numbers[f"{name}.{who}"] = score.value, reference.value
     least = min(score.n, reference.n)
     if score.kind is not reference.kind or not math.isfinite(score.value + reference.value):
-        return [f"{name} is {score.value} for this model and {reference.value} for the {who}, which compares nothing"]
+        return [
+            f"{name} is {score.value} for this model and {reference.value} for the {who}, which compares nothing"
+        ]
     if least < MIN_SAMPLES[score.kind]:
         return [f"{name} rests on {least} samples, and {MIN_SAMPLES[score.kind]} are needed"]
     loss = compare(score, reference)

@@ -134,7 +134,9 @@ def compare(score: Score, reference: Score) -> Loss:
     """
     is_paired = bool(score.samples) and len(score.samples) == len(reference.samples)
     if is_paired:
-        differences = tuple(starmap(float.__sub__, zip(score.samples, reference.samples, strict=True)))
+        differences = tuple(
+            starmap(float.__sub__, zip(score.samples, reference.samples, strict=True))
+        )
         mean, stderr = _mean(differences)
         worse = mean if score.kind is Kind.PERPLEXITY else -mean
     elif score.kind is Kind.PERPLEXITY:

@@ -34,12 +34,16 @@ def read_tasks(folder: Path) -> tuple[Task, ...]:
     """
     tasks = tuple(_read_task(path) for path in sorted(folder.glob("*.yaml")))
     if not tasks:
-        message = f"There are no tasks (*.yaml) in {folder}. See `python -m pipelines.datasets` for one."
+        message = (
+            f"There are no tasks (*.yaml) in {folder}. See `python -m pipelines.datasets` for one."
+        )
         raise BadInput(message)
     return tasks
 
 
-def measure_tasks(model: Any, tokenizer: Any, tasks: tuple[Task, ...]) -> dict[str, tuple[float, ...]]:
+def measure_tasks(
+    model: Any, tokenizer: Any, tasks: tuple[Task, ...]
+) -> dict[str, tuple[float, ...]]:
     """For each task one number between 0 and 1 for each of its rows, in their order."""
     import lm_eval
     from datasets import Dataset
@@ -80,7 +84,9 @@ def _read_task(path: Path) -> Task:
         rows = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
         name = str(config["task"])
     except yaml.YAMLError as error:
-        message = f"The task {path} is not plain YAML ({error}). Python functions in tasks are not run."
+        message = (
+            f"The task {path} is not plain YAML ({error}). Python functions in tasks are not run."
+        )
         raise BadInput(message) from error
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         message = (

@@ -4,6 +4,7 @@ Recipe and model are checked against each other before any library is loaded.
 """
 
 import csv
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from pipelines.quantize.recipes import (
     check_fits,
     parse_recipe,
 )
-from pipelines.session import Model, Session, run_entry_point
+from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full
 from registry.artifact_store import digest_file
 from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
@@ -112,9 +113,11 @@ def _make(
         except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
             if is_disk_full(error):
                 raise
-            message = f"{recipe.method} failed ({type(error).__name__}: {error}). It last said:\n{said()}"
+            message = (
+                f"{recipe.method} failed ({type(error).__name__}: {error}). It last said:\n{said()}"
+            )
             raise StageFailed(message) from error
-    _remove_scratch(scratch)
+    shutil.rmtree(scratch)
     make_canonical(out, base=model.folder)
     metrics: dict[str, float] = {}
     if losses:
@@ -153,12 +156,6 @@ def _run_method(
         )
 
 
-def _remove_scratch(scratch: Path) -> None:
-    import shutil
-
-    shutil.rmtree(scratch)
-
-
 def _as_csv(losses: tuple[tuple[str, float], ...]) -> str:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -170,13 +167,14 @@ def _as_csv(losses: tuple[tuple[str, float], ...]) -> str:
 def main(
     model: Annotated[Path, typer.Option(help="The unquantized checkpoint's folder.")],
     recipe: Annotated[Path, typer.Option(help="A recipe file; see recipes/.")],
-    data: Annotated[str, typer.Option(help="Folder with calibration.jsonl; demo data if empty.")] = "",
-    *,
-    fresh: Annotated[bool, typer.Option(help="Do it again even if it is done.")] = False,
+    data: Annotated[
+        str, typer.Option(help="Folder with calibration.jsonl; demo data if empty.")
+    ] = "",
+    fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
 ) -> None:
     """Quantize a checkpoint by a recipe."""
-    parsed = read_recipe(recipe)
-    with Session.open("quantize", fresh=fresh) as session:
+    with Session.open("quantize", fresh=fresh is Switch.TRUE) as session:
+        parsed = read_recipe(recipe)
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
         made = quantize(session, model=Model.at(model), recipe=parsed, data=texts)
         session.announcer.say("quantize", f"{made.folder} {made.digest}")

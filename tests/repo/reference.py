@@ -112,7 +112,7 @@ def _settings(cls: type[BaseSettings], node: ast.ClassDef, door_sign: str) -> Se
     meanings = dict(_attribute_docstrings(node))
     return Section(
         title=f"`{cls.__module__}.{cls.__name__}`",
-        text=door_sign.split("\n\n")[0].replace("\n", " "),
+        text=door_sign.split("\n\n", maxsplit=1)[0].replace("\n", " "),
         rows=tuple(
             Row(
                 name=_variable(cls, name, field),
@@ -183,15 +183,13 @@ def _definition(value: Mapping[str, Any]) -> Mapping[str, Any]:
 def _kind(value: Mapping[str, Any]) -> str:
     if "$ref" in value:
         target = _definition(value)
-        if "enum" in target:
-            return _kind(target)
-        return f"[{target['title']}](#{target['title'].lower()})"
-    if "anyOf" in value:
-        return " or ".join(_kind(one) for one in value["anyOf"])
+        title = target["title"]
+        return _kind(target) if "enum" in target else f"[{title}](#{title.lower()})"
     if "const" in value:
         return f"always `{value['const']}`"
-    if "enum" in value:
-        return " or ".join(f"`{one}`" for one in value["enum"])
+    if "anyOf" in value or "enum" in value:
+        kinds = [_kind(one) for one in value.get("anyOf", ())]
+        return " or ".join(kinds or [f"`{one}`" for one in value["enum"]])
     if value["type"] == "array":
         return f"a list of {_kind(value['items'])}"
     bounds = (

@@ -1,0 +1,124 @@
+"""`mlflow run . -e version -P name=... -P model=DIR -P evaluation=FILE`: the artifact into S3, the row into MLflow.
+
+The bytes go first and the row last, with all its tags in one call: a version that can be seen is whole. A version
+whose gate failed is registered too, so that people see why; `promotion.check_gate` refuses to promote it.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.evaluate.__main__ import Evaluation
+from pipelines.quantize.__main__ import read_recipe
+from pipelines.quantize.recipes import Recipe
+from pipelines.session import Model, Session, run_entry_point
+from registry.errors import BadInput, IntegrityError
+from registry.release import (
+    BASE_TAG,
+    DIGEST_TAG,
+    GATE_TAG,
+    RECIPE_TAG,
+    SCORECARD_TAG,
+    SIZE_TAG,
+)
+
+VERSION_TAG = "shipway.version"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    is_new: bool
+
+
+def check_name(name: str) -> str:
+    """`name`, which can name a registered model and a part of an address.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        message = (
+            f"{name!r} cannot name a registered model. Use letters, digits, dots, dashes and underscores, "
+            "a letter or digit first."
+        )
+        raise BadInput(message)
+    return name
+
+
+def version(
+    session: Session, *, name: str, model: Model, evaluation: Evaluation, recipe: Recipe | None
+) -> Registered:
+    """The version of the registered model `name` that is `model`, new or made by this same run before.
+
+    Raises:
+        IntegrityError: the evaluation is of other bytes.
+        ArtifactStoreUnavailable, RegistryUnavailable: nothing is registered then.
+    """
+    if evaluation.model != model.digest:
+        message = (
+            f"{model.folder} has the digest {model.digest}, but {evaluation.model} was evaluated. "
+            "Run `evaluate` on this model."
+        )
+        raise IntegrityError(message)
+    with session.stage(
+        "version", f"{model.size_mib:.1f} MiB into S3, then a version of {name}"
+    ) as stage:
+        with session.announcer.bar("upload", total=model.manifest.size_bytes) as advance:
+            stored = session.store.put(model.folder, on_bytes=advance)
+        if stored.manifest.digest != model.digest:
+            message = (
+                f"{model.folder} changed while it was uploaded. Nothing was registered; run again."
+            )
+            raise IntegrityError(message)
+        tags = {
+            DIGEST_TAG: model.digest,
+            GATE_TAG: json.dumps(asdict(evaluation.gate)),
+            SCORECARD_TAG: evaluation.scorecard.to_json(),
+            BASE_TAG: evaluation.base,
+            SIZE_TAG: str(model.manifest.size_bytes),
+        }
+        if recipe is not None:
+            tags[RECIPE_TAG] = recipe.model_dump_json()
+        number, is_new = session.registry.register(
+            name, source=stored.source, run_id=session.run_id, tags=tags
+        )
+        stage.log_inputs({"model": (stored.source, model.digest)})
+        stage.log_params({"registered_model": name, "version": number, "artifact": stored.source})
+        stage.hand_over(model)
+        stage.set_tags({VERSION_TAG: number})
+        found = "" if is_new else ", registered by this run before"
+        place = "was there" if stored.was_there else "uploaded"
+        session.announcer.say("version", f"{name} v{number}{found}; {stored.source} {place}")
+    return Registered(name=name, version=number, is_new=is_new)
+
+
+def main(
+    name: Annotated[str, typer.Option(help="The registered model.")],
+    model: Annotated[Path, typer.Option(help="The checkpoint's folder.")],
+    evaluation: Annotated[Path, typer.Option(help="The evaluation.json of this checkpoint.")],
+    recipe: Annotated[str, typer.Option(help="The recipe file it was made by.")] = "",
+) -> None:
+    """Put a checkpoint into S3 and register it as a model version."""
+    with Session.open("version", fresh=False) as session:
+        check_name(name)
+        parsed = read_recipe(Path(recipe)) if recipe else None
+        version(
+            session,
+            name=name,
+            model=Model.at(model),
+            evaluation=Evaluation.read(evaluation),
+            recipe=parsed,
+        )
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
