@@ -177,7 +177,7 @@ def history(
 
 
 @app.command(epilog="Example: shipway render --all --version 1 --source s3://models/llm")
-def render(  # noqa: PLR0913 - each is a flag of its own
+def render(
     endpoint: Annotated[
         str | None, typer.Argument(metavar="[ENDPOINT]", help="One endpoint; or give --all.")
     ] = None,

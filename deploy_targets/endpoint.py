@@ -15,6 +15,9 @@ from registry.errors import EndpointFileInvalid, NotFound
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
 
 Percent = Annotated[int, Field(ge=1, le=100)]
+_MAX_JUDGED_WEIGHT = 50
+"""Beyond it the champion, which is the control, would have the smaller share."""
+
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -146,7 +149,7 @@ class RolloutPolicy(JudgePolicy):
         if weights != sorted(set(weights)):
             message = f"step weights must rise, not {weights}"
             raise ValueError(message)
-        if weights[-1] > 50:
+        if weights[-1] > _MAX_JUDGED_WEIGHT:
             message = (
                 f"the last step is judged against the champion, so it may take at most 50 percent, not {weights[-1]}; "
                 "100 follows by itself on promotion"

@@ -124,7 +124,12 @@ class LocalTarget:
     def _put(self, applications: list[dict[str, Any]]) -> None:
         document = {
             "proxy_location": "HeadOnly",
-            "http_options": {"host": "127.0.0.1", "port": self._serve_port},
+            "http_options": {
+                "host": "127.0.0.1",
+                "port": self._serve_port,
+                # Envoy gives an idle connection up first, so it never sends a request into a closing one.
+                "keep_alive_timeout_s": 2 * envoy.IDLE_S,
+            },
             "applications": applications,
         }
         self._ask(self._ray, "PUT", _APPLICATIONS, json=document)
@@ -184,8 +189,10 @@ class LocalTarget:
         )
         clusters_file = self._folder / envoy.CLUSTERS_FILE
         clusters = envoy.render_clusters(self._backends(versions))
-        known = json.loads(clusters_file.read_text()) if clusters_file.exists() else {}
-        kept = {one["name"]: one for one in known.get("resources", ())}
+        known: dict[str, Any] = {"resources": []}
+        if clusters_file.exists():
+            known = json.loads(clusters_file.read_text())
+        kept: dict[str, Any] = {one["name"]: one for one in known["resources"]}
         union = {**kept, **{one["name"]: one for one in clusters["resources"]}}
         write_json(clusters_file, {"resources": list(union.values())})
         write_json(self._folder / envoy.ROUTES_FILE, routes)

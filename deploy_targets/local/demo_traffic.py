@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
@@ -81,7 +82,7 @@ def talk(url: str, api_key: str, model: str, question: str, *, stream: bool) -> 
     }
     headers = {"Authorization": f"Bearer {api_key}"}
     response = httpx2.post(url, json=body, headers=headers, timeout=60)
-    if response.status_code != httpx2.codes.OK:
+    if response.status_code != HTTPStatus.OK:
         message = f"The endpoint answered {response.status_code}: {response.text[:300]}"
         raise DemoFailed(message)
     if not stream:

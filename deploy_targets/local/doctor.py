@@ -3,6 +3,7 @@
 import shutil
 import sys
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx2
@@ -85,7 +86,7 @@ def _stack(home: Home) -> tuple[Finding, ...]:
         for name, runs in info.alive().items()
     ]
     try:
-        healthy = httpx2.get(f"{info.mlflow_url}/health", timeout=5).status_code == httpx2.codes.OK
+        healthy = httpx2.get(f"{info.mlflow_url}/health", timeout=5).status_code == HTTPStatus.OK
     except httpx2.HTTPError:
         healthy = False
     said = "answers" if healthy else f"{info.mlflow_url} does not answer; see {home.log('mlflow')}"

@@ -14,6 +14,8 @@ from typing import Any
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 
 ROUTES_FILE, CLUSTERS_FILE = "routes.json", "clusters.json"
+IDLE_S = 60
+"""After which Envoy closes an idle connection to a version; the version keeps it open for longer."""
 _MILLION = 1_000_000
 _TYPE = "type.googleapis.com/envoy"
 
@@ -78,12 +80,19 @@ def render_bootstrap(*, folder: str, port: int, admin_port: int) -> dict[str, An
 
 def render_clusters(backends: Mapping[str, Backend]) -> dict[str, Any]:
     """One cluster for each version."""
-    clusters = [
+    clusters: list[dict[str, Any]] = [
         {
             "@type": f"{_TYPE}.config.cluster.v3.Cluster",
             "name": _cluster(version),
             "type": "STATIC",
             "connect_timeout": "2s",
+            "typed_extension_protocol_options": {
+                f"{_TYPE[len('type.googleapis.com/') :]}.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "common_http_protocol_options": {"idle_timeout": f"{IDLE_S}s"},
+                    "explicit_http_config": {"http_protocol_options": {}},
+                }
+            },
             "load_assignment": {
                 "cluster_name": _cluster(version),
                 "endpoints": [

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -52,8 +53,12 @@ def run_controller(composition: Composition) -> None:
     )
     thread = threading.Thread(target=server.run, name="nudge", daemon=True)
     thread.start()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        controller.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: controller.stop())
+        signal.signal(number, stop)
     if secret is not None:
         try:
             registry.ensure_webhook(

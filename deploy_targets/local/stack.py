@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx2
@@ -330,7 +331,7 @@ class _Starter:
 
 def _answers(http: httpx2.Client, url: str, *, headers: Mapping[str, str] | None = None) -> bool:
     try:
-        return http.get(url, headers=headers).status_code == httpx2.codes.OK
+        return http.get(url, headers=headers).status_code == HTTPStatus.OK
     except httpx2.HTTPError:
         return False
 

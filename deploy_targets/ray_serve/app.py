@@ -24,8 +24,10 @@ from starlette.responses import (
 from deploy_targets.ray_serve import chat
 from deploy_targets.ray_serve.batcher import Batcher
 from deploy_targets.ray_serve.generation import Generator, Row
+from deploy_targets.ray_serve.serve_config import DEPLOYMENT
 from deploy_targets.ray_serve.settings import EngineSettings
 from registry.artifact_store import connect_store
+from registry.events import Event
 from registry.release import Digest
 from registry.settings import RegistrySettings
 
@@ -80,7 +82,7 @@ class Engine:
             body = chat.envelope(str(error), kind="invalid_request_error", param=error.param)
             return JSONResponse(body, status_code=400)
         except TemplateError as error:
-            _log.error("engine.template_broken", version=self._args.version, error=str(error))  # noqa: TRY400
+            _log.error(Event.TEMPLATE_BROKEN, version=self._args.version, error=str(error))
             body = chat.envelope(f"The model's chat template failed: {error}", kind="server_error")
             return JSONResponse(body, status_code=500)
         answer = _Answer(model=self._args.model_name, prompt_tokens=len(row.prompt))
@@ -150,10 +152,8 @@ class _Answer:
             yield chat.chunk(**frame, delta={"role": "assistant", "content": ""})
             async for delta in deltas:
                 yield chat.chunk(**frame, delta={"content": delta})
-        except (
-            Exception
-        ) as error:  # the stream's top: the status is sent already, so this is the only way to tell
-            _log.exception("engine.stream_failed")
+        except Exception as error:  # noqa: BLE001 -  # the stream's top: the status is sent already, so this is the only way to tell
+            _log.exception(Event.STREAM_FAILED)
             yield chat.event(chat.envelope(f"Generation failed: {error}", kind="server_error"))
             return
         finally:
@@ -166,5 +166,5 @@ class _Answer:
 
 def build(args: dict[str, Any]) -> serve.Application:
     """What `import_path` names: the application for these arguments."""
-    deployment: Any = serve.deployment(Engine, name="llm")
-    return deployment.bind(EngineArgs.model_validate(args))
+    api: Any = serve  # Ray leaves its options untyped
+    return api.deployment(Engine, name=DEPLOYMENT).bind(EngineArgs.model_validate(args))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from deploy_targets.ray_serve.generation import Row
 
-Generate = Callable[[Sequence[Row], Callable[[], None]], None]
+Generate = Callable[[Sequence[Row], Callable[[], object]], None]
 
 
 @dataclass(slots=True, kw_only=True)

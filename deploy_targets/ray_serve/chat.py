@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 _DEFAULT_MAX_TOKENS = 256
 
 
-class BadRequest(Exception):  # noqa: N818 - named for the HTTP status that it becomes
+class BadRequest(Exception):
     """The client asked for something that cannot be answered; becomes a 400 in OpenAI's envelope."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:

@@ -62,9 +62,9 @@ class Generator:
             trust_remote_code=False,
             device_map=self._device,
         ).eval()
-        ends = self._model.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
-        self._ends |= {self._tokenizer.eos_token_id}
+        ends: Any = self._model.generation_config.eos_token_id
+        several: list[int] = ends if isinstance(ends, list) else [ends]
+        self._ends: frozenset[int] = frozenset({*several, self._tokenizer.eos_token_id} - {None})
 
     def row(self, request: ChatRequest) -> Row:
         """The request as tokens.
@@ -101,7 +101,7 @@ class Generator:
         """The answer so far; it may end in the replacement mark while a character is incomplete."""
         return self._tokenizer.decode(row.tokens, skip_special_tokens=True)
 
-    def generate(self, rows: Sequence[Row], on_step: Callable[[], None]) -> None:
+    def generate(self, rows: Sequence[Row], on_step: Callable[[], object]) -> None:
         """Fills `tokens` of every row and sets its `ended`; calls `on_step` after each token. Blocks; use a thread."""
         batch = self._tokenizer.pad(
             {"input_ids": [list(row.prompt) for row in rows]}, return_tensors="pt"
@@ -133,19 +133,19 @@ class _RowSampling(LogitsProcessor):
         self._all_greedy = bool(self._greedy.all())
         self._cuts = bool((self._top_p < 1).any())
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:  # noqa: ARG002 - as transformers calls it
         device = scores.device
         best = scores.argmax(dim=-1, keepdim=True)  # (B, 1)
         only_best = torch.full_like(scores, -torch.inf).scatter(1, best, 0.0)
         if self._all_greedy:
-            return cast("torch.FloatTensor", only_best)
+            return only_best
         warm = scores / self._temperature.to(device, scores.dtype)
         if self._cuts:
             ordered, order = warm.sort(descending=True, dim=-1)  # (B, V)
             before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
             cut = before > self._top_p.to(device)
             warm = warm.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), -torch.inf)
-        return cast("torch.FloatTensor", torch.where(self._greedy.to(device), only_best, warm))
+        return torch.where(self._greedy.to(device), only_best, warm)
 
 
 class _RowsEnded(StoppingCriteria):
@@ -155,17 +155,17 @@ class _RowsEnded(StoppingCriteria):
         self._rows = rows
         self._steps = 0
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG002 - as transformers calls it
         self._steps += 1
         ended = [row.ended.is_set() or self._steps >= row.max_tokens for row in self._rows]
-        return cast("torch.BoolTensor", torch.tensor(ended, device=input_ids.device))
+        return torch.tensor(ended, device=input_ids.device)
 
 
 class _Collector(BaseStreamer):
     """Takes (B,) new tokens a step from transformers and gives each row its own."""
 
     def __init__(
-        self, rows: Sequence[Row], ends: frozenset[int], on_step: Callable[[], None]
+        self, rows: Sequence[Row], ends: frozenset[int], on_step: Callable[[], object]
     ) -> None:
         self._rows = rows
         self._ends = ends

@@ -50,33 +50,49 @@ _ALIVE_PERIODS = 10
 class Registry(Protocol):
     """What the loop needs of MLflow's model registry."""
 
-    def facts(self, model: str, trigger: Trigger) -> RegistryFacts: ...
-    def write(self, model: str, change: RegistryChange) -> None: ...
+    def facts(self, model: str, trigger: Trigger) -> RegistryFacts:
+        """What it asks for."""
+        ...
+
+    def write(self, model: str, change: RegistryChange) -> None:
+        """Makes one change."""
+        ...
 
 
 class Store(Protocol):
     """Where states are kept by compare-and-set."""
 
-    def load(self, endpoint: str) -> Saved: ...
-    def save(self, state: EndpointState, *, expected: int) -> int: ...
+    def load(self, endpoint: str) -> Saved:
+        """The state and its revision."""
+        ...
+
+    def save(self, state: EndpointState, *, expected: int) -> int:
+        """The new revision, or StateConflict."""
+        ...
 
 
 class Counters(Protocol):
     """Where the counts of each version are read."""
 
-    def scrape(self) -> Scrape: ...
+    def scrape(self) -> Scrape:
+        """The counters now, or MetricsUnavailable."""
+        ...
 
 
 class Smoke(Protocol):
     """Asks one version, pinned."""
 
-    def run(self, version: str) -> SmokeResult | None: ...
+    def run(self, version: str) -> SmokeResult | None:
+        """What it answered; None while it cannot be reached."""
+        ...
 
 
 class Record(Protocol):
     """Where the rollout is told to people."""
 
-    def write(self, state: EndpointState) -> tuple[str, ...]: ...
+    def write(self, state: EndpointState) -> tuple[str, ...]:
+        """Tells of `state`; the ids of ended rollouts that need no more telling."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +157,8 @@ class Controller:
         except StateConflict as error:
             _log.warning(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
         except ShipwayError as error:
-            _log.error(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))  # noqa: TRY400
-        except Exception:  # the top of the loop: one endpoint's bug must not stop the others
+            _log.error(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
+        except Exception:  # noqa: BLE001 - the top of the loop: one endpoint's bug must not stop the others
             _log.exception(Event.TICK_FAILED, endpoint=unit.endpoint.name)
         return True
 

@@ -15,7 +15,7 @@ from deploy_targets import metrics
 from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
 from registry.errors import MetricsUnavailable
 
-JUDGED_ROUTE = "chat"
+JUDGED_ROUTE = metrics.CHAT_ROUTE
 """Pinned requests, the smoke test's among them, have a route of their own and take no part in a comparison."""
 
 _FIELDS = {

@@ -1,5 +1,7 @@
 """Does the challenger itself answer? Golden prompts, pinned to it through the gateway, before it gets any traffic."""
 
+from http import HTTPStatus
+
 import httpx2
 
 from deploy_targets.endpoint import Endpoint
@@ -50,7 +52,7 @@ class SmokeTest:
 
 def _fault(response: httpx2.Response, version: str) -> str:
     """What is wrong with the answer; empty when nothing is."""
-    if response.status_code != httpx2.codes.OK:
+    if response.status_code != HTTPStatus.OK:
         return f"status {response.status_code} ({response.text[:200]})"
     answered = response.headers.get(VERSION_HEADER)
     if answered != version:

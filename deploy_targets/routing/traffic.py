@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+_ALL = 100
+
 VERSION_HEADER = "x-shipway-version"
 """On a response: the version that answered. On a request: the version that must answer."""
 
@@ -19,10 +21,10 @@ class Traffic:
     weights: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __post_init__(self) -> None:
-        if any(not 1 <= weight <= 100 for weight in self.weights.values()):
+        if any(not 1 <= weight <= _ALL for weight in self.weights.values()):
             message = f"Every weight must be 1 to 100 percent, not {dict(self.weights)}."
             raise ValueError(message)
-        if sum(self.weights.values()) not in {0, 100}:
+        if sum(self.weights.values()) not in {0, _ALL}:
             message = f"Weights must add up to 100 percent, or be empty, not {dict(self.weights)}."
             raise ValueError(message)
 
@@ -36,7 +38,7 @@ class Traffic:
         """`percent` to the challenger and the rest to the champion; without a champion it is all or nothing."""
         if percent == 0:
             return cls.all_to(champion)
-        if percent == 100 or champion is None:
+        if percent == _ALL or champion is None:
             return cls.all_to(challenger)
         return cls(weights={champion: 100 - percent, challenger: percent})
 
