@@ -4,7 +4,7 @@ Servers and models are started by the conftest.py of the folder that needs them.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import hypothesis
@@ -12,6 +12,9 @@ import pytest
 
 _OURS = ("SHIPWAY_", "MLFLOW_", "AWS_")
 _KEPT = ("SHIPWAY_CI", "SHIPWAY_CRD_DIR")
+
+_FAST_S = 120
+"""A test without servers or models takes seconds; the rest is for a box that is busy with five others."""
 
 # The box may be busy with models beside us: how long an example takes says nothing.
 hypothesis.settings.register_profile("shipway", deadline=None, print_blob=True)
@@ -25,18 +28,25 @@ def pytest_configure() -> None:
             del os.environ[name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End a hanging test early where nothing real is started; the others have pyproject's longer limit."""
+    for item in items:
+        if not any(item.iter_markers("real")) and not any(item.iter_markers("timeout")):
+            item.add_marker(pytest.mark.timeout(_FAST_S))
+
+
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("SHIPWAY_CI") == "1":
         reason: Any = report.longrepr
         report.outcome = "failed"
         report.longrepr = (
-            f"Skipped, which SHIPWAY_CI=1 forbids: {reason[2] if reason else 'no reason'}. "
-            "Make `make setup` install what is missing, or remove the test."
+            f"{reason[2] if reason else 'Skipped without a reason'}. In CI (SHIPWAY_CI=1) a skip is a failure: "
+            "let `make setup` install what is missing, or remove the test."
         )
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[None]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn the skip of a test into its failure, in CI."""
     report = yield
     _refuse_skip(report)
@@ -44,7 +54,7 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Iterator[None]:
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Turn the skip of a whole module into its failure, in CI."""
     report = yield
     _refuse_skip(report)

@@ -7,6 +7,7 @@ Ray and from Envoy's admin page, never from the files that were written for them
 
 import fcntl
 import json
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ from registry.errors import TargetUnavailable
 from registry.release import Release
 
 _APPLICATIONS = "/api/serve/applications/"
+_PUT_LIMIT_S = 60
+"""The first application of a Ray starts its proxy and controller, which takes seconds on a busy machine."""
+_SHIFT_LIMIT_S, _SHIFT_LOOK_S = 5.0, 0.005
 
 
 class LocalTarget:
@@ -85,8 +89,20 @@ class LocalTarget:
         return Observed(revisions=revisions, traffic=self._traffic())
 
     def shift(self, traffic: Traffic) -> None:
-        """Rewrites Envoy's routes; it applies them within milliseconds and lets requests in flight finish."""
+        """Rewrites Envoy's routes and returns when it runs them, within milliseconds; requests in flight finish.
+
+        Returning earlier would let the next act read the old weights back and write them again.
+        """
         self._write_envoy({*self._versions(), *traffic.weights}, traffic)
+        deadline = time.monotonic() + _SHIFT_LIMIT_S
+        while (running := self._traffic()) != traffic:
+            if time.monotonic() > deadline:
+                message = (
+                    f"Envoy of {self._endpoint.name} did not take {dict(traffic.weights)} within {_SHIFT_LIMIT_S:.0f} s "
+                    f"and runs {dict(running.weights)}. Its log says why."
+                )
+                raise TargetUnavailable(message)
+            time.sleep(_SHIFT_LOOK_S)
 
     def retire(self, version: str) -> None:
         """Takes the pinned route away, then the application."""
@@ -132,7 +148,7 @@ class LocalTarget:
             },
             "applications": applications,
         }
-        self._ask(self._ray, "PUT", _APPLICATIONS, json=document)
+        self._ask(self._ray, "PUT", _APPLICATIONS, json=document, timeout=_PUT_LIMIT_S)
 
     def _revision(self, version: str, details: Mapping[str, Any]) -> Revision:
         status = str(details.get("status"))
@@ -214,9 +230,15 @@ class LocalTarget:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _ask(self, client: httpx2.Client, method: str, path: str, **body: Any) -> dict[str, Any]:
+    def _ask(self, client: httpx2.Client, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
-            response = client.request(method, path, **body).raise_for_status()
+            response = client.request(method, path, **more)
+            if response.is_error:
+                message = (
+                    f"{client.base_url} answered {response.status_code} to {method} {path}: {response.text[-500:]!r}. "
+                    "`shipway status` shows the parts; their logs are in the state folder."
+                )
+                raise TargetUnavailable(message)
             return response.json() if response.content else {}
         except (httpx2.HTTPError, ValueError) as error:
             message = (

@@ -86,7 +86,9 @@ class Home:
         return Path("/tmp") / f"shipway-{digest}"  # noqa: S108 - named by a hash of the home, made with mode 0700
 
     def folder(self, name: str) -> Path:
-        """The folder `name`, made if it is not there."""
+        """The folder `name`, made if it is not there. The whole home is its owner's alone: models and logs lie in it."""
+        if not self.path.exists():
+            self.path.mkdir(mode=0o700, parents=True)
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder

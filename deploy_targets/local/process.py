@@ -1,6 +1,7 @@
-"""Child processes that outlive us: start, recognise, await, end. By pid and start time, so never somebody else's.
+"""Child processes that outlive us: start, recognise, await, end. Never somebody else's.
 
-A pid alone may have been given to another process since; together with the time at which it started it names one.
+A pid alone may have been given to another process since; together with the time at which it started it names one. What
+a part leaves behind when it is killed is known by a mark that all its children inherit in their environment.
 """
 
 import socket
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from registry.errors import ComponentNotReady
 
 _POLL_S = 0.05
+_MARK = "SHIPWAY_PART"
 _TAIL_BYTES = 2_000
 
 
@@ -38,16 +40,24 @@ class ProcessRecord(BaseModel):
 
 
 def spawn(
-    command: Sequence[str | Path], *, log: Path, environment: Mapping[str, str], folder: Path
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    folder: Path,
+    mark: str = "",
 ) -> ProcessRecord:
-    """Starts `command` in a session of its own, so that an interrupt at the terminal does not reach it."""
+    """Starts `command` in a session of its own, so that an interrupt at the terminal does not reach it.
+
+    `environment` is all that it gets, but for the mark by which `find_marked` knows it and its children.
+    """
     with log.open("ab") as output:
         child = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
             [str(word) for word in command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=dict(environment),
+            env={**environment, _MARK: mark},
             cwd=folder,
             start_new_session=True,
         )
@@ -97,17 +107,21 @@ def end_all(processes: Sequence[psutil.Process], *, patience_s: float) -> None:
     psutil.wait_procs(alive, timeout=10)
 
 
-def processes_mentioning(text: str) -> list[psutil.Process]:
-    """Processes of this user whose command line has `text` in it, this one left out."""
-    found: list[psutil.Process] = []
+def find_marked(prefix: str) -> list[psutil.Process]:
+    """The processes of this user whose mark begins with `prefix`, this one left out.
+
+    The mark is inherited, so orphans of a part that was killed are found, workers that renamed themselves included.
+    """
     me = psutil.Process()
     spared = {me.pid, *(parent.pid for parent in me.parents())}
-    for process in psutil.process_iter(["cmdline", "uids"]):
-        command = " ".join(process.info["cmdline"] or ())
-        mine = process.info["uids"] is not None and process.info["uids"].real == me.uids().real
-        if mine and text in command and process.pid not in spared:
-            found.append(process)
-    return found
+    return [one for one in psutil.process_iter() if one.pid not in spared and _bears(one, prefix)]
+
+
+def _bears(process: psutil.Process, prefix: str) -> bool:
+    try:
+        return process.environ().get(_MARK, "").startswith(prefix)
+    except (psutil.Error, OSError):  # it ended meanwhile, or belongs to another user
+        return False
 
 
 def free_port(usual: int, taken: set[int]) -> int:

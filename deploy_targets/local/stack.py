@@ -25,8 +25,8 @@ from deploy_targets.local.process import (
     ProcessRecord,
     await_ready,
     end_all,
+    find_marked,
     free_port,
-    processes_mentioning,
     spawn,
 )
 from registry.artifact_store import connect_store
@@ -62,10 +62,10 @@ _USUAL_PORTS = {
     "controller": 8090,
 }
 _ENDPOINT_PORTS = {"guard": 8080, "guard_admin": 9080, "envoy": 10000, "envoy_admin": 9901}
-_SHARED_PARTS = ("s3", "ray", "mlflow")
 _LIMIT_S = 120
 """For any part; on an idle machine the slowest takes about ten seconds, on a busy one several times that."""
 _PATIENCE_S = 5
+_FOREIGN = ("AWS_", "MLFLOW_", "RAY_")
 
 
 class StackInfo(BaseModel):
@@ -108,7 +108,10 @@ def load_stack(home: Home) -> StackInfo | None:
     try:
         return StackInfo.model_validate_json(home.stack_file.read_text())
     except ValidationError as error:
-        message = f"{home.stack_file} cannot be read. Run `shipway down` and `shipway up`."
+        message = (
+            f"{home.stack_file} is not one of this version ({error.error_count()} faults). "
+            "Remove it and run `shipway down`; the data stays."
+        )
         raise ComponentNotReady(message) from error
 
 
@@ -144,13 +147,13 @@ def down(home: Home, *, announce: Announce) -> None:
         info = load_stack(home)
         records = {} if info is None else dict(info.processes)
         # The controller goes first, so that it does not mend what is being taken away.
-        order = sorted(records, key=lambda name: (name != "controller", name in _SHARED_PARTS))
-        for name in order:
-            process = records[name].find()
-            if process is not None:
+        for names in (["controller"], [name for name in records if name != "controller"]):
+            found = {name: records[name].find() for name in names if name in records}
+            alive = {name: process for name, process in found.items() if process is not None}
+            for name, process in alive.items():
                 announce(f"ending {name} (pid {process.pid})")
-                end_all([process], patience_s=_PATIENCE_S)
-        end_all(processes_mentioning(str(home.ray_temp)), patience_s=_PATIENCE_S)
+            end_all([*alive.values()], patience_s=_PATIENCE_S)
+        end_all(find_marked(_mark(home, "")), patience_s=_PATIENCE_S)
         shutil.rmtree(home.ray_temp, ignore_errors=True)
         if info is not None:
             stopped = info.model_copy(update={"processes": {}})
@@ -253,10 +256,9 @@ class _Starter:
             endpoint, _, part = name.partition(".")
             is_gone = part and endpoint not in names
             if name == "controller" or part == "guard" or is_gone:
-                process = record.find()
-                if process is not None:
+                if record.find() is not None:
                     self._announce(f"ending {name}: the endpoint file has changed")
-                    end_all([process], patience_s=_PATIENCE_S)
+                end_all(find_marked(_mark(self._home, name)), patience_s=_PATIENCE_S)
                 del self._processes[name]
 
     def _runs(self, name: str) -> bool:
@@ -270,13 +272,13 @@ class _Starter:
 
     def _spawn(self, name: str, part: parts.Part) -> None:
         self._announce(f"starting {name}")
-        if name == "ray":
-            end_all(processes_mentioning(str(self._home.ray_temp)), patience_s=_PATIENCE_S)
+        end_all(find_marked(_mark(self._home, name)), patience_s=_PATIENCE_S)
         self._processes[name] = spawn(
             part.command,
             log=self._home.log(name),
-            environment={**os.environ, **part.environment},
+            environment={**_inherited(), **part.environment},
             folder=part.folder,
+            mark=_mark(self._home, name),
         )
         self._save()
 
@@ -334,6 +336,16 @@ def _answers(http: httpx2.Client, url: str, *, headers: Mapping[str, str] | None
         return http.get(url, headers=headers).status_code == HTTPStatus.OK
     except httpx2.HTTPError:
         return False
+
+
+def _mark(home: Home, part: str) -> str:
+    """What the processes of a part bear; of all parts of this home, where none is named."""
+    return f"{home.path.resolve()}|{part}{'|' if part else ''}"
+
+
+def _inherited() -> dict[str, str]:
+    """This process's environment without what would turn a part to another server or account than this stack's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
 
 
 @contextmanager

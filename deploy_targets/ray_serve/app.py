@@ -4,6 +4,7 @@ One deployment, no second hop. Requests of all clients are batched; each gets it
 streams or not. A replica whose artifact does not have its promised digest never becomes ready.
 """
 
+import importlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -54,6 +55,7 @@ class Engine:
 
     def __init__(self, args: EngineArgs) -> None:
         """Fetches, verifies and loads the artifact."""
+        _listen_on_the_nodes_address_only()
         store = connect_store(RegistrySettings())
         copies = EngineSettings().home / "models"
         folder = store.fetch(args.source, Digest(args.digest), into=copies)
@@ -68,7 +70,15 @@ class Engine:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """POST …/v1/chat/completions and GET …/health."""
+        """POST …/v1/chat/completions and GET …/health. Whatever fails here is answered in OpenAI's envelope."""
+        try:
+            return await self._respond(request)
+        except Exception as error:  # noqa: BLE001 - the request's top: Ray would answer a traceback
+            _log.exception(Event.REQUEST_FAILED, version=self._args.version)
+            body = chat.envelope(f"The engine failed: {error}", kind="server_error")
+            return JSONResponse(body, status_code=500)
+
+    async def _respond(self, request: Request) -> Response:
         path = request.url.path
         if path.endswith("/health"):
             return PlainTextResponse("ok")
@@ -152,7 +162,7 @@ class _Answer:
             yield chat.chunk(**frame, delta={"role": "assistant", "content": ""})
             async for delta in deltas:
                 yield chat.chunk(**frame, delta={"content": delta})
-        except Exception as error:  # noqa: BLE001 -  # the stream's top: the status is sent already, so this is the only way to tell
+        except Exception as error:  # noqa: BLE001 - the stream's top: the status is sent already, so this is the only way to tell
             _log.exception(Event.STREAM_FAILED)
             yield chat.event(chat.envelope(f"Generation failed: {error}", kind="server_error"))
             return
@@ -162,6 +172,23 @@ class _Answer:
         if include_usage:
             yield chat.usage_chunk(**frame, usage=self._usage)
         yield chat.DONE
+
+
+def _listen_on_the_nodes_address_only() -> None:
+    """Keeps this replica's own gRPC server off the other networks of the machine.
+
+    Ray 2.60 opens it on every address, without its token, and unpickles what it is sent: whoever reaches the port runs
+    code here. There is no setting for it, so the one call that opens it is given the node's own address.
+    """
+    replica: Any = importlib.import_module("ray.serve._private.replica")
+    open_port: Any = importlib.import_module("ray._common.tls_utils").add_port_to_grpc_server
+    own: str = importlib.import_module("ray.util").get_node_ip_address()
+
+    def open_own_port(server: Any, everywhere: str) -> int:
+        port = everywhere.rpartition(":")[2]
+        return open_port(server, f"[{own}]:{port}" if ":" in own else f"{own}:{port}")
+
+    replica.add_port_to_grpc_server = open_own_port
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 _DEFAULT_MAX_TOKENS = 256
+_HALF = "\ufffd"
+"""What a tokenizer writes for bytes that are no whole character yet."""
 
 
 class BadRequest(Exception):
@@ -40,13 +42,16 @@ class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+_Stop = Annotated[str, Field(min_length=1)]
+
+
 class _Body(BaseModel):
     messages: Annotated[list[_Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    stop: str | list[str] | None = None
+    stop: _Stop | list[_Stop] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -181,21 +186,22 @@ class AnswerText:
         """What may be given out now that the whole text so far is `text`.
 
         Holds back a half character (the replacement mark at the end) and the beginning of a stop string, until it is
-        clear what they are. A stop string ends the answer and is never given out.
+        clear what they are. The first stop string ends the answer and is never given out; neither is a character whose
+        other half does not come.
         """
         self.text = text
-        for stop in self.stop:
-            at = text.find(stop)
-            if at >= 0:
-                self.text, self.finish = text[:at], "stop"
-                is_last = True
-        ready = len(self.text) if is_last else len(self.text) - self._held()
+        found = [at for at in map(text.find, self.stop) if at >= 0]
+        if found:
+            self.text, self.finish = text[: min(found)], "stop"
+        elif is_last:
+            self.text = text.rstrip(_HALF)
+        ready = len(self.text) if found or is_last else len(self.text) - self._held()
         out = self.text[self.sent : max(ready, self.sent)]
         self.sent = max(ready, self.sent)
         return out
 
     def _held(self) -> int:
-        broken = len(self.text) - len(self.text.rstrip("\ufffd"))
+        broken = len(self.text) - len(self.text.rstrip(_HALF))
         begun = (
             length
             for stop in self.stop

@@ -23,6 +23,10 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from deploy_targets.ray_serve.chat import BadRequest, ChatRequest
+from registry.errors import SourceInvalid
+
+_GREEDY_BELOW = 1e-5
+"""A temperature under which logits divided by it leave the floating-point range; vLLM draws the line here, too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,7 +47,11 @@ class Generator:
     """A causal language model and its tokenizer."""
 
     def __init__(self, folder: Path, *, threads: int, max_context_tokens: int) -> None:
-        """Loads from `folder` alone: safetensors only, no code from the artifact, nothing from the network."""
+        """Loads from `folder` alone: safetensors only, no code from the artifact, nothing from the network.
+
+        Raises:
+            SourceInvalid: the artifact has no chat template.
+        """
         torch.set_num_threads(threads)
         self._max_context_tokens = max_context_tokens
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,6 +59,9 @@ class Generator:
         self._tokenizer: Any = auto.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, padding_side="left"
         )
+        if not self._tokenizer.chat_template:
+            message = "The artifact has no chat template, so it cannot answer chats. Add one and run the pipeline again."
+            raise SourceInvalid(message)
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         model: Any = AutoModelForCausalLM
@@ -63,7 +74,7 @@ class Generator:
             device_map=self._device,
         ).eval()
         ends: Any = self._model.generation_config.eos_token_id
-        several: list[int] = ends if isinstance(ends, list) else [ends]
+        several = cast("list[int]", ends if isinstance(ends, list) else [ends])
         self._ends: frozenset[int] = frozenset({*several, self._tokenizer.eos_token_id} - {None})
 
     def row(self, request: ChatRequest) -> Row:
@@ -111,6 +122,9 @@ class Generator:
                 **batch.to(self._device),
                 max_new_tokens=max(row.max_tokens for row in rows),
                 do_sample=True,
+                # What the artifact's generation_config says of these would be applied once more to every row.
+                temperature=1.0,
+                top_p=1.0,
                 top_k=0,
                 pad_token_id=self._tokenizer.pad_token_id,
                 eos_token_id=sorted(self._ends),
@@ -127,8 +141,9 @@ class _RowSampling(LogitsProcessor):
     """Temperature and top-p of each row on logits (B, V); a greedy row keeps its best token only."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._greedy = torch.tensor([row.temperature == 0 for row in rows])[:, None]  # (B, 1)
-        self._temperature = torch.tensor([row.temperature or 1.0 for row in rows])[:, None]
+        temperature = torch.tensor([row.temperature for row in rows])[:, None]  # (B, 1)
+        self._greedy = temperature < _GREEDY_BELOW
+        self._temperature = temperature.masked_fill(self._greedy, 1.0)
         self._top_p = torch.tensor([row.top_p for row in rows])[:, None]
         self._all_greedy = bool(self._greedy.all())
         self._cuts = bool((self._top_p < 1).any())
@@ -143,7 +158,7 @@ class _RowSampling(LogitsProcessor):
         if self._cuts:
             ordered, order = warm.sort(descending=True, dim=-1)  # (B, V)
             before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-            cut = before > self._top_p.to(device)
+            cut = before >= self._top_p.to(device)
             warm = warm.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), -torch.inf)
         return torch.where(self._greedy.to(device), only_best, warm)
 
