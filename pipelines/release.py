@@ -22,7 +22,7 @@ class GateFailed(ShipwayError):
     """The version is registered, but may not be promoted."""
 
 
-def main(  # noqa: PLR0913 - one argument for each option
+def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     source: Annotated[str, typer.Option(help="hub://, s3://, a path, models:/ or package://.")],
     name: Annotated[str, typer.Option(help="The registered model.")],
     recipe: Annotated[Path, typer.Option(help="A recipe file; see recipes/.")],

@@ -4,6 +4,7 @@ A stage is an MLflow run around a piece of work of the workbench. Alone it is th
 `release` it is a child of that. The clients are built here and nowhere else in pipelines.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -14,24 +15,26 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
 from pipelines.workbench import Finished, Product, Workbench
-from registry.artifact_store import ArtifactStore, connect_store, describe_folder
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
-from registry.mlflow_registry import MlflowRegistry
 from registry.release import ArtifactManifest, Digest
-from registry.settings import RegistrySettings
-from registry.tracking import Tracking, connect_mlflow
+
+if TYPE_CHECKING:
+    from registry.artifact_store import ArtifactStore
+    from registry.mlflow_registry import MlflowRegistry
+    from registry.tracking import Tracking
 
 STAGE_TAG = "shipway.stage"
 REUSED_TAG = "shipway.reused_from"
 OUTPUT_TAG = "shipway.output"
 _MIB = 1 << 20
+_TALKATIVE = ("lm_eval", "mlflow", "torch.utils._pytree", "torchao", "transformers")
 
 
 class Switch(StrEnum):
@@ -60,6 +63,8 @@ class Model:
                 f"There is no model folder at {folder}. Give the one that an earlier stage printed."
             )
             raise SourceInvalid(message)
+        from registry.artifact_store import describe_folder
+
         return cls(folder=folder, manifest=describe_folder(folder))
 
     @property
@@ -79,7 +84,7 @@ class Stage:
 
     name: str
     run_id: str
-    _tracking: Tracking
+    _tracking: "Tracking"
     _bench: Workbench
     _announcer: Announcer
     work_s: float = 0.0
@@ -144,9 +149,9 @@ class Session:
     """The clients of one call and the run that it is."""
 
     home: Path
-    registry: MlflowRegistry
-    store: ArtifactStore
-    tracking: Tracking
+    registry: "MlflowRegistry"
+    store: "ArtifactStore"
+    tracking: "Tracking"
     bench: Workbench
     run_id: str
     is_chain: bool
@@ -157,6 +162,11 @@ class Session:
     @contextmanager
     def open(cls, name: str, *, fresh: bool, is_chain: bool = False) -> Generator[Self]:
         """A session for the entry point `name`, whose run is closed FINISHED or FAILED at the end."""
+        from registry.artifact_store import connect_store
+        from registry.mlflow_registry import MlflowRegistry
+        from registry.settings import RegistrySettings
+        from registry.tracking import Tracking, connect_mlflow
+
         settings, where = PipelineSettings(), RegistrySettings()
         client = connect_mlflow(where)
         tracking = Tracking(client)
@@ -224,6 +234,7 @@ def run_entry_point(entry: Callable[..., None]) -> None:
 def _prepare_process() -> None:
     """Settings that libraries read from the environment when they are imported, and a SIGTERM that cleans up."""
     defaults = {
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GPTQMODEL_CPU_WORKERS": "2",  # its default on two cores is one, and it needs two
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -231,8 +242,12 @@ def _prepare_process() -> None:
     }
     if not sys.stderr.isatty():
         defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if not any("hub://" in word for word in sys.argv):
+        defaults["HF_HUB_OFFLINE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _interrupt)
 
 

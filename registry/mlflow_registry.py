@@ -134,7 +134,7 @@ class MlflowRegistry:
                 return known.version, False
         with _answering(f"a new version of {model}"):
             made = self._client.create_model_version(
-                model, source=source, run_id=run_id, tags=dict(tags)
+                model, source=source, run_id=run_id, tags=dict(tags), await_creation_for=0
             )
         return str(made.version), True
 

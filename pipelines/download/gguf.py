@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipelines.loading import load_model, load_tokenizer
 from registry.errors import SourceInvalid
 
 
@@ -14,16 +15,15 @@ def convert_gguf(file: Path, into: Path) -> None:
         SourceInvalid: it is no GGUF file, is cut short, or its architecture is not known.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import GgufConfig
 
-    where = {"gguf_file": file.name, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(
+        tokenizer = load_tokenizer(file.parent, gguf_file=file.name)
+        model = load_model(
             file.parent,
+            gguf_file=file.name,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
-            **where,
         )
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
         message = (

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, assert_never
 from pipelines.checkpoint import check_names
 from registry.artifact_store import ArtifactStore, describe_folder, digest_file, split_source
 from registry.errors import NotFound, SourceInvalid, Unavailable
-from registry.mlflow_registry import MlflowRegistry
 from registry.release import DIGEST_TAG, parse_digest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+    from registry.mlflow_registry import MlflowRegistry
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = (
@@ -146,7 +147,7 @@ def _in_package(text: str, rest: str) -> Path:
 class Fetcher:
     """Finds and copies sources; the clients are connected already, but not used before they are needed."""
 
-    def __init__(self, store: ArtifactStore, registry: MlflowRegistry, hub: "HfApi") -> None:
+    def __init__(self, store: ArtifactStore, registry: "MlflowRegistry", hub: "HfApi") -> None:
         """`hub` says which server a `hub://` address means."""
         self._store = store
         self._registry = registry

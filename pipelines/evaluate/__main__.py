@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -17,14 +17,17 @@ from pipelines.evaluate.gate import GateResult, Margins, check_scores
 from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS, measure_perplexity
 from pipelines.evaluate.score import Kind, Score, Scorecard
 from pipelines.evaluate.tasks import measure_tasks, read_tasks
+from pipelines.loading import has_gpu, load_model, load_tokenizer
 from pipelines.progress import Announcer, hushed
 from pipelines.session import Model, Session, Stage, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full, key_of
 from registry.artifact_store import describe_folder, digest_file
 from registry.errors import BadInput, IntegrityError, NotFound, ShipwayError, StageFailed
-from registry.mlflow_registry import MlflowRegistry
 from registry.promotion import CHAMPION
 from registry.release import SCORECARD_TAG, Digest, parse_digest
+
+if TYPE_CHECKING:
+    from registry.mlflow_registry import MlflowRegistry
 
 _LIBRARIES = ("torch", "transformers", "lm-eval", "gptqmodel", "torchao")
 _SCORES = "scorecard.json"
@@ -80,7 +83,7 @@ class Evaluation:
             raise IntegrityError(message) from error
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - all by name
     session: Session, *, base: Model, model: Model, data: DataFolder, margins: Margins, name: str
 ) -> tuple[Evaluation, Path]:
     """Scores of `model` and `base`, and the gate's answer; also where they are written.
@@ -119,9 +122,6 @@ def evaluate(
 
 def _score(session: Session, stage: Stage, who: str, model: Model, data: DataFolder) -> Scorecard:
     """The model's scorecard, measured now or when the same bytes were measured before."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
     tasks = read_tasks(data.tasks)
     what = {
         "perplexity": digest_file(data.perplexity),
@@ -141,7 +141,7 @@ def _score(session: Session, stage: Stage, who: str, model: Model, data: DataFol
     key = {
         "model": model.digest,
         "what": what,
-        "device": "cuda" if on_gpu else "cpu",
+        "device": "cuda" if has_gpu() else "cpu",
         "code": code_of(__file__, _LIBRARIES),
     }
     finished = stage.do(key, measure)
@@ -157,17 +157,14 @@ def _measure(
 ) -> dict[str, tuple[float, ...]]:
     """Loads the model once and measures everything; on the CPU in float32, which every CPU is fast at."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with hushed() as said, announcer.bar(f"measuring {title}", total=MAX_WINDOWS + 1) as advance:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            tokenizer = load_tokenizer(model.folder)
+            loaded = load_model(
                 model.folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype="auto" if torch.cuda.is_available() else torch.float32,
-                device_map="cuda:0" if torch.cuda.is_available() else "cpu",
+                dtype="auto" if has_gpu() else torch.float32,
+                device_map="cuda:0" if has_gpu() else "cpu",
             ).eval()
             text = data.perplexity.read_text(encoding="utf-8")
             samples = {"perplexity": measure_perplexity(loaded, tokenizer, text, on_window=advance)}
@@ -186,7 +183,7 @@ def _measure(
     return samples
 
 
-def _champion(registry: MlflowRegistry, name: str) -> Scorecard | None:
+def _champion(registry: "MlflowRegistry", name: str) -> Scorecard | None:
     """The champion's scorecard, where there is a champion that has a readable one."""
     try:
         number = registry.aliases(name).get(CHAMPION)
@@ -220,7 +217,7 @@ def _tell(
     )
 
 
-def main(  # noqa: PLR0913 - one argument for each option
+def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     base: Annotated[Path, typer.Option(help="The unquantized checkpoint's folder.")],
     model: Annotated[Path, typer.Option(help="The checkpoint's folder.")],
     data: Annotated[

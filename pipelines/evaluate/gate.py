@@ -62,7 +62,7 @@ def check_scores(
     return GateResult(passed=not reasons, reasons=tuple(reasons), numbers=numbers)
 
 
-def _compare(
+def _compare(  # noqa: PLR0913, PLR0917 - one comparison
     name: str, score: Score, reference: Score, who: str, margins: Margins, numbers: dict[str, float]
 ) -> list[str]:
     """The reasons against in one comparison; its numbers are added to `numbers`."""
@@ -82,7 +82,8 @@ def _compare(
     if loss.upper <= margin:
         return []
     worse = f"{loss.value:.2f} times the" if is_perplexity else f"{loss.value:.3f} below the"
-    return [
+    reason = (
         f"{name} is {score.value:.4g}, {worse} {who}'s {reference.value:.4g}; "
         f"with two standard errors of noise {loss.upper:.3g}, and {margin:g} is allowed"
-    ]
+    )
+    return [reason]

@@ -45,29 +45,34 @@ def measure_tasks(
     model: Any, tokenizer: Any, tasks: tuple[Task, ...]
 ) -> dict[str, tuple[float, ...]]:
     """For each task one number between 0 and 1 for each of its rows, in their order."""
-    import lm_eval
-    from datasets import Dataset
-    from lm_eval.models.huggingface import HFLM
+    import datasets
+    from lm_eval import evaluator
+    from lm_eval.models import huggingface
     from lm_eval.tasks import TaskManager
 
-    configs: list[dict[str, Any]] = []
-    for task in tasks:
-        split = Dataset.from_list([dict(row) for row in task.rows])
-        splits = {str(task.config["test_split"]): split}
-        configs.append({**task.config, "custom_dataset": lambda splits=splits, **_: splits})
-    measured: Any = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH),
-        tasks=list(configs),
+    rows: Any = datasets.Dataset
+    wrapper: Any = huggingface.HFLM
+    run: Any = evaluator.simple_evaluate
+
+    def config(task: Task) -> dict[str, Any]:
+        splits = {task.config["test_split"]: rows.from_list([dict(row) for row in task.rows])}
+
+        def dataset(**_: Any) -> dict[str, Any]:
+            return splits
+
+        return {**task.config, "custom_dataset": dataset}
+
+    measured: dict[str, list[dict[str, Any]]] = run(
+        model=wrapper(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH),
+        tasks=[config(task) for task in tasks],
         task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
-    )
-    return {
-        task.name: tuple(
-            float(sample[task.metric])
-            for sample in sorted(measured["samples"][task.name], key=lambda s: s["doc_id"])
-        )
-        for task in tasks
-    }
+    )["samples"]
+    answers: dict[str, tuple[float, ...]] = {}
+    for task in tasks:
+        by_row = {int(sample["doc_id"]): sample for sample in measured[task.name]}
+        answers[task.name] = tuple(float(by_row[row][task.metric]) for row in sorted(by_row))
+    return answers
 
 
 def _read_task(path: Path) -> Task:

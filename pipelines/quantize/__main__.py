@@ -13,6 +13,7 @@ import typer
 
 from pipelines.checkpoint import block_in_features, read_config
 from pipelines.datasets import DataFolder, demo_data
+from pipelines.loading import load_tokenizer
 from pipelines.progress import Announcer, hushed
 from pipelines.quantize.calibration import cut_windows, read_texts
 from pipelines.quantize.canonical import make_canonical
@@ -127,7 +128,7 @@ def _make(
     return Product(metrics=metrics, reports=(_LOSSES,) if losses else ())
 
 
-def _run_method(
+def _run_method(  # noqa: PLR0913, PLR0917 - one call
     out: Path, scratch: Path, model: Model, recipe: Recipe, data: DataFolder, announcer: Announcer
 ) -> tuple[tuple[str, float], ...]:
     """Imports the method's library and has it write `out`."""
@@ -138,10 +139,7 @@ def _run_method(
         return ()
     if isinstance(recipe, NoRecipe):
         return ()
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
-    windows = cut_windows(tokenizer, read_texts(data.calibration), recipe)
+    windows = cut_windows(load_tokenizer(model.folder), read_texts(data.calibration), recipe)
     if recipe.method is Method.GPTQ_OPTIMUM:
         from pipelines.quantize.methods import gptq_optimum
 

@@ -19,8 +19,8 @@ def read_texts(file: Path) -> tuple[str, ...]:
     texts: list[str] = []
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, start=1):
-            texts.append(str(json.loads(line)["text"]))
+        for line in lines:
+            texts.append(str(json.loads(line)["text"]))  # noqa: PERF401 - the count names a bad line
     except FileNotFoundError as error:
         message = f"There are no calibration texts at {file}. Make some with `python -m pipelines.datasets`."
         raise RecipeInvalid(message) from error

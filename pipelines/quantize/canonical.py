@@ -7,7 +7,7 @@ safetensors header in the order of a hash table.
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from registry.errors import StageFailed
 
@@ -22,8 +22,7 @@ _KEPT_OF_BASE = (
 
 def make_canonical(folder: Path, *, base: Path) -> None:
     """Leaves in `folder` only what depends on the inputs; tokenizer and generation settings are `base`'s, unchanged."""
-    for stray in ("quant_log.csv",):
-        (folder / stray).unlink(missing_ok=True)
+    (folder / "quant_log.csv").unlink(missing_ok=True)
     for name in ("config.json", "quantize_config.json"):
         path = folder / name
         if path.exists():
@@ -60,7 +59,8 @@ def sort_header(path: Path) -> None:
 
 def _without_leaks(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_leaks(item) for key, item in value.items() if key not in _LEAKS}
+        entries = cast("dict[str, Any]", value)
+        return {key: _without_leaks(item) for key, item in entries.items() if key not in _LEAKS}
     if isinstance(value, list):
-        return [_without_leaks(item) for item in value]
+        return [_without_leaks(item) for item in cast("list[Any]", value)]
     return value

@@ -59,9 +59,7 @@ def servers(tmp_path_factory) -> Iterator[Servers]:
     }
     url = f"http://127.0.0.1:{ports['mlflow']}"
     keys = (secrets.s3_access_key, secrets.s3_secret_key)
-    settings = RegistrySettings(
-        tracking_uri=url, s3_endpoint_url=f"http://127.0.0.1:{ports['s3']}"
-    )
+    settings = RegistrySettings(tracking_uri=url, s3_endpoint_url=f"http://127.0.0.1:{ports['s3']}")
 
     def s3_answers() -> bool:
         try:

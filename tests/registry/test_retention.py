@@ -47,7 +47,9 @@ def test_what_an_alias_or_a_rollout_names_stays(why: str) -> None:
     assert garbage == Garbage(versions=(), sources=())
 
 
-@pytest.mark.parametrize("kept", [{"stage": "Production"}, {"updated_ms": int(NOON.timestamp() * 1000)}])
+@pytest.mark.parametrize(
+    "kept", [{"stage": "Production"}, {"updated_ms": int(NOON.timestamp() * 1000)}]
+)
 def test_what_has_a_stage_or_is_young_stays(kept: dict[str, object]) -> None:
     assert collect(old("1", **kept), old("2"), old("3")).versions == ()
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.loading import has_gpu
 from pipelines.quantize.recipes import GptqRecipe
 
 Loss = tuple[str, float]
 """A layer and its mean squared error, weighted by the activations."""
 
 
-def quantize(
+def quantize(  # noqa: PLR0913 - all by name
     base: Path,
     out: Path,
     *,
@@ -24,14 +25,13 @@ def quantize(
     Finished blocks wait in `scratch` (about the size of the model), so that memory holds few at a time.
     `on_block` is called with 1 for each block of the model that is done.
     """
-    import torch
-    from gptqmodel import GPTQModel, QuantizeConfig
+    import gptqmodel
 
-    config = QuantizeConfig(
+    library: Any = gptqmodel
+    config = library.QuantizeConfig(
         bits=recipe.bits, group_size=recipe.group_size, offload_to_disk_path=str(scratch)
     )
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    model: Any = GPTQModel.load(str(base), config, device=device)
+    model = library.GPTQModel.load(str(base), config, device="cuda:0" if has_gpu() else "cpu")
     model.layer_callback = _Blocks(on_block)
     samples = [{key: rows[0] for key, rows in window.items()} for window in windows]
     log = model.quantize(samples, batch_size=1)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.loading import has_gpu, load_model
 from pipelines.quantize.recipes import GptqRecipe
 
 
@@ -15,15 +16,11 @@ def quantize(
     windows: Sequence[dict[str, list[list[int]]]],
 ) -> None:
     """Writes the quantized checkpoint into `out`, in the common format `gptq` (not Optimum's own `gptq_v2`)."""
-    import torch
-    from optimum.gptq import GPTQQuantizer
-    from transformers import AutoModelForCausalLM
+    from optimum import gptq
 
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base, dtype="auto", local_files_only=True, use_safetensors=True, device_map=device
-    )
-    quantizer: Any = GPTQQuantizer(
+    make: Any = gptq.GPTQQuantizer
+    model = load_model(base, dtype="auto", device_map="cuda:0" if has_gpu() else "cpu")
+    quantizer = make(
         bits=recipe.bits,
         group_size=recipe.group_size,
         dataset=list(windows),
