@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from registry.errors import SourceInvalid
 
@@ -107,7 +107,8 @@ def block_in_features(folder: Path) -> dict[str, int]:
 
     widths: dict[str, int] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as weights:
+        opened: Any = safe_open(path, framework="numpy")
+        with opened as weights:
             for name in weights.keys():  # noqa: SIM118 - it is no mapping
                 if not (_BLOCK.search(name) and name.endswith(".weight")):
                     continue
@@ -144,7 +145,7 @@ def _check_weights(folder: Path, *, where: str) -> None:
 
 def _read_json(path: Path, where: str) -> dict[str, Any] | None:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -153,7 +154,7 @@ def _read_json(path: Path, where: str) -> dict[str, Any] | None:
     if not isinstance(document, dict):
         message = f"{path.name} of {where} is not a JSON object. Copy or download it again."
         raise SourceInvalid(message)
-    return document
+    return cast("dict[str, Any]", document)
 
 
 def _some(names: list[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def load_tokenizer(folder: Path, **options: Any) -> Any:
-    """transformers' tokenizer of the checkpoint in `folder`; `options` are those of `from_pretrained`."""
+    """The tokenizer of the checkpoint in `folder`; `options` are those of `from_pretrained`."""
     import transformers
 
     tokenizers: Any = transformers.AutoTokenizer
@@ -15,7 +15,7 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
 
 
 def load_model(folder: Path, **options: Any) -> Any:
-    """transformers' causal language model of the checkpoint in `folder`; `options` are those of `from_pretrained`."""
+    """The causal language model of the checkpoint in `folder`; `options` are those of `from_pretrained`."""
     import transformers
 
     models: Any = transformers.AutoModelForCausalLM

@@ -218,7 +218,7 @@ class ArtifactStore:
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
-                if error.response["Error"]["Code"] not in _ABSENT:
+                if _code_of(error) not in _ABSENT:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
 
@@ -270,8 +270,10 @@ class ArtifactStore:
                 Bucket=bucket, Prefix=f"{prefix}/"
             )
             for page in pages:
-                for item in page.get("Contents", ()):
-                    lines.append(f"{item['Key']} {item['Size']} {item['ETag']}\n")
+                lines += [
+                    f"{item['Key']} {item['Size']} {item['ETag']}\n"
+                    for item in page.get("Contents", ())
+                ]
         if not lines:
             message = f"There are no files at {source}. Look at the address."
             raise NotFound(message)
@@ -285,7 +287,8 @@ def connect_store(
 
     `keys` are access key and secret key; without them credentials come from AWS' own chain.
     """
-    client: Any = boto3.client(  # pyright: ignore[reportUnknownMemberType] boto3 has no types of its own
+    sdk: Any = boto3
+    client = sdk.client(
         "s3",
         endpoint_url=settings.s3_endpoint_url,
         region_name=None if keys is None else "us-east-1",
@@ -314,13 +317,18 @@ def split_source(source: str) -> tuple[str, str]:
     return bucket, prefix
 
 
+def _code_of(error: ClientError) -> str:
+    answer: Any = error.response
+    return str(answer.get("Error", {}).get("Code"))
+
+
 @contextmanager
 def _answering(what: str) -> Generator[None]:
     """Turns the SDK's exceptions into ours."""
     try:
         yield
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code"))
+        code = _code_of(error)
         if code in _ABSENT:
             message = f"S3 does not have {what}."
             raise NotFound(message) from error

@@ -1,6 +1,6 @@
 """What holds for every test: nothing leaks in from the shell, and in CI a skip is a failure.
 
-Servers and models are started by the conftest.py of the folder that needs them.
+MLflow and S3 are started once, when the first test asks for `servers`; models and other parts by their folder.
 """
 
 import os
@@ -59,3 +59,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
+    """A real MLflow and a real S3 (`tests.servers.Servers`)."""
+    from tests.servers import start_servers
+
+    with start_servers(tmp_path_factory.mktemp("servers")) as running:
+        yield running

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from pipelines.checkpoint import check_names
 from registry.artifact_store import ArtifactStore, describe_folder, digest_file, split_source
@@ -226,8 +226,9 @@ class Fetcher:
             check_names(names, where=where)
 
         def download(folder: Path) -> Path:
+            hub: Any = self._hub
             with _hub_answering(where):
-                self._hub.snapshot_download(
+                hub.snapshot_download(
                     source.repository,
                     revision=source.commit,
                     local_dir=folder,

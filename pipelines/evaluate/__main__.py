@@ -83,7 +83,7 @@ class Evaluation:
             raise IntegrityError(message) from error
 
 
-def evaluate(  # noqa: PLR0913 - all by name
+def evaluate(
     session: Session, *, base: Model, model: Model, data: DataFolder, margins: Margins, name: str
 ) -> tuple[Evaluation, Path]:
     """Scores of `model` and `base`, and the gate's answer; also where they are written.

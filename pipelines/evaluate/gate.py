@@ -62,7 +62,7 @@ def check_scores(
     return GateResult(passed=not reasons, reasons=tuple(reasons), numbers=numbers)
 
 
-def _compare(  # noqa: PLR0913, PLR0917 - one comparison
+def _compare(
     name: str, score: Score, reference: Score, who: str, margins: Margins, numbers: dict[str, float]
 ) -> list[str]:
     """The reasons against in one comparison; its numbers are added to `numbers`."""

@@ -46,13 +46,13 @@ def measure_tasks(
 ) -> dict[str, tuple[float, ...]]:
     """For each task one number between 0 and 1 for each of its rows, in their order."""
     import datasets
-    from lm_eval import evaluator
+    import lm_eval
     from lm_eval.models import huggingface
     from lm_eval.tasks import TaskManager
 
     rows: Any = datasets.Dataset
     wrapper: Any = huggingface.HFLM
-    run: Any = evaluator.simple_evaluate
+    library: Any = lm_eval
 
     def config(task: Task) -> dict[str, Any]:
         splits = {task.config["test_split"]: rows.from_list([dict(row) for row in task.rows])}
@@ -62,7 +62,7 @@ def measure_tasks(
 
         return {**task.config, "custom_dataset": dataset}
 
-    measured: dict[str, list[dict[str, Any]]] = run(
+    measured: dict[str, list[dict[str, Any]]] = library.simple_evaluate(
         model=wrapper(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH),
         tasks=[config(task) for task in tasks],
         task_manager=TaskManager(include_defaults=False),

@@ -128,7 +128,7 @@ def _make(
     return Product(metrics=metrics, reports=(_LOSSES,) if losses else ())
 
 
-def _run_method(  # noqa: PLR0913, PLR0917 - one call
+def _run_method(
     out: Path, scratch: Path, model: Model, recipe: Recipe, data: DataFolder, announcer: Announcer
 ) -> tuple[tuple[str, float], ...]:
     """Imports the method's library and has it write `out`."""

@@ -1,5 +1,7 @@
 """What `envoy` renders can be read back, and routes as it should."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def routes_of(traffic: Traffic, *versions: str) -> list[dict[str, object]]:
 def traffics(draw: st.DrawFn) -> Traffic:
     cuts = sorted(draw(st.sets(st.integers(1, 99), max_size=4)))
     edges = [0, *cuts, 100]
-    weights = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+    weights = [high - low for low, high in itertools.pairwise(edges)]
     return Traffic(weights={str(n + 1): weight for n, weight in enumerate(weights)})
 
 

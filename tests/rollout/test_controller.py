@@ -55,7 +55,7 @@ class World:
         assert self.state.rollout is None
 
     @property
-    def state(self):  # noqa: ANN201
+    def state(self):
         return self.store.load("chat").state
 
     @property
@@ -312,7 +312,7 @@ def test_a_second_controller_that_saved_first_stops_this_one_before_it_acts(
     serving.registry.aliases["challenger"] = "7"
     observe = serving.target.observe
 
-    def observe_while_another_ticks():  # noqa: ANN202
+    def observe_while_another_ticks():
         monkeypatch.setattr(serving.target, "observe", observe)
         serving.controller.tick(serving.unit)
         return observe()

@@ -1,6 +1,7 @@
 """Rollouts whose controller is killed at a random point of most ticks: all converge, and none that was rolled back
 is met by users again before it is asked for anew."""
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Killer:
             if self._countdown == 0:
                 raise Killed
 
-    def around(self, call):  # noqa: ANN001, ANN201
+    def around(self, call):
         def guarded(*args: object, **kwargs: object) -> object:
             self.point()
             answer = call(*args, **kwargs)
@@ -67,10 +68,8 @@ def test_a_controller_killed_anywhere_still_brings_the_right_traffic(
     was_rolled_back = False
     for _ in range(80):
         killer.arm()
-        try:
+        with contextlib.suppress(Killed):
             world.tick(1)
-        except Killed:
-            pass
         state: EndpointState = world.state
         # Saved before acted: from here on no shift may give it traffic again.
         if "7" in state.rejected and not was_rolled_back:

@@ -21,7 +21,7 @@ from registry.errors import StateConflict, StateUnreadable
 from tests.builders import NOON, a_release, a_state
 
 
-def a_full_state():  # noqa: ANN201
+def a_full_state():
     rollout = RolloutState(
         id="chat-v7",
         champion="6",

@@ -11,7 +11,7 @@ Loss = tuple[str, float]
 """A layer and its mean squared error, weighted by the activations."""
 
 
-def quantize(  # noqa: PLR0913 - all by name
+def quantize(
     base: Path,
     out: Path,
     *,
