@@ -3,8 +3,9 @@
 Libraries that print on their own are kept quiet here; what they said is shown when they fail.
 """
 
+import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 
 from rich.console import Console
@@ -17,9 +18,10 @@ class Announcer:
     """Lines on standard output, bars on standard error."""
 
     def __init__(self, out: Console | None = None, err: Console | None = None) -> None:
-        """Without consoles: the process' own."""
+        """Without consoles: those of the process."""
         self._out = out or Console(highlight=False)
-        self._err = err or Console(stderr=True)
+        # The file itself, not whatever stands in its place later: bars are seen while libraries are hushed.
+        self._err = err or Console(file=sys.stderr)
 
     def say(self, stage: str, text: str) -> None:
         """One line, `stage` in front."""
@@ -48,5 +50,5 @@ def hushed() -> Generator[Callable[[], str]]:
     def tail() -> str:
         return "\n".join(said.getvalue().replace("\r", "\n").splitlines()[-_TAIL_LINES:])
 
-    with redirect_stdout(said):
+    with redirect_stdout(said), redirect_stderr(said):
         yield tail

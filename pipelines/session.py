@@ -34,7 +34,9 @@ STAGE_TAG = "shipway.stage"
 REUSED_TAG = "shipway.reused_from"
 OUTPUT_TAG = "shipway.output"
 _MIB = 1 << 20
-_TALKATIVE = ("lm_eval", "mlflow", "torch.utils._pytree", "torchao", "transformers")
+_TALKATIVE = (
+    "lm_eval", "mlflow", "tokenicer", "torch.utils._pytree", "torchao", "transformers",
+)  # fmt: skip
 
 
 class Switch(StrEnum):
