@@ -89,7 +89,11 @@ def version(
         if recipe is not None:
             tags[RECIPE_TAG] = recipe.model_dump_json()
         number, is_new = session.registry.register(
-            name, source=stored.source, run_id=session.run_id, tags=tags
+            name,
+            source=stored.source,
+            run_id=session.run_id,
+            tags=tags,
+            description=describe(model.size_mib, evaluation, recipe),
         )
         stage.log_inputs({"model": (stored.source, model.digest)})
         stage.log_params({"registered_model": name, "version": number, "artifact": stored.source})
@@ -99,6 +103,19 @@ def version(
         place = "was there" if stored.was_there else "uploaded"
         session.announcer.say("version", f"{name} v{number}{found}; {stored.source} {place}")
     return Registered(name=name, version=number, is_new=is_new)
+
+
+def describe(size_mib: float, evaluation: Evaluation, recipe: Recipe | None) -> str:
+    """What a person wants to know of a version at a glance: the recipe, the size, each score, the gate's answer."""
+    made = "" if recipe is None else f"{recipe}; "
+    told = [f"{made}{size_mib:.1f} MiB"]
+    gate = evaluation.gate
+    for name, score in evaluation.scorecard.scores.items():
+        base = gate.numbers.get(f"{name}.base")
+        beside = "" if base is None else f" (unquantized {base:.4g})"
+        told.append(f"{name} {score.value:.4g} ± {score.stderr:.2g}{beside}")
+    told.append("gate passed" if gate.passed else f"gate failed: {'; '.join(gate.reasons)}")
+    return ". ".join(told)
 
 
 def main(

@@ -96,11 +96,14 @@ class MlflowRegistry:
         return tuple(names)
 
     def write(self, model: str, change: RegistryChange) -> None:
-        """Makes one change. Repeating it is harmless.
+        """Makes one change. Repeating it is harmless; an alias that somebody moved meanwhile is left as it is.
 
         Raises:
             NotFound: the model or the version is gone.
         """
+        if isinstance(change, MoveAlias) and change.was is not None:
+            if self.aliases(model).get(change.alias, "") != change.was:
+                return
         with _answering(f"what is to be changed of {model} ({change})"):
             match change:
                 case MoveAlias(alias=alias, version=None):
@@ -116,9 +119,17 @@ class MlflowRegistry:
                     assert_never(change)
 
     def register(
-        self, model: str, *, source: str, run_id: str | None, tags: Mapping[str, str]
+        self,
+        model: str,
+        *,
+        source: str,
+        run_id: str | None,
+        tags: Mapping[str, str],
+        description: str = "",
     ) -> tuple[str, bool]:
         """The number of the version with this source and run, and whether it is new; all its tags come with it.
+
+        `description` is for people: the UI shows it beside the version.
 
         The registered model is made where it is missing. A version that the same run registered already is found
         again instead of getting a twin, so that the call may be repeated.
@@ -134,7 +145,12 @@ class MlflowRegistry:
                 return known.version, False
         with _answering(f"a new version of {model}"):
             made = self._client.create_model_version(
-                model, source=source, run_id=run_id, tags=dict(tags), await_creation_for=0
+                model,
+                source=source,
+                run_id=run_id,
+                tags=dict(tags),
+                description=description,
+                await_creation_for=0,
             )
         return str(made.version), True
 
@@ -156,11 +172,22 @@ class MlflowRegistry:
             self._client.create_webhook(name=name, url=url, events=list(events), secret=secret)
 
     def _read(self, version: Any) -> ModelVersion:
-        """The version in our terms. A "Promote model" copy takes source and tags from its origin."""
-        origin, hops = version, 0
-        while str(origin.source).startswith(_COPY) and hops < _MAX_COPIES:
-            name, _, number = str(origin.source).removeprefix(_COPY).rpartition("/")
-            origin, hops = self._client.get_model_version(name, number), hops + 1
+        """The version in our terms. A "Promote model" copy takes source and tags from its origin.
+
+        Where that is gone the source stays as it is, which the gate refuses: one copy must not hide all the versions.
+        """
+        origin = version
+        for _ in range(_MAX_COPIES):
+            source = str(origin.source)
+            if not source.startswith(_COPY):
+                break
+            name, _, number = source.removeprefix(_COPY).rpartition("/")
+            try:
+                origin = self._client.get_model_version(name, number)
+            except MlflowException as error:
+                if error.error_code != _ABSENT:
+                    raise
+                break
         return ModelVersion(
             model=str(version.name),
             version=str(version.version),

@@ -132,6 +132,7 @@ class _Demo:
         }
         command = [str(Path(sys.executable).parent / "mlflow"), "run", ".", "-e", "release"]
         command += ["--env-manager", "local", "--experiment-name", "shipway/pipelines"]
+        command += ["--run-name", f"release {recipe}"]
         for name, value in parameters.items():
             command += ["-P", f"{name}={value}"]
         self._call(command)
@@ -332,7 +333,7 @@ def _figures(walks: list[_Walk]) -> Iterator[tuple[str, list[str]]]:
     def row(told: Callable[[_Walk], str]) -> list[str]:
         return [told(walk) for walk in walks]
 
-    yield "version", row(lambda w: f"v{w.rollout.champion} → v{w.version}")
+    yield "version", row(lambda w: w.rollout.path)
     yield "outcome", row(lambda w: w.rollout.status)
     yield "click to first act, s", row(lambda w: f"{w.first_act_s:.2f}")
     yield "click to outcome, s", row(lambda w: f"{w.seconds:.0f}")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import yaml
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.gap import steps_of
+from deploy_targets.rollout.gap import step_of
 from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.state import (
     Counts,
@@ -23,6 +23,7 @@ from deploy_targets.rollout.state import (
     Point,
     RolloutState,
 )
+from registry.errors import RegistryUnavailable
 from registry.release import REASON_TAG, ROLLOUT_TAG, STATUS_TAG
 from registry.tracking import Tracking
 
@@ -32,6 +33,7 @@ OUTCOME_TAG = "shipway.outcome"
 VERSION_TAG = "shipway.version"
 CHAMPION_TAG = "shipway.champion"
 _PICTURE = "rollout.png"
+_NO_CHAMPION = "none"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,7 +72,14 @@ class PastRollout:
 
     def line(self) -> str:
         """For people."""
-        return f"{self.started:%Y-%m-%d %H:%M:%S}  v{self.champion} → v{self.version}  {self.status}: {self.reason}"
+        began = f"{self.started:%Y-%m-%d %H:%M:%S}"
+        return f"{began}  {self.path}  {self.status}: {self.reason}"
+
+    @property
+    def path(self) -> str:
+        """From which version to which."""
+        champion = "first" if self.champion == _NO_CHAMPION else f"v{self.champion}"
+        return f"{champion} → v{self.version}"
 
 
 def past_rollouts(tracking: Tracking, endpoint: Endpoint, *, limit: int) -> tuple[PastRollout, ...]:
@@ -100,6 +109,14 @@ class Journal:
 
     def write(self, state: EndpointState) -> tuple[str, ...]:
         """Brings the runs up to `state`; returns the ids of the ended rollouts whose runs are now closed."""
+        try:
+            return self._write(state)
+        except RegistryUnavailable:
+            # What is remembered of the runs may be wrong by now, one may have been deleted: look them up again.
+            self._written.clear()
+            raise
+
+    def _write(self, state: EndpointState) -> tuple[str, ...]:
         if state.rollout is not None:
             self._write_progress(state.rollout)
         closed: list[str] = []
@@ -111,7 +128,7 @@ class Journal:
     def _write_progress(self, rollout: RolloutState) -> None:
         written = self._run_of(rollout)
         self._write_points(written, rollout)
-        step = steps_of(self._endpoint, rollout)[rollout.step]
+        step = step_of(self._endpoint, rollout)
         stage = (
             f"{rollout.phase} at {step.weight} %"
             if rollout.phase is Phase.STEPPING
@@ -149,7 +166,7 @@ class Journal:
                 tags={
                     ROLLOUT_TAG: rollout.id,
                     VERSION_TAG: release.version,
-                    CHAMPION_TAG: rollout.champion or "none",
+                    CHAMPION_TAG: rollout.champion or _NO_CHAMPION,
                 },
             )
             self._tracking.log_params(
@@ -158,7 +175,7 @@ class Journal:
                     "endpoint": self._endpoint.name,
                     "model": release.model,
                     "challenger": release.version,
-                    "champion": rollout.champion or "none",
+                    "champion": rollout.champion or _NO_CHAMPION,
                     "digest": release.digest,
                     "source": release.source,
                 },

@@ -42,7 +42,7 @@ def draw_rollout(rollout: RolloutState, *, title: str) -> bytes:
             label=f"{side}, errors",
         )
     requests.set_yscale("symlog")
-    requests.legend(loc="upper left", fontsize="small")
+    requests.legend(loc="best", fontsize="small")
     _label(requests, "since its start")
     evidence.plot(seconds, [p.e_value for p in points], color="tab:red")
     evidence.set_yscale("log")
