@@ -64,9 +64,17 @@ class Target(Protocol):
         ...
 
     def shift(self, traffic: Traffic) -> None:
-        """Send new requests by these weights. Requests in flight finish where they are."""
+        """Send new requests by these weights. Requests in flight finish where they are.
+
+        Raises:
+            ValueError: a weight for a revision that is not applied; nothing is changed.
+        """
         ...
 
     def retire(self, version: str) -> None:
-        """Delete the revision and all that `apply` made for it."""
+        """Delete the revision and all that `apply` made for it.
+
+        Raises:
+            ValueError: it has traffic; nothing is changed.
+        """
         ...

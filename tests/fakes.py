@@ -34,6 +34,8 @@ class FakeRegistry:
         self._answer()
         self.writes.append(change)
         if isinstance(change, MoveAlias):
+            if change.was not in {None, self.aliases.get(change.alias, "")}:
+                return
             if change.version is None:
                 self.aliases.pop(change.alias, None)
             else:
@@ -92,14 +94,17 @@ class FakeTarget:
 
     def shift(self, traffic: Traffic) -> None:
         self._answer()
-        unknown = traffic.weights.keys() - self.revisions.keys()
-        assert not unknown, f"traffic to revisions that do not exist: {unknown}"
+        if unknown := traffic.weights.keys() - self.revisions.keys():
+            message = f"traffic to revisions that do not exist: {unknown}"
+            raise ValueError(message)
         self.traffic = traffic
         self.shifts.append(traffic)
 
     def retire(self, version: str) -> None:
         self._answer()
-        assert not self.traffic.percent(version), f"v{version} was retired under traffic"
+        if self.traffic.percent(version):
+            message = f"v{version} was retired under traffic"
+            raise ValueError(message)
         self.revisions.pop(version, None)
 
     def fail(self, version: str, reason: str) -> None:
@@ -172,7 +177,8 @@ class FakeSmoke:
 
     def run(self, version: str) -> SmokeResult | None:
         passed = version not in self.failing
-        return SmokeResult(passed=passed, reason="it answered" if passed else "status 500")
+        reason = "it answered" if passed else "status 500"
+        return SmokeResult(version=version, passed=passed, reason=reason)
 
 
 class FakeRecord:

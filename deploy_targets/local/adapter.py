@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import envoy
@@ -29,6 +30,19 @@ _APPLICATIONS = "/api/serve/applications/"
 _PUT_LIMIT_S = 60
 """The first application of a Ray starts its proxy and controller, which takes seconds on a busy machine."""
 _SHIFT_LIMIT_S, _SHIFT_LOOK_S = 5.0, 0.005
+_SEEN_FILE = "replicas.json"
+
+
+class Replicas(BaseModel):
+    """The replicas of a version when it was last seen ready, and how many had been replaced by then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: frozenset[str]
+    restarts: int = 0
+
+
+_SEEN = TypeAdapter(dict[str, Replicas])
 
 
 class LocalTarget:
@@ -51,7 +65,6 @@ class LocalTarget:
         self._serve_port = serve_port
         self._folder = folder
         self._lock_file = lock_file
-        self._restarts: dict[str, tuple[frozenset[str], int]] = {}
 
     def render(self, release: Release) -> tuple[Manifest, ...]:
         """The Serve application, and Envoy's routes with this version alone."""
@@ -76,8 +89,7 @@ class LocalTarget:
                 if config["name"] != application["name"]
             ]
             self._put([*others, application])
-        versions = {*self._versions(), release.version}
-        self._write_envoy(versions, self._traffic())
+        self._write_envoy({*self._versions(), release.version}, self._traffic())
 
     def observe(self) -> Observed:
         """Revisions as Ray tells them, traffic as Envoy runs it."""
@@ -93,7 +105,11 @@ class LocalTarget:
 
         Returning earlier would let the next act read the old weights back and write them again.
         """
-        self._write_envoy({*self._versions(), *traffic.weights}, traffic)
+        versions = set(self._versions())
+        if missing := sorted(traffic.weights.keys() - versions):
+            message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
+            raise ValueError(message)
+        self._write_envoy(versions, traffic)
         deadline = time.monotonic() + _SHIFT_LIMIT_S
         while (running := self._traffic()) != traffic:
             if time.monotonic() > deadline:
@@ -106,13 +122,17 @@ class LocalTarget:
 
     def retire(self, version: str) -> None:
         """Takes the pinned route away, then the application."""
-        self._write_envoy(set(self._versions()) - {version}, self._traffic())
+        traffic = self._traffic()
+        if weight := traffic.percent(version):
+            message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
+            raise ValueError(message)
+        self._write_envoy(set(self._versions()) - {version}, traffic)
         name = revision_name(self._endpoint.name, version)
         with self._serve_lock():
             deployed = self._deployed()
             if name in deployed:
                 self._put([config for key, config in deployed.items() if key != name])
-        self._restarts.pop(version, None)
+        self._remember({key: seen for key, seen in self._seen().items() if key != version})
 
     def _versions(self) -> list[str]:
         return list(self._own(self._applications()).values())
@@ -175,18 +195,33 @@ class LocalTarget:
     def _count_restarts(
         self, version: str, deployments: Mapping[str, Any], readiness: Readiness
     ) -> int:
-        """How often a replica was replaced since this adapter first saw the version ready."""
+        """How often a replica was replaced since the version was first seen ready.
+
+        Ray does not count them. What was seen is kept in a file, so that a replica that was replaced while the
+        controller was down is not overlooked.
+        """
+        seen = self._seen()
+        before = seen.get(version)
+        if readiness is not Readiness.READY:
+            return 0 if before is None else before.restarts
         replicas = frozenset(
             str(replica.get("replica_id"))
             for one in deployments.values()
             for replica in one.get("replicas", ())
         )
-        if readiness is not Readiness.READY:
-            return self._restarts.get(version, (replicas, 0))[1]
-        before, count = self._restarts.get(version, (replicas, 0))
-        count += len(before - replicas)
-        self._restarts[version] = (replicas, count)
-        return count
+        now = Replicas(ids=replicas)
+        if before is not None:
+            now = Replicas(ids=replicas, restarts=before.restarts + len(before.ids - replicas))
+        if now != before:
+            self._remember({**seen, version: now})
+        return now.restarts
+
+    def _seen(self) -> dict[str, Replicas]:
+        file = self._folder / _SEEN_FILE
+        return _SEEN.validate_json(file.read_bytes()) if file.exists() else {}
+
+    def _remember(self, seen: Mapping[str, Replicas]) -> None:
+        write_json(self._folder / _SEEN_FILE, _SEEN.dump_python(dict(seen), mode="json"))
 
     def _traffic(self) -> Traffic:
         document = self._ask(
@@ -199,12 +234,14 @@ class LocalTarget:
         return Traffic()
 
     def _write_envoy(self, versions: set[str], traffic: Traffic) -> None:
-        """Clusters before routes when a version comes, after them when it goes: no route ever lacks its cluster."""
-        routes = envoy.render_routes(
-            self._backends(versions), traffic, timeout_s=self._endpoint.serving.timeout_s
-        )
+        """Clusters before routes when a version comes, after them when it goes: no route ever lacks its cluster.
+
+        A version that has traffic keeps its route even where Ray has lost it, as after a crash, until it is shifted.
+        """
+        backends = self._backends({*versions, *traffic.weights})
+        routes = envoy.render_routes(backends, traffic, timeout_s=self._endpoint.serving.timeout_s)
         clusters_file = self._folder / envoy.CLUSTERS_FILE
-        clusters = envoy.render_clusters(self._backends(versions))
+        clusters = envoy.render_clusters(backends)
         known: dict[str, Any] = {"resources": []}
         if clusters_file.exists():
             known = json.loads(clusters_file.read_text())

@@ -18,6 +18,8 @@ from registry.errors import ComponentNotReady
 _POLL_S = 0.05
 _MARK = "SHIPWAY_PART"
 _TAIL_BYTES = 2_000
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, since Python complains of a handle that is dropped while its process runs; ours are meant to run on."""
 
 
 class ProcessRecord(BaseModel):
@@ -61,6 +63,7 @@ def spawn(
             cwd=folder,
             start_new_session=True,
         )
+    _started.append(child)
     return ProcessRecord(pid=child.pid, started=psutil.Process(child.pid).create_time())
 
 

@@ -1,0 +1,172 @@
+"""Weights move under load and no client notices: a real guard and a real Envoy in front of a stub engine."""
+
+import asyncio
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.load import LoadPlan, generate_load
+from deploy_targets.local import envoy
+from deploy_targets.local.adapter import LocalTarget
+from deploy_targets.local.demo_traffic import Traffic as Clients
+from deploy_targets.local.home import write_json
+from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
+from tests.builders import a_release, an_endpoint
+from tests.guard.stub import StubEngine, a_chat, served
+from tests.local.platform import Platform, a_platform
+
+pytestmark = pytest.mark.real
+
+VERSIONS = ("6", "7", "8")
+REQUESTS = 2_400
+
+
+class FakeRay:
+    """Ray's list of applications: what was put is there, and ready."""
+
+    def __init__(self) -> None:
+        self.applications: dict[str, dict[str, object]] = {}
+        transport = httpx2.MockTransport(self._answer)
+        self.client = httpx2.Client(transport=transport, base_url="http://ray")
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "PUT":
+            put = json.loads(request.content)["applications"]
+            self.applications = {
+                one["name"]: {"status": "RUNNING", "deployed_app_config": one} for one in put
+            }
+        return httpx2.Response(200, json={"applications": self.applications})
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Endpoint:
+    return an_endpoint()
+
+
+@pytest.fixture(scope="module")
+def platform(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    engines = [Mount(f"/chat-v{version}", app=StubEngine("ok").app) for version in VERSIONS]
+    with served() as serve, a_platform(tmp_path_factory.mktemp("split")) as platform:
+        platform.ports["ray_serve"] = int(serve(Starlette(routes=engines)).rpartition(":")[2])
+        platform.start_envoy(endpoint.name)
+        platform.start_guard(endpoint)
+        yield platform
+
+
+@pytest.fixture
+def target(platform: Platform, endpoint: Endpoint) -> LocalTarget:
+    target = platform.target(endpoint, FakeRay().client)
+    for version in ("6", "7"):
+        target.apply(a_release(version))
+    target.shift(Traffic.all_to("6"))
+    return target
+
+
+@pytest.fixture
+def ask(platform: Platform) -> Iterator[Callable[..., httpx2.Response]]:
+    url = f"{platform.url('chat.guard')}/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {platform.secrets.api_key}"}
+    with httpx2.Client(headers=headers, timeout=20) as client:
+        yield lambda **pin: client.post(url, json=a_chat(), headers=pin)
+
+
+@pytest.fixture
+def plan(platform: Platform) -> LoadPlan:
+    return LoadPlan(
+        url=platform.url("chat.guard"),
+        model="chat",
+        api_key=platform.secrets.api_key,
+        clients=8,
+        requests=800,
+    )
+
+
+def test_no_client_sees_weights_shift_and_versions_come_and_go(
+    target: LocalTarget, plan: LoadPlan
+) -> None:
+    flips = 0
+
+    with Clients(replace(plan, requests=REQUESTS)) as clients:
+        for percent in itertools.cycle((5, 25, 50, 100, 0)):
+            target.shift(Traffic.split("6", "7", percent))
+            if percent == 25:
+                target.apply(a_release("8"))
+            if percent == 100:
+                target.retire("8")
+            flips += 1
+            clients.wait_for_answers(min(flips * 40, REQUESTS))
+            if clients.report.requests == REQUESTS:
+                break
+
+    report = clients.report
+    assert flips >= 30
+    assert (report.failures, dict(report.faults)) == (0, {})
+    assert set(report.versions) == {"6", "7"}
+
+
+@pytest.mark.parametrize("percent", [5, 50])
+def test_the_shares_that_clients_see_are_near_those_that_were_asked_for(
+    target: LocalTarget, plan: LoadPlan, percent: int
+) -> None:
+    target.shift(Traffic.split("6", "7", percent))
+
+    report = asyncio.run(generate_load(plan))
+
+    seen = Counter({version: load.requests for version, load in report.versions.items()})
+    # Five standard deviations: less than one false alarm in a million runs.
+    margin = 5 * (800 * percent / 100 * (1 - percent / 100)) ** 0.5
+    assert abs(seen["7"] - 800 * percent / 100) < margin
+    assert seen.total() == 800
+    assert report.failures == 0
+
+
+def test_a_pin_beats_the_weights_and_an_unknown_one_is_never_answered_by_another(
+    target: LocalTarget, ask: Callable[..., httpx2.Response]
+) -> None:
+    target.shift(Traffic.all_to("6"))
+
+    pinned, unknown = ask(**{VERSION_HEADER: "7"}), ask(**{VERSION_HEADER: "99"})
+
+    assert (pinned.status_code, pinned.headers[VERSION_HEADER]) == (200, "7")
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["type"] == "not_found_error"
+
+
+def test_a_dead_version_is_named_by_its_own_failure(
+    platform: Platform, target: LocalTarget, ask: Callable[..., httpx2.Response]
+) -> None:
+    alive = platform.ports["ray_serve"]
+    backends = {
+        "6": envoy.Backend(host="127.0.0.1", port=alive, prefix="/chat-v6/"),
+        "7": envoy.Backend(host="127.0.0.1", port=1, prefix="/chat-v7/"),
+    }
+    folder = platform.envoy_folder("chat")
+    write_json(folder / envoy.CLUSTERS_FILE, envoy.render_clusters(backends))
+    routes = envoy.render_routes(backends, Traffic.split("6", "7", 50), timeout_s=5)
+    write_json(folder / envoy.ROUTES_FILE, routes)
+
+    while target.observe().traffic.percent("7") != 50:
+        pass
+    answers = [ask() for _ in range(40)]
+
+    told = Counter((answer.headers[VERSION_HEADER], answer.status_code) for answer in answers)
+    assert set(told) == {("6", 200), ("7", 503)}
+
+
+def test_without_a_version_that_serves_clients_are_told_so(
+    target: LocalTarget, ask: Callable[..., httpx2.Response]
+) -> None:
+    target.shift(Traffic())
+
+    answer = ask()
+
+    assert answer.status_code == 503
+    assert "No version serves here yet" in answer.json()["error"]["message"]
