@@ -4,12 +4,12 @@ The manifest is written last, so a folder without one is an upload that did not 
 fetched is compared with the digest that was promised, file by file, before anybody may load it.
 """
 
+import contextlib
 import hashlib
 import os
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from registry.settings import RegistrySettings
 
 MANIFEST_NAME = "shipway-manifest.json"
 _PREFIX = "models"
-_BLOCK_BYTES = 1 << 20
+_HEXADECIMAL = re.compile("[0-9a-f]{64}")
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _TRANSFER = TransferConfig(
     multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4
@@ -77,6 +77,24 @@ def digest_file(path: Path) -> Digest:
         return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
 
 
+def _is_copy_of(folder: Path, digest: Digest) -> bool:
+    """Whether `folder` holds exactly what `digest` names."""
+    try:
+        return describe_folder(folder).digest == digest
+    except (
+        IntegrityError,
+        FileNotFoundError,
+    ):  # something was put into it, or another process discards it
+        return False
+
+
+def _discard(folder: Path) -> None:
+    """Takes `folder` away at once, so that two processes that do so do not meet halfway."""
+    aside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=".discarded-")
+    with aside as name, contextlib.suppress(FileNotFoundError):
+        folder.rename(Path(name) / "artifact")
+
+
 class ArtifactStore:
     """One bucket. Every method raises `ArtifactStoreUnavailable` when S3 does not answer or refuses."""
 
@@ -86,17 +104,14 @@ class ArtifactStore:
         self._bucket = bucket
 
     def put(self, folder: Path, *, on_bytes: Callable[[int], None] = _ignore) -> StoredArtifact:
-        """Uploads the files below `folder` and then their manifest; does nothing when the digest is there.
+        """Uploads the files below `folder` and then their manifest; does nothing when all of that is there.
 
-        `on_bytes` is called with the size of each piece sent, from several threads.
+        What is there under this digest and not whole is replaced. `on_bytes` is called with the size of each piece sent, from several threads.
         """
         manifest = describe_folder(folder)
         prefix = f"{_PREFIX}/{manifest.digest.removeprefix('sha256:')}"
         source = f"s3://{self._bucket}/{prefix}"
-        try:
-            was_there = self.manifest(source) == manifest
-        except NotFound:
-            was_there = False
+        was_there = self._is_whole(source, manifest)
         if not was_there:
             with _answering(f"the upload to {source}"):
                 for entry in manifest.files:
@@ -113,6 +128,27 @@ class ArtifactStore:
                     Body=manifest.to_json().encode(),
                 )
         return StoredArtifact(source=source, manifest=manifest, was_there=was_there)
+
+    def _is_whole(self, source: str, manifest: ArtifactManifest) -> bool:
+        """Whether `source` has that manifest and an object of the right size for each of its files."""
+        try:
+            if self.manifest(source) != manifest:
+                return False
+        except (NotFound, IntegrityError):
+            return False
+        sizes = {name: item["Size"] for name, item in self._objects(source)}
+        return all(sizes.get(file.path) == file.size_bytes for file in manifest.files)
+
+    def _objects(self, source: str) -> Generator[tuple[str, Any]]:
+        """Each object below an `s3://` folder: its name there, and what S3 lists of it."""
+        bucket, prefix = split_source(source)
+        with _answering(f"the folder {source}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=f"{prefix}/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield item["Key"].removeprefix(f"{prefix}/"), item
 
     def manifest(self, source: str) -> ArtifactManifest:
         """The manifest of the artifact at `source`.
@@ -141,9 +177,9 @@ class ArtifactStore:
         """
         final = into / digest.removeprefix("sha256:")
         if final.is_dir():
-            if describe_folder(final).digest == digest:
+            if _is_copy_of(final, digest):
                 return final
-            shutil.rmtree(final)
+            _discard(final)
         manifest = self.manifest(source)
         if manifest.digest != digest:
             message = f"{source} holds {manifest.digest}, but {digest} was evaluated. It is not served; release it anew."
@@ -174,7 +210,7 @@ class ArtifactStore:
                 }
                 message = (
                     f"The bytes of {', '.join(sorted(changed))} at {source} are not those that were evaluated. "
-                    "They are not served; release the version anew."
+                    "They are not served; delete that folder in S3, then run the release again."
                 )
                 raise IntegrityError(message)
             try:
@@ -187,30 +223,28 @@ class ArtifactStore:
     def written(self) -> Mapping[str, datetime]:
         """Every artifact folder of the bucket, finished or not, with the time of its last write."""
         newest: dict[str, datetime] = {}
-        with _answering(f"the list of artifacts in {self._bucket}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=f"{_PREFIX}/"
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    name = item["Key"].split("/")[1]
-                    source = f"s3://{self._bucket}/{_PREFIX}/{name}"
-                    newest[source] = max(
-                        newest.get(source, item["LastModified"]), item["LastModified"]
-                    )
+        for name, item in self._objects(f"s3://{self._bucket}/{_PREFIX}"):
+            folder = name.partition("/")[0]
+            if _HEXADECIMAL.fullmatch(folder):
+                source, time = f"s3://{self._bucket}/{_PREFIX}/{folder}", item["LastModified"]
+                newest[source] = max(newest.get(source, time), time)
         return newest
 
     def delete(self, source: str) -> None:
-        """Deletes the artifact: its manifest first, so that a half-deleted one is never taken for whole."""
+        """Deletes the artifact: its manifest first, so that a half-deleted one is never taken for whole.
+
+        Raises:
+            NotFound: `source` is not the address of an artifact; a folder of them, say, is never deleted.
+        """
         bucket, prefix = split_source(source)
+        parent, _, name = prefix.rpartition("/")
+        if (bucket, parent) != (self._bucket, _PREFIX) or not _HEXADECIMAL.fullmatch(name):
+            message = f"{source} is not an artifact of the bucket {self._bucket}, so it is not deleted. Give s3://{self._bucket}/{_PREFIX}/DIGEST."
+            raise NotFound(message)
         with _answering(f"the deletion of {source}"):
             self._client.delete_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=f"{prefix}/"
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    self._client.delete_object(Bucket=bucket, Key=item["Key"])
+            for _, item in self._objects(source):
+                self._client.delete_object(Bucket=bucket, Key=item["Key"])
 
     def ensure_bucket(self) -> None:
         """Creates the bucket where it is missing."""
@@ -231,28 +265,21 @@ class ArtifactStore:
             NotFound: nothing lies there.
             IntegrityError: an object's name leads out of the folder.
         """
-        bucket, prefix = split_source(source)
+        bucket, _ = split_source(source)
         found = False
-        with _answering(f"the folder {source}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=f"{prefix}/"
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    name = item["Key"].removeprefix(f"{prefix}/")
-                    target = into / name
-                    if not target.resolve().is_relative_to(into.resolve()):
-                        message = (
-                            f"{source} has an object named {name!r}, which leads out of the folder."
-                        )
-                        raise IntegrityError(message)
-                    if name == MANIFEST_NAME or name.endswith("/"):
-                        continue
-                    found = True
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    self._client.download_file(
-                        bucket, item["Key"], str(target), Callback=on_bytes, Config=_TRANSFER
-                    )
+        for name, item in self._objects(source):
+            target = into / name
+            if not target.resolve().is_relative_to(into.resolve()):
+                message = f"{source} has an object named {name!r}, which leads out of the folder."
+                raise IntegrityError(message)
+            if name == MANIFEST_NAME or name.endswith("/"):
+                continue
+            found = True
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _answering(f"{source}/{name}"):
+                self._client.download_file(
+                    bucket, item["Key"], str(target), Callback=on_bytes, Config=_TRANSFER
+                )
         if not found:
             message = f"There are no files at {source}. Look at the address."
             raise NotFound(message)
@@ -263,17 +290,9 @@ class ArtifactStore:
         Raises:
             NotFound: nothing lies there.
         """
-        bucket, prefix = split_source(source)
-        lines: list[str] = []
-        with _answering(f"the folder {source}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=f"{prefix}/"
-            )
-            for page in pages:
-                lines += [
-                    f"{item['Key']} {item['Size']} {item['ETag']}\n"
-                    for item in page.get("Contents", ())
-                ]
+        lines = [
+            f"{item['Key']} {item['Size']} {item['ETag']}\n" for _, item in self._objects(source)
+        ]
         if not lines:
             message = f"There are no files at {source}. Look at the address."
             raise NotFound(message)
@@ -322,7 +341,7 @@ def _code_of(error: ClientError) -> str:
     return str(answer.get("Error", {}).get("Code"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _answering(what: str) -> Generator[None]:
     """Turns the SDK's exceptions into ours."""
     try:
