@@ -144,7 +144,7 @@ class RolloutPolicy(JudgePolicy):
     """How long a revision without traffic is kept for its last answers."""
 
     @model_validator(mode="after")
-    def _steps_rise(self) -> Self:
+    def _steps_can_be_walked(self) -> Self:
         weights = [step.weight for step in self.steps]
         if weights != sorted(set(weights)):
             message = f"step weights must rise, not {weights}"
@@ -153,6 +153,13 @@ class RolloutPolicy(JudgePolicy):
             message = (
                 f"the last step is judged against the champion, so it may take at most 50 percent, not {weights[-1]}; "
                 "100 follows by itself on promotion"
+            )
+            raise ValueError(message)
+        dwell_s = sum(step.dwell_s for step in self.steps)
+        if dwell_s >= self.time_limit_s:
+            message = (
+                f"the steps dwell for {dwell_s:g} s, but time_limit_s is {self.time_limit_s:g}, so no rollout could "
+                "ever end well; dwell for less or raise time_limit_s"
             )
             raise ValueError(message)
         return self

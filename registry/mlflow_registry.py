@@ -101,9 +101,8 @@ class MlflowRegistry:
         Raises:
             NotFound: the model or the version is gone.
         """
-        if isinstance(change, MoveAlias) and change.was is not None:
-            if self.aliases(model).get(change.alias, "") != change.was:
-                return
+        if isinstance(change, MoveAlias) and self._was_moved(model, change):
+            return
         with _answering(f"what is to be changed of {model} ({change})"):
             match change:
                 case MoveAlias(alias=alias, version=None):
@@ -117,6 +116,10 @@ class MlflowRegistry:
                         self._client.set_model_version_tag(model, version, key, value)
                 case _:
                     assert_never(change)
+
+    def _was_moved(self, model: str, change: MoveAlias) -> bool:
+        """Whether the alias names another version than when `change` was decided."""
+        return change.was is not None and self.aliases(model).get(change.alias, "") != change.was
 
     def register(
         self,

@@ -80,6 +80,9 @@ class MoveAlias:
 
     alias: str
     version: str | None
+    was: str | None = None
+    """What the alias named when this was decided, "" for nothing: where it names another version by now, somebody has
+    just clicked, and nothing is written. None writes in any case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,8 +218,6 @@ def plan_registry(
     `standing` is what holds after this tick's decision: the version that serves, the one in rollout, the rejected.
     """
     changes: list[RegistryChange] = []
-    if facts.aliases.get(CHAMPION) != standing.serving:
-        changes.append(MoveAlias(alias=CHAMPION, version=standing.serving))
     match trigger:
         case AliasTrigger():
             changes += _alias_changes(facts, trigger, standing)
@@ -224,6 +225,9 @@ def plan_registry(
             changes += _stage_changes(facts, trigger, standing)
         case _:
             assert_never(trigger)
+    # After the request: were a moved champion put back first and the rest lost, so would be what was asked for.
+    if facts.aliases.get(CHAMPION) != standing.serving:
+        changes.append(_move(facts, CHAMPION, standing.serving))
     answers = {version: (TURNED_DOWN, reason) for version, reason in standing.rejected.items()}
     if standing.serving is not None:
         answers[standing.serving] = (PROMOTED, standing.serving_reason)
@@ -239,11 +243,16 @@ def _alias_changes(
     facts: RegistryFacts, trigger: AliasTrigger, standing: Standing
 ) -> list[RegistryChange]:
     alias = facts.aliases.get(trigger.alias)
-    if moved_champion(facts, standing) is not None and standing.in_rollout not in {None, alias}:
-        return [MoveAlias(alias=trigger.alias, version=standing.in_rollout)]
+    moved = moved_champion(facts, standing)
+    if moved is not None and moved not in standing.rejected:
+        return [] if alias == moved else [_move(facts, trigger.alias, moved)]
     if alias is not None and (alias == standing.serving or alias in standing.rejected):
-        return [MoveAlias(alias=trigger.alias, version=None)]
+        return [_move(facts, trigger.alias, None)]
     return []
+
+
+def _move(facts: RegistryFacts, alias: str, version: str | None) -> MoveAlias:
+    return MoveAlias(alias=alias, version=version, was=facts.aliases.get(alias, ""))
 
 
 def _stage_changes(
@@ -261,9 +270,12 @@ def _wanted_stage(
     version: ModelVersion, facts: RegistryFacts, trigger: StageTrigger, standing: Standing
 ) -> str:
     """Where `version` belongs. What serves is left alone during a rollout: touching it would make it the newest."""
+    if version.version not in standing.rejected and version.version == moved_champion(
+        facts, standing
+    ):
+        return trigger.stage
     if version.version == standing.in_rollout:
-        by_hand = moved_champion(facts, standing) == version.version
-        return trigger.stage if by_hand else version.stage
+        return version.stage
     if version.version == standing.serving:
         return version.stage if standing.in_rollout else trigger.stage
     if version.stage != trigger.stage or _waits_in_stage(version, facts, trigger, standing):

@@ -148,8 +148,25 @@ class Controller:
             self._wake.clear()
             busy = [self._safe_tick(unit) for unit in self._units]
             self._last_round = self._clock()
-            pause = self._settings.tick_s if any(busy) else self._settings.poll_s
-            self._wake.wait(min(pause, self._settings.poll_s))
+            self._pause(is_busy=any(busy))
+
+    def _pause(self, *, is_busy: bool) -> None:
+        """Waits for the next tick, or the next poll when nothing is under way, unless it is woken.
+
+        An operator's rollback is saved from another process, which cannot wake this one: it is looked for meanwhile.
+        """
+        poll_s, tick_s = self._settings.poll_s, self._settings.tick_s
+        looks = 1 if is_busy else max(1, round(poll_s / tick_s))
+        for _ in range(looks):
+            if self._wake.wait(min(tick_s, poll_s)) or self._is_overridden():
+                return
+
+    def _is_overridden(self) -> bool:
+        try:
+            states = [self._store.load(unit.endpoint.name).state for unit in self._units]
+        except ShipwayError:
+            return True  # the tick will say what is wrong
+        return any(state.override is not None for state in states)
 
     def _safe_tick(self, unit: Unit) -> bool:
         try:
@@ -171,15 +188,13 @@ class Controller:
         """
         endpoint = unit.endpoint
         before = self._store.load(endpoint.name)
-        facts = self._facts(endpoint)
         observed = unit.target.observe()
         scrape, observation = self._observation(unit, before.state)
+        smoke = self._smoke(unit, before.state, observed)
+        # Last, because people click meanwhile: a smoke test may take a minute.
+        facts = self._facts(endpoint)
         situation = Situation(
-            now=self._clock(),
-            observed=observed,
-            facts=facts,
-            observation=observation,
-            smoke=self._smoke(unit, before.state, observed),
+            now=self._clock(), observed=observed, facts=facts, observation=observation, smoke=smoke
         )
         planned = plan(endpoint, before.state, situation)
         if scrape is not None and planned.state.rollout is not None:
@@ -197,7 +212,9 @@ class Controller:
             traffic=dict(observed.traffic.weights),
             actions=[type(action).__name__ for action in planned.actions],
         )
-        return acted or planned.state.rollout is not None or bool(planned.state.idle_since)
+        state = planned.state
+        waits = state.rollout is not None or state.override is not None or bool(state.idle_since)
+        return acted or waits
 
     def _facts(self, endpoint: Endpoint) -> RegistryFacts | None:
         try:

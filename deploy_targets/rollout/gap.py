@@ -41,6 +41,12 @@ def steps_of(endpoint: Endpoint, rollout: RolloutState) -> tuple[Step, ...]:
     return endpoint.rollout.steps
 
 
+def step_of(endpoint: Endpoint, rollout: RolloutState) -> Step:
+    """The step it is at; the last one where the policy has fewer steps than when it got there."""
+    steps = steps_of(endpoint, rollout)
+    return steps[min(rollout.step, len(steps) - 1)]
+
+
 def wanted_traffic(endpoint: Endpoint, state: EndpointState, observed: Observed) -> Traffic:
     """Where requests should go in this state."""
     serving = version_of(state.serving)
@@ -52,7 +58,7 @@ def wanted_traffic(endpoint: Endpoint, state: EndpointState, observed: Observed)
         return Traffic.all_to(serving)
     if rollout.phase is Phase.COMPLETING:
         return Traffic.all_to(rollout.challenger.version)
-    weight = steps_of(endpoint, rollout)[rollout.step].weight
+    weight = step_of(endpoint, rollout).weight
     return Traffic.split(serving, rollout.challenger.version, weight)
 
 
@@ -82,7 +88,7 @@ def close_gap(
     actions += [
         RetireRevision(version=version)
         for version, since in state.idle_since.items()
-        if since <= drained and not observed.traffic.percent(version)
+        if since <= drained
     ]
     if facts is not None:
         actions += plan_registry(facts, endpoint.trigger, standing(state))

@@ -68,7 +68,7 @@ def learn(
 def judge(
     evidence: Evidence, policy: JudgePolicy, *, champion: str | None, needed: int, exposed_s: float
 ) -> Verdict:
-    """The verdict on all the evidence: harm first, then time, then whether `needed` challenger requests were seen.
+    """The verdict on all the evidence: harm first, then whether `needed` challenger requests were seen, then time.
 
     `exposed_s` is the time since the challenger first had traffic.
     """

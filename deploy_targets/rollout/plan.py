@@ -1,7 +1,7 @@
 """What now? The state after this look at the world, and the actions that close the gap to it. Pure.
 
-`plan` lets the state follow what was seen, in this order: registry, operator's override, the rollout's own phase.
-What is to be done about it is `gap.close_gap`'s business.
+`plan` lets the state follow what was seen, in this order: registry and operator's override (`follow`), then the
+rollout's own phase. What is to be done about it is `gap.close_gap`'s business.
 """
 
 from collections.abc import Mapping
@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.gap import (
-    close_gap,
-    kept_releases,
-    standing,
-    steps_of,
-    version_of,
+from deploy_targets.rollout.follow import (
+    adopt,
+    end_rollout,
+    follow_override,
+    follow_registry,
+    is_blank,
 )
+from deploy_targets.rollout.gap import close_gap, kept_releases, step_of, steps_of
 from deploy_targets.rollout.judge import add_counts, judge, learn
 from deploy_targets.rollout.state import (
     NOTHING_YET,
     Action,
     Counts,
     Decision,
-    EndedRollout,
     EndpointState,
     NoData,
     Observation,
@@ -33,15 +33,7 @@ from deploy_targets.rollout.state import (
 )
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness
-from registry.promotion import (
-    CHAMPION,
-    RegistryFacts,
-    StageTrigger,
-    check_gate,
-    read_request,
-    withdrawn,
-)
-from registry.release import Refused, Release
+from registry.promotion import RegistryFacts
 
 MAX_POINTS = 1_000
 """Chart points kept with a rollout: beyond it the older ones are merged two by two. A guess at what a chart can
@@ -52,6 +44,8 @@ show; the journal has written all of them to MLflow by then."""
 class SmokeResult:
     """What the ready challenger answered to the smoke prompts, pinned, at weight 0."""
 
+    version: str
+    """Which one was asked: by now another one may be the challenger."""
     passed: bool
     reason: str
 
@@ -78,9 +72,14 @@ class Plan:
 
 def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan:
     """The next state and the actions to reach it."""
+    now = situation.now
     if situation.facts is not None:
-        state = follow_registry(endpoint, state, situation.facts, now=situation.now)
-    state = follow_override(state, situation)
+        state = adopt(state, situation.facts, situation.observed)
+        state = follow_registry(endpoint, state, situation.facts, now=now)
+    elif is_blank(state):
+        # The state may have been lost, and only the registry can tell what should serve: touch nothing.
+        return Plan(state=state, actions=())
+    state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
     state = advance(endpoint, state, situation)
     state = _note_idle(state, situation)
     actions = close_gap(
@@ -88,70 +87,9 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
         state,
         observed=situation.observed,
         facts=situation.facts,
-        now=situation.now,
+        now=now,
     )
     return Plan(state=state, actions=actions)
-
-
-def follow_registry(
-    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime
-) -> EndpointState:
-    """The state after reading what the registry asks for: a rollout begun, replaced or withdrawn, a request refused."""
-    gone = withdrawn(facts, endpoint.trigger, state.rejected)
-    rejected = {version: why for version, why in state.rejected.items() if version not in gone}
-    state = replace(state, rejected=rejected, stage_before=_stages(endpoint, state, facts))
-    if state.serving is not None and facts.aliases.get(CHAMPION) == state.serving.version:
-        state = replace(state, settled_champion=state.serving.version)
-    if state.override is not None:
-        return state
-    asked = read_request(facts, endpoint.trigger, standing(state))
-    under_way = state.rollout
-    if under_way is not None and under_way.challenger.version != asked:
-        outcome = Outcome.WITHDRAWN if asked is None else Outcome.SUPERSEDED
-        reason = "its request was withdrawn" if asked is None else f"v{asked} was asked for instead"
-        state = end_rollout(state, outcome, reason, now=now)
-    if asked is None or state.rollout is not None:
-        return state
-    admitted = _admit(facts, asked)
-    if isinstance(admitted, Refused):
-        reason = "refused: " + " ".join(admitted.reasons)
-        return replace(state, rejected={**state.rejected, asked: reason})
-    return replace(
-        state,
-        scrape=None,
-        rollout=RolloutState(
-            id=f"{endpoint.name}-v{asked}-{now:%Y%m%dT%H%M%S}",
-            champion=version_of(state.serving),
-            challenger=admitted,
-            started=now,
-            phase_since=now,
-        ),
-    )
-
-
-def follow_override(state: EndpointState, situation: Situation) -> EndpointState:
-    """The state after an operator's rollback: the rollout ends, and what was named serves as soon as it can answer."""
-    override = state.override
-    if override is None:
-        return state
-    if state.rollout is not None:
-        state = end_rollout(state, Outcome.ROLLED_BACK, override.reason, now=situation.now)
-    if override.to is None or override.to == state.serving:
-        return replace(state, override=None)
-    if situation.observed.traffic != Traffic.all_to(override.to.version):
-        return state
-    rejected = dict(state.rejected)
-    rejected.pop(override.to.version, None)
-    if state.serving is not None:
-        rejected[state.serving.version] = override.reason
-    return replace(
-        state,
-        override=None,
-        serving=override.to,
-        serving_reason=override.reason,
-        previous=state.serving,
-        rejected=rejected,
-    )
 
 
 def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> EndpointState:
@@ -168,29 +106,15 @@ def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> E
             return _complete(endpoint, state, rollout, situation)
 
 
-def end_rollout(
-    state: EndpointState, outcome: Outcome, reason: str, *, now: datetime
-) -> EndpointState:
-    """The state without its rollout. One that was rolled back is remembered until its request was seen withdrawn."""
-    rollout = state.rollout
-    if rollout is None:
-        return state
-    ended = EndedRollout(rollout=rollout, outcome=outcome, reason=reason, ended=now)
-    state = replace(state, rollout=None, scrape=None, unreported=(*state.unreported, ended))
-    if outcome is Outcome.ROLLED_BACK:
-        told = f"rolled back: {reason}"
-        return replace(state, rejected={**state.rejected, rollout.challenger.version: told})
-    return state
-
-
 def _warm(
     endpoint: Endpoint, state: EndpointState, rollout: RolloutState, situation: Situation
 ) -> EndpointState:
     policy, now = endpoint.rollout, situation.now
     version = rollout.challenger.version
     revision = situation.observed.revisions.get(version)
-    if situation.observed.is_ready(version) and situation.smoke is not None:
-        if situation.smoke.passed and revision is not None:
+    smoke = situation.smoke
+    if situation.observed.is_ready(version) and smoke is not None and smoke.version == version:
+        if smoke.passed and revision is not None:
             rollout = replace(
                 rollout,
                 phase=Phase.STEPPING,
@@ -201,7 +125,7 @@ def _warm(
                 restarts_seen=revision.restarts,
             )
             return replace(state, rollout=rollout)
-        reason = f"it failed its smoke test: {situation.smoke.reason}"
+        reason = f"it failed its smoke test: {smoke.reason}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
     if revision is not None and revision.readiness is Readiness.FAILED:
         reason = f"its platform gave up on it: {revision.reason}"
@@ -224,21 +148,34 @@ def _step(
         return end_rollout(state, Outcome.ROLLED_BACK, verdict.reason, now=now)
     if _fell_over(rollout, situation.observed):
         return _set_back(endpoint, state, rollout, situation)
-    if verdict.decision is Decision.INCONCLUSIVE:
-        if policy.on_inconclusive == "roll_back":
-            reason = f"inconclusive at the time limit: {verdict.reason}"
-            return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
+    done = _step_is_done(endpoint, rollout, situation)
+    limit = timedelta(seconds=policy.time_limit_s)
+    late = not done and now - (rollout.exposed_since or now) >= limit
+    inconclusive = verdict.decision is Decision.INCONCLUSIVE
+    if (inconclusive or late) and policy.on_inconclusive == "roll_back":
+        reason = f"inconclusive at the time limit: {verdict.reason}"
+        return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
+    if inconclusive or not done:
         return state
-    steps = steps_of(endpoint, rollout)
-    step = steps[rollout.step]
-    dwelt = now - rollout.phase_since >= timedelta(seconds=step.dwell_s)
-    if not dwelt or rollout.step_requests < step.requests:
-        return state
-    if rollout.step + 1 < len(steps):
+    if rollout.step + 1 < len(steps_of(endpoint, rollout)):
         rollout = replace(rollout, step=rollout.step + 1, step_requests=0, phase_since=now)
     elif verdict.decision is Decision.PROMOTE:
         rollout = replace(rollout, phase=Phase.COMPLETING, phase_since=now)
     return replace(state, rollout=rollout)
+
+
+def _step_is_done(endpoint: Endpoint, rollout: RolloutState, situation: Situation) -> bool:
+    """Whether this step has had its time and its requests, and can be seen to be well at this moment.
+
+    No data never passes, whatever the policy asks for; only a first release may be taken on its smoke test alone.
+    """
+    step = step_of(endpoint, rollout)
+    if situation.now - rollout.phase_since < timedelta(seconds=step.dwell_s):
+        return False
+    if rollout.champion is None:
+        return True
+    blind = isinstance(situation.observation, NoData)
+    return not blind and rollout.step_requests >= max(1, step.requests)
 
 
 def _complete(
@@ -345,29 +282,21 @@ def _set_back(
     return replace(state, rollout=rollout)
 
 
-def _admit(facts: RegistryFacts, version: str) -> Release | Refused:
-    known = facts.versions.get(version)
-    if known is None:
-        reason = f"{facts.model} has no version {version}: it was deleted."
-        return Refused(version=version, reasons=(reason,))
-    return check_gate(known)
-
-
-def _stages(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -> dict[str, str]:
-    """The last stage seen of each version outside the trigger's stage; "None", the default, is left out."""
-    trigger = endpoint.trigger
-    if not isinstance(trigger, StageTrigger):
-        return {}
-    seen = {
-        version.version: version.stage
-        for version in facts.versions.values()
-        if version.stage != trigger.stage
-    }
-    known = {**state.stage_before, **seen}
-    return {version: stage for version, stage in known.items() if stage != "None"}
+def _without_future(state: EndpointState, now: datetime) -> EndpointState:
+    """The state without times that lie ahead: a clock that was set back would stretch every wait by as much."""
+    rollout = state.rollout
+    if rollout is not None:
+        since, exposed = rollout.phase_since, rollout.exposed_since
+        exposed = None if exposed is None else min(exposed, now)
+        rollout = replace(rollout, phase_since=min(since, now), exposed_since=exposed)
+    idle = {version: min(since, now) for version, since in state.idle_since.items()}
+    return replace(state, rollout=rollout, idle_since=idle)
 
 
 def _note_idle(state: EndpointState, situation: Situation) -> EndpointState:
-    idle = situation.observed.revisions.keys() - kept_releases(state).keys()
-    since = {version: state.idle_since.get(version, situation.now) for version in sorted(idle)}
+    """The state that knows since when each revision has had neither a role nor traffic."""
+    without_role = situation.observed.revisions.keys() - kept_releases(state).keys()
+    traffic = situation.observed.traffic
+    idle = sorted(version for version in without_role if not traffic.percent(version))
+    since = {version: state.idle_since.get(version, situation.now) for version in idle}
     return state if since == state.idle_since else replace(state, idle_since=since)

@@ -39,15 +39,16 @@ class SmokeTest:
                 )
             except httpx2.TimeoutException:
                 limit = self._endpoint.serving.timeout_s
-                return SmokeResult(passed=False, reason=f"no answer to {prompt!r} in {limit:.0f} s")
+                reason = f"no answer to {prompt!r} in {limit:.0f} s"
+                return SmokeResult(version=version, passed=False, reason=reason)
             except httpx2.TransportError:
                 return None
             if response.status_code == _NO_ROUTE:
                 return None
             fault = _fault(response, version)
             if fault:
-                return SmokeResult(passed=False, reason=f"{fault} to {prompt!r}")
-        return SmokeResult(passed=True, reason="it answered every smoke prompt")
+                return SmokeResult(version=version, passed=False, reason=f"{fault} to {prompt!r}")
+        return SmokeResult(version=version, passed=True, reason="it answered every smoke prompt")
 
 
 def _fault(response: httpx2.Response, version: str) -> str:

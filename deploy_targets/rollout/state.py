@@ -158,6 +158,8 @@ class Override:
     to: Release | None
     """What to go back to at once; None ends the rollout in progress and keeps what serves."""
     reason: str
+    since: datetime | None = None
+    """When the controller first saw it; it is given up when `to` does not get ready in its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.gap import steps_of, version_of
+from deploy_targets.rollout.gap import step_of, version_of
 from deploy_targets.rollout.state import EndpointState, Phase
 from deploy_targets.target import Observed, Revision
 
@@ -55,7 +55,7 @@ def summarise(endpoint: Endpoint, state: EndpointState, observed: Observed | Non
     if rollout is not None:
         weight = {
             Phase.WARMING: 0,
-            Phase.STEPPING: steps_of(endpoint, rollout)[rollout.step].weight,
+            Phase.STEPPING: step_of(endpoint, rollout).weight,
             Phase.COMPLETING: 100,
         }[rollout.phase]
     phase = "idle" if rollout is None else rollout.phase.value

@@ -126,7 +126,7 @@ def test_a_turned_down_challenger_loses_its_alias_and_learns_why() -> None:
         ALIAS,
         Standing(serving="6", settled_champion="6", rejected={"7": "31 errors in 612"}),
     )
-    assert MoveAlias(alias="challenger", version=None) in changes
+    assert MoveAlias(alias="challenger", version=None, was="7") in changes
     told = [c for c in changes if isinstance(c, TagVersion) and c.version == "7"]
     assert "31 errors in 612" in told[0].tags.values()
 

@@ -1,0 +1,164 @@
+"""What do people want? The state after reading the registry, and after an operator's rollback. Pure.
+
+`adopt` is for a state that knows nothing, `follow_registry` reads the request, `follow_override` carries out what an
+operator saved. All of them end a rollout in the same way, `end_rollout`. How a rollout moves by itself is `plan`'s.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.gap import standing, version_of
+from deploy_targets.rollout.state import EndedRollout, EndpointState, Outcome, RolloutState
+from deploy_targets.routing.traffic import Traffic
+from deploy_targets.target import Observed, Readiness
+from registry.promotion import (
+    CHAMPION,
+    RegistryFacts,
+    StageTrigger,
+    check_gate,
+    read_request,
+    withdrawn,
+)
+from registry.release import Refused, Release
+
+
+def is_blank(state: EndpointState) -> bool:
+    """Whether nothing is known of the endpoint: it is new, or its state was lost."""
+    return replace(state, idle_since={}) == EndpointState(endpoint=state.endpoint)
+
+
+def adopt(state: EndpointState, facts: RegistryFacts, observed: Observed) -> EndpointState:
+    """A blank state that takes the champion for serving where it has traffic already, so that users notice nothing."""
+    champion = facts.aliases.get(CHAMPION)
+    if not is_blank(state) or champion is None or not observed.traffic.percent(champion):
+        return state
+    admitted = _admit(facts, champion)
+    if isinstance(admitted, Refused):
+        return state
+    reason = "it was champion and had traffic when Shipway first looked"
+    return replace(
+        state, serving=admitted, serving_reason=reason, settled_champion=admitted.version
+    )
+
+
+def follow_registry(
+    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime
+) -> EndpointState:
+    """The state after reading what the registry asks for: a rollout begun, replaced or withdrawn, a request refused."""
+    gone = withdrawn(facts, endpoint.trigger, state.rejected)
+    rejected = {version: why for version, why in state.rejected.items() if version not in gone}
+    state = replace(state, rejected=rejected, stage_before=_stages(endpoint, state, facts))
+    if state.serving is not None and facts.aliases.get(CHAMPION) == state.serving.version:
+        state = replace(state, settled_champion=state.serving.version)
+    if state.override is not None:
+        # The operator's word comes first; the request still stands when it has been carried out.
+        return state
+    asked = read_request(facts, endpoint.trigger, standing(state))
+    under_way = state.rollout
+    if under_way is not None and under_way.challenger.version != asked:
+        outcome = Outcome.WITHDRAWN if asked is None else Outcome.SUPERSEDED
+        reason = "its request was withdrawn" if asked is None else f"v{asked} was asked for instead"
+        state = end_rollout(state, outcome, reason, now=now)
+    if asked is None or state.rollout is not None:
+        return state
+    admitted = _admit(facts, asked)
+    if isinstance(admitted, Refused):
+        reason = "refused: " + " ".join(admitted.reasons)
+        return replace(state, rejected={**state.rejected, asked: reason})
+    return replace(
+        state,
+        scrape=None,
+        rollout=RolloutState(
+            id=f"{endpoint.name}-v{asked}-{now:%Y%m%dT%H%M%S.%f}",
+            champion=version_of(state.serving),
+            challenger=admitted,
+            started=now,
+            phase_since=now,
+        ),
+    )
+
+
+def follow_override(
+    endpoint: Endpoint, state: EndpointState, observed: Observed, *, now: datetime
+) -> EndpointState:
+    """The state after an operator's rollback: the rollout ends, and what was named serves as soon as it can answer.
+
+    What does not get ready in the time of any revision is given up, so that the endpoint hears requests again.
+    """
+    override = state.override
+    if override is None:
+        return state
+    if state.rollout is not None:
+        state = end_rollout(state, Outcome.ROLLED_BACK, override.reason, now=now)
+    if override.to is None or override.to == state.serving:
+        return replace(state, override=None)
+    version = override.to.version
+    if observed.traffic != Traffic.all_to(version):
+        override = replace(override, since=override.since or now)
+        failure = _failure(endpoint, observed, version, waited=now - (override.since or now))
+        if not failure:
+            return replace(state, override=override)
+        reason = f"v{version} was to serve instead ({override.reason}), but {failure}"
+        return replace(state, override=None, serving_reason=reason)
+    rejected = dict(state.rejected)
+    if state.serving is not None:
+        rejected[state.serving.version] = override.reason
+    rejected.pop(version, None)
+    return replace(
+        state,
+        override=None,
+        serving=override.to,
+        serving_reason=override.reason,
+        previous=state.serving,
+        rejected=rejected,
+    )
+
+
+def _failure(endpoint: Endpoint, observed: Observed, version: str, *, waited: timedelta) -> str:
+    """Why that version will not serve; empty while it still may."""
+    revision = observed.revisions.get(version)
+    if revision is not None and revision.readiness is Readiness.FAILED:
+        return f"its platform gave up on it: {revision.reason}"
+    limit = endpoint.rollout.warm_limit_s
+    if waited > timedelta(seconds=limit):
+        return f"it was not ready within {limit:.0f} s"
+    return ""
+
+
+def end_rollout(
+    state: EndpointState, outcome: Outcome, reason: str, *, now: datetime
+) -> EndpointState:
+    """The state without its rollout. One that was rolled back is remembered until its request was seen withdrawn."""
+    rollout = state.rollout
+    if rollout is None:
+        return state
+    ended = EndedRollout(rollout=rollout, outcome=outcome, reason=reason, ended=now)
+    state = replace(state, rollout=None, scrape=None, unreported=(*state.unreported, ended))
+    if outcome is Outcome.ROLLED_BACK:
+        told = f"rolled back: {reason}"
+        return replace(state, rejected={**state.rejected, rollout.challenger.version: told})
+    return state
+
+
+def _admit(facts: RegistryFacts, version: str) -> Release | Refused:
+    known = facts.versions.get(version)
+    if known is None:
+        reason = f"{facts.model} has no version {version}: it was deleted."
+        return Refused(version=version, reasons=(reason,))
+    return check_gate(known)
+
+
+def _stages(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -> dict[str, str]:
+    """The last stage seen of each version outside the trigger's stage; "None" is left out.
+
+    A version that `facts` does not show has no stage, whatever it had before.
+    """
+    trigger = endpoint.trigger
+    if not isinstance(trigger, StageTrigger):
+        return {}
+    stages: dict[str, str] = {}
+    for number, version in facts.versions.items():
+        asks = version.stage == trigger.stage
+        stages[number] = state.stage_before.get(number, "None") if asks else version.stage
+    return {number: stage for number, stage in stages.items() if stage != "None"}
