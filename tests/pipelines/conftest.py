@@ -57,34 +57,13 @@ def command(servers, tmp_path) -> Command:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A random Llama of two blocks (hidden size 64) with a byte-level tokenizer of 256 words and a chat template."""
+    """A bf16 checkpoint that quantization hardly changes, so that its gate passes."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
+    from tests.tiny_model import write_tiny_model
+
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {word: number for number, word in enumerate([*alphabet, "<end>"])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        vocab_size=288,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        eos_token_id=words["<end>"],
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
+    return write_tiny_model(folder, opinion=0.02, dtype=torch.bfloat16)
 
 
 @pytest.fixture

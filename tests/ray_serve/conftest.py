@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploy_targets.ray_serve.generation import Generator
-from tests.ray_serve.tiny_model import write_tiny_model
+from tests.tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -12,11 +12,12 @@ from starlette.requests import Request
 from deploy_targets.ray_serve import app
 from deploy_targets.ray_serve.app import Engine, EngineArgs
 from deploy_targets.ray_serve.generation import Row
-from tests.ray_serve.tiny_model import TEMPLATE, write_tiny_model
+from tests.tiny_model import TEMPLATE, write_tiny_model
 
 pytestmark = pytest.mark.real
 
 PATH = "/chat-v7/v1/chat/completions"
+_RUNNER = asyncio.Runner()
 
 
 class Store:
@@ -27,6 +28,13 @@ class Store:
 
     def fetch(self, source: str, digest: str, *, into: Path) -> Path:
         return self.folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runner() -> Iterator[None]:
+    """One event loop for all requests, as in a replica: an engine's batcher lives on the loop of its first request."""
+    with _RUNNER:
+        yield
 
 
 @pytest.fixture
@@ -66,7 +74,7 @@ def ask(engine: Engine, *bodies: object, path: str = PATH) -> list[httpx2.Respon
         async with httpx2.AsyncClient(transport=transport, base_url="http://engine") as http:
             return await asyncio.gather(*(http.post(path, json=body) for body in bodies))
 
-    return asyncio.run(send_all())
+    return _RUNNER.run(send_all())
 
 
 def a_chat(content: str = "the fox", **fields: object) -> dict[str, object]:

@@ -10,7 +10,7 @@ from jinja2.exceptions import TemplateError, UndefinedError
 from deploy_targets.ray_serve.chat import BadRequest, ChatRequest
 from deploy_targets.ray_serve.generation import Generator, Row
 from registry.errors import SourceInvalid
-from tests.ray_serve.tiny_model import TEMPLATE, write_tiny_model
+from tests.tiny_model import TEMPLATE, write_tiny_model
 
 pytestmark = pytest.mark.real
 

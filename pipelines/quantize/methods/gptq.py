@@ -26,8 +26,12 @@ def quantize(
     `on_block` is called with 1 for each block of the model that is done.
     """
     import gptqmodel
+    from gptqmodel.looper import loop_processor
 
     library: Any = gptqmodel
+    # It writes a log into ./logs and has no switch for that.
+    looper: Any = loop_processor
+    looper._PROJECT_LOG_DIR = scratch / "logs"  # noqa: SLF001 - pinned to this version, and a test would notice
     config = library.QuantizeConfig(
         bits=recipe.bits, group_size=recipe.group_size, offload_to_disk_path=str(scratch)
     )
