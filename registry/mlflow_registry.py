@@ -24,6 +24,7 @@ from registry.promotion import (
 from registry.release import ModelVersion
 
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
+_IMPOSSIBLE = "INVALID_PARAMETER_VALUE"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _COPY = "models:/"
 _MAX_COPIES = 10
@@ -78,9 +79,10 @@ class MlflowRegistry:
 
     def versions(self, model: str) -> tuple[ModelVersion, ...]:
         """All versions of `model`, the newest first; none when the model does not exist."""
-        quoted = model.replace("'", "''")
+        # MLflow's filters know no escapes, but both quotes; a name that has both cannot be asked for.
+        quote = '"' if "'" in model else "'"
         with _answering(f"the versions of {model}"):
-            found = self._client.search_model_versions(f"name = '{quoted}'")
+            found = self._client.search_model_versions(f"name = {quote}{model}{quote}")
             read = [self._read(version) for version in found]
         return tuple(sorted(read, key=lambda version: int(version.version), reverse=True))
 
@@ -208,8 +210,10 @@ def _answering(what: str) -> Generator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code == _ABSENT:
-            message = f"MLflow does not have {what}. Look it up in the MLflow UI."
+        if error.error_code in {_ABSENT, _IMPOSSIBLE}:
+            message = (
+                f"MLflow does not have {what} ({str(error)[:300]}). Look it up in the MLflow UI."
+            )
             raise NotFound(message) from error
         message = (
             f"MLflow did not give {what} ({error.error_code}: {str(error)[:300]}). "
