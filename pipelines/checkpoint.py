@@ -134,7 +134,11 @@ def _check_weights(folder: Path, *, where: str) -> None:
             raise SourceInvalid(message) from error
     index = _read_json(folder / _INDEX, where)
     if index is not None:
-        shards = {str(name) for name in dict(index.get("weight_map", {})).values()}
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict):
+            message = f"{_INDEX} of {where} has no weight_map. Copy or download it again."
+            raise SourceInvalid(message)
+        shards = {str(name) for name in cast("dict[str, Any]", weight_map).values()}
         missing = sorted(name for name in shards if not (folder / name).is_file())
         if missing:
             message = (

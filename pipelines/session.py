@@ -86,6 +86,8 @@ class Stage:
 
     name: str
     run_id: str
+    parent_id: str | None
+    """The run around it, where there is one."""
     _tracking: "Tracking"
     _bench: Workbench
     _announcer: Announcer
@@ -100,8 +102,9 @@ class Stage:
 
     def do(self, inputs: Mapping[str, Any], work: Callable[[Path], Product]) -> Finished:
         """The finished work on `inputs`, done now or before; its metrics and reports are in the run afterwards."""
+        run_ids = (self.run_id,) if self.parent_id is None else (self.run_id, self.parent_id)
         finished = self._bench.do(
-            self.name, inputs, work, run_id=self.run_id, on_abandoned=self._close_abandoned
+            self.name, inputs, work, run_ids=run_ids, on_abandoned=self._close_abandoned
         )
         self.work_s += finished.seconds
         if finished.is_reused:
@@ -215,6 +218,7 @@ class Session:
         return Stage(
             name=name,
             run_id=run_id,
+            parent_id=self.run_id if self.is_chain else None,
             _tracking=self.tracking,
             _bench=self.bench,
             _announcer=self.announcer,

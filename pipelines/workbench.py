@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,13 +74,14 @@ class Workbench:
         inputs: Mapping[str, Any],
         work: Callable[[Path], Product],
         *,
-        run_id: str = "",
+        run_ids: Sequence[str] = (),
         on_abandoned: Callable[[str], None] = lambda _: None,
     ) -> Finished:
         """The finished work of `stage` on `inputs` (plain JSON values): what lies there, or `work` done now.
 
-        `work` gets an empty folder to write into; nothing of it stays when it raises. `on_abandoned` is told the run
-        of a process that died in the middle of the same work.
+        `work` gets an empty folder to write into; nothing of it stays when it raises. `run_ids` are the MLflow run
+        that does the work, and the one around it. `on_abandoned` is told each run of a process that died in the
+        middle of the same work.
 
         Raises:
             StageFailed: the disk is full, or another process is at the same work.
@@ -94,8 +95,9 @@ class Workbench:
             if not again and (found := _verified(folder)) is not None:
                 return found
             if abandoned is not None and not (folder / _DONE).exists():
-                on_abandoned(str(abandoned["run_id"]))
-            return _make(folder, dict(inputs), work, run_id)
+                for run_id in abandoned["run_ids"]:
+                    on_abandoned(str(run_id))
+            return _make(folder, dict(inputs), work, run_ids)
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
@@ -139,13 +141,14 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def _make(
-    folder: Path, inputs: dict[str, Any], work: Callable[[Path], Product], run_id: str
+    folder: Path, inputs: dict[str, Any], work: Callable[[Path], Product], run_ids: Sequence[str]
 ) -> Finished:
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
+    run_id = next(iter(run_ids), "")
     try:
         folder.mkdir()
-        (folder / _STARTED).write_text(json.dumps({"run_id": run_id}))
+        (folder / _STARTED).write_text(json.dumps({"run_ids": list(run_ids)}))
         product = work(folder)
         manifest = _files(folder)
         seconds = time.monotonic() - started

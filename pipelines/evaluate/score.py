@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import starmap
 from typing import Any, Self
 
 from registry.errors import IntegrityError
@@ -134,9 +133,8 @@ def compare(score: Score, reference: Score) -> Loss:
     """
     is_paired = bool(score.samples) and len(score.samples) == len(reference.samples)
     if is_paired:
-        differences = tuple(
-            starmap(float.__sub__, zip(score.samples, reference.samples, strict=True))
-        )
+        pairs = zip(score.samples, reference.samples, strict=True)
+        differences = tuple(sample - expected for sample, expected in pairs)
         mean, stderr = _mean(differences)
         worse = mean if score.kind is Kind.PERPLEXITY else -mean
     elif score.kind is Kind.PERPLEXITY:

@@ -14,6 +14,8 @@ import yaml
 from registry.errors import BadInput
 
 _BATCH = 8
+_FEWSHOT_SEED = 1234
+"""lm-eval's own default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +48,13 @@ def measure_tasks(
 ) -> dict[str, tuple[float, ...]]:
     """For each task one number between 0 and 1 for each of its rows, in their order."""
     import datasets
-    import lm_eval
+    from lm_eval import evaluator
     from lm_eval.models import huggingface
     from lm_eval.tasks import TaskManager
 
     rows: Any = datasets.Dataset
     wrapper: Any = huggingface.HFLM
-    library: Any = lm_eval
+    library: Any = evaluator
 
     def config(task: Task) -> dict[str, Any]:
         splits = {task.config["test_split"]: rows.from_list([dict(row) for row in task.rows])}
@@ -62,10 +64,16 @@ def measure_tasks(
 
         return {**task.config, "custom_dataset": dataset}
 
-    measured: dict[str, list[dict[str, Any]]] = library.simple_evaluate(
-        model=wrapper(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH),
-        tasks=[config(task) for task in tasks],
-        task_manager=TaskManager(include_defaults=False),
+    # As lm_eval.simple_evaluate does it, which also asks git, gcc and pip what is installed: seconds, for a report
+    # that nobody reads here.
+    loaded: Any = TaskManager(include_defaults=False).load([config(task) for task in tasks])
+    for prepared in loaded["tasks"].values():
+        if prepared.get_config("num_fewshot") is None:
+            prepared.set_config(key="num_fewshot", value=0)
+        prepared.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    measured: dict[str, list[dict[str, Any]]] = library.evaluate(
+        lm=wrapper(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH),
+        task_dict=loaded,
         bootstrap_iters=0,
     )["samples"]
     answers: dict[str, tuple[float, ...]] = {}
@@ -86,7 +94,8 @@ def _read_task(path: Path) -> Task:
         if not file.resolve().is_relative_to(path.parent.resolve()):
             message = f"{path}: its data file must lie beside it, and {file} does not."
             raise BadInput(message)
-        rows = tuple(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+        with file.open(encoding="utf-8") as lines:
+            rows = tuple(json.loads(line) for line in lines)
         name = str(config["task"])
     except yaml.YAMLError as error:
         message = (

@@ -18,11 +18,15 @@ def read_texts(file: Path) -> tuple[str, ...]:
     """
     texts: list[str] = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            texts.append(str(json.loads(line)["text"]))  # noqa: PERF401 - the count names a bad line
-    except FileNotFoundError as error:
-        message = f"There are no calibration texts at {file}. Make some with `python -m pipelines.datasets`."
+        # Line by line, not splitlines(): that also cuts at characters which JSON may hold as they are.
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                texts.append(str(json.loads(line)["text"]))  # noqa: PERF401 - the count names a bad line
+    except OSError as error:
+        message = (
+            f"The calibration texts {file} cannot be read ({error.strerror}). "
+            "Make some with `python -m pipelines.datasets`."
+        )
         raise RecipeInvalid(message) from error
     except (ValueError, KeyError, TypeError) as error:
         message = f'Line {len(texts) + 1} of {file} is not {{"text": ...}} ({error}).'

@@ -1,58 +1,111 @@
 """Pipeline commands against the real servers, and a tiny model to work on."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
-import psutil
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from pipelines.session import run_entry_point
+from registry.tracking import Tracking
+
+RECIPE = "method: gptq\nbits: 4\ngroup_size: 32\nsamples: 4\nsequence_length: 64\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A pipeline command with its environment."""
+    """A pipeline command with its environment, its state folder and a working directory of its own."""
 
     environment: dict[str, str]
     home: Path
+    here: Path
+    tracking: Tracking
 
-    def start(self, module: str, *arguments: str, **extra: str) -> psutil.Popen:
-        return psutil.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
+    def start(self, *words: str, **extra: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            words,
+            cwd=self.here,
             env={**os.environ, **self.environment, **extra},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, module: str, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, **extra},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=500,
-        )
+    def run(self, module: str, *arguments: str, **extra: str) -> Result:
+        return self.run_words(sys.executable, "-m", module, *arguments, **extra)
+
+    def run_words(self, *words: str, **extra: str) -> Result:
+        process = self.start(*words, **extra)
+        try:
+            stdout, stderr = process.communicate(timeout=500)
+        finally:
+            process.kill()
+        return Result(returncode=process.returncode, stdout=stdout, stderr=stderr)
+
+    def runs(self, query: str = "") -> tuple[dict[str, str], ...]:
+        """The MLflow runs of this command's experiment, the newest first."""
+        experiment = self.tracking.experiment(self.environment["MLFLOW_EXPERIMENT_NAME"])
+        return self.tracking.search(experiment, query, limit=50)
+
+    def work(self) -> list[str]:
+        """The names of the work folders."""
+        work = self.home / "work"
+        return sorted(p.name for p in work.iterdir() if p.is_dir()) if work.exists() else []
+
+
+def a_command(servers, folder: Path) -> Command:
+    here = folder / "here"
+    here.mkdir(parents=True)
+    environment = {
+        **servers.environment,
+        "SHIPWAY_HOME": str(folder / "home"),
+        "MLFLOW_EXPERIMENT_NAME": folder.name,
+        "OMP_NUM_THREADS": "1",
+        # MLproject says `python`, as in an activated environment.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return Command(
+        environment=environment, home=folder / "home", here=here, tracking=servers.tracking
+    )
 
 
 @pytest.fixture
 def command(servers, tmp_path) -> Command:
-    home = tmp_path / "home"
-    environment = {
-        **servers.environment,
-        "SHIPWAY_HOME": str(home),
-        "MLFLOW_EXPERIMENT_NAME": tmp_path.name,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    return Command(environment=environment, home=home)
+    return a_command(servers, tmp_path)
+
+
+@pytest.fixture
+def call(command: Command, capfd) -> Iterator[Callable[..., Result]]:
+    """Runs an entry point in this process, which has the libraries loaded already."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(main: Callable[..., None], *arguments: str, **extra: str) -> Result:
+        capfd.readouterr()
+        with (
+            patch.dict(os.environ, {**command.environment, **extra}),
+            patch.object(sys, "argv", [main.__module__, *arguments]),
+            pytest.raises(SystemExit) as ended,
+        ):
+            run_entry_point(main)
+        said = capfd.readouterr()
+        return Result(returncode=ended.value.code or 0, stdout=said.out, stderr=said.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +117,14 @@ def tiny_model(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     return write_tiny_model(folder, opinion=0.02, dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Path:
+    """GPTQ that fits the tiny model."""
+    file = tmp_path_factory.mktemp("recipe") / "gptq.yaml"
+    file.write_text(RECIPE)
+    return file
 
 
 @pytest.fixture

@@ -1,0 +1,277 @@
+"""The whole chain on a tiny model, real libraries and real servers: made, made again, and made afresh."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.session import OUTPUT_TAG, REUSED_TAG, STAGE_TAG
+from pipelines.version import VERSION_TAG
+from registry.artifact_store import describe_folder
+from registry.promotion import Refused, check_gate
+from registry.release import (
+    BASE_TAG,
+    DIGEST_TAG,
+    GATE_TAG,
+    RECIPE_TAG,
+    SCORECARD_TAG,
+    SIZE_TAG,
+    ModelVersion,
+    Release,
+)
+from tests.pipelines.conftest import Command, Result, a_command
+
+pytestmark = pytest.mark.real
+
+STAGES = ("download", "quantize", "evaluate", "version")
+MODULE = "pipelines.release"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Three releases of the same inputs: the first, one that can reuse it, and one that may not."""
+
+    command: Command
+    first: Result
+    again: Result
+    fresh: Result
+    arguments: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def chain(servers, tiny_model, recipe, tmp_path_factory) -> Chain:
+    command = a_command(servers, tmp_path_factory.mktemp("chain"))
+    arguments = ("--source", str(tiny_model), "--name", "chain", "--recipe", str(recipe))
+    return Chain(
+        command,
+        first=command.run(MODULE, *arguments),
+        again=command.run(MODULE, *arguments),
+        fresh=command.run(MODULE, *arguments, "--fresh", "true"),
+        arguments=arguments,
+    )
+
+
+@pytest.fixture
+def version(servers, chain) -> ModelVersion:
+    return servers.registry.version("chain", "1")
+
+
+def run_of(chain: Chain, version: str) -> str:
+    """The id of the release run that made `version`."""
+    [run] = [
+        r
+        for r in chain.command.runs()
+        if r.get(VERSION_TAG) == version and r[STAGE_TAG] == "release"
+    ]
+    return run["run_id"]
+
+
+def child(servers, chain: Chain, version: str, stage: str):
+    """MLflow's own view of a stage's run."""
+    [run] = chain.command.runs(
+        f"tags.mlflow.parentRunId = '{run_of(chain, version)}' and tags.`{STAGE_TAG}` = '{stage}'"
+    )
+    return servers.client.get_run(run["run_id"])
+
+
+def test_a_release_ends_well_and_says_how_to_promote(chain) -> None:
+    for number, result in enumerate((chain.first, chain.again, chain.fresh), start=1):
+        assert result.returncode == 0, result.stderr
+        assert f"chain v{number} may be promoted" in result.stdout
+
+
+def test_nothing_but_its_own_words_reaches_the_terminal(chain) -> None:
+    lines = chain.fresh.stdout.splitlines()
+    assert {line.split()[0] for line in lines} == {*STAGES, "release"}
+    assert chain.fresh.stderr == ""
+
+
+def test_the_working_directory_stays_as_it_was(chain) -> None:
+    assert list(chain.command.here.iterdir()) == []
+
+
+def test_the_version_may_be_promoted(version) -> None:
+    release = check_gate(version)
+    assert isinstance(release, Release), release
+    assert release.digest == version.tags[DIGEST_TAG]
+
+
+def test_the_version_tells_its_scores_its_base_its_recipe_and_its_run(
+    servers, chain, version
+) -> None:
+    scorecard = json.loads(version.tags[SCORECARD_TAG])
+    gate = json.loads(version.tags[GATE_TAG])
+    assert {name: score["n"] for name, score in scorecard["scores"].items()} == {
+        "perplexity": 10,
+        "next_name": 80,
+    }
+    assert (gate["passed"], gate["reasons"]) == (True, [])
+    assert json.loads(version.tags[RECIPE_TAG])["group_size"] == 32
+    download = child(servers, chain, "1", "download")
+    assert version.tags[BASE_TAG] == download.data.tags[OUTPUT_TAG]
+    assert version.run_id == run_of(chain, "1")
+
+
+def test_the_bytes_in_s3_are_those_of_the_digest(servers, version, tmp_path) -> None:
+    folder = servers.store.fetch(version.source, version.tags[DIGEST_TAG], into=tmp_path)
+    manifest = describe_folder(folder)
+    assert manifest.digest == version.tags[DIGEST_TAG]
+    assert version.tags[SIZE_TAG] == str(manifest.size_bytes)
+    assert json.loads((folder / "config.json").read_text())["quantization_config"]["bits"] == 4
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a stage's run has in MLflow, at least."""
+
+    inputs: set[str]
+    params: set[str]
+    metrics: set[str]
+    artifacts: set[str]
+
+
+TOLD = {
+    "download": Told({"source"}, set(), {"size_bytes", "work_s"}, set()),
+    "quantize": Told(
+        {"model", "calibration"},
+        {"recipe.method", "recipe.bits", "recipe.group_size", "recipe.seed"},
+        {"loss_mean", "loss_max", "size_bytes", "size_ratio", "work_s"},
+        {"losses.csv"},
+    ),
+    "evaluate": Told(
+        {"base model", "model", "perplexity text", "tasks"},
+        set(),
+        {"perplexity", "base.perplexity", "next_name", "next_name.stderr", "gate.passed"},
+        {"evaluation.json"},
+    ),
+    "version": Told({"model"}, {"registered_model", "version", "artifact"}, set(), set()),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", ["1", "2", "3"])
+def test_each_stage_is_a_finished_child_run_with_what_went_in_and_came_out(
+    servers, chain, number, stage
+) -> None:
+    run, told = child(servers, chain, number, stage), TOLD[stage]
+    roles = {tag.value for given in run.inputs.dataset_inputs for tag in given.tags}
+    assert run.info.status == "FINISHED"
+    assert roles == told.inputs
+    assert told.params <= run.data.params.keys()
+    assert told.metrics <= run.data.metrics.keys()
+    artifacts = {item.path for item in servers.client.list_artifacts(run.info.run_id)}
+    assert artifacts == told.artifacts
+
+
+def test_the_lineage_goes_unbroken_from_the_version_to_the_source(servers, chain, version) -> None:
+    def digests(stage: str) -> dict[str, str]:
+        run = child(servers, chain, "1", stage)
+        return {
+            tag.value: json.loads(given.dataset.source)["digest"]
+            for given in run.inputs.dataset_inputs
+            for tag in given.tags
+        }
+
+    made = {s: child(servers, chain, "1", s).data.tags.get(OUTPUT_TAG) for s in STAGES}
+    assert digests("version")["model"] == digests("evaluate")["model"] == made["quantize"]
+    assert digests("evaluate")["base model"] == digests("quantize")["model"] == made["download"]
+    assert made["version"] == version.tags[DIGEST_TAG]
+
+
+def test_a_rerun_reuses_what_finished_and_says_so(servers, chain) -> None:
+    assert "reused" not in chain.first.stdout
+    assert "reused" not in chain.fresh.stdout
+    for stage in ("download", "quantize", "evaluate"):
+        line = next(x for x in chain.again.stdout.splitlines() if x.startswith(f"{stage:9} done"))
+        assert line.endswith("reused from an earlier run")
+    for stage in ("download", "quantize"):
+        earlier = child(servers, chain, "1", stage).info.run_id
+        assert child(servers, chain, "2", stage).data.tags[REUSED_TAG] == earlier
+
+
+def test_the_same_inputs_give_the_same_bytes_and_the_same_scores(servers, chain) -> None:
+    made = [servers.registry.version("chain", number) for number in ("1", "2", "3")]
+    assert len({version.tags[DIGEST_TAG] for version in made}) == 1
+    assert len({version.tags[SCORECARD_TAG] for version in made}) == 1
+
+
+def test_neither_a_path_nor_a_calibration_text_is_in_the_artifact(chain) -> None:
+    [quantized] = [name for name in chain.command.work() if name.startswith("quantize")]
+    folder = chain.command.home / "work" / quantized / "model"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    texts = (chain.command.home / "data" / "calibration.jsonl").read_text().splitlines()
+    text = json.loads(texts[0])["text"]
+    assert "model.safetensors" in files
+    for secret in (str(chain.command.home), "/tmp/", "offload_to_disk_path", text[100:140]):
+        assert [name for name, content in files.items() if secret.encode() in content] == []
+
+
+def test_a_failed_gate_registers_the_version_and_it_is_refused(servers, chain) -> None:
+    margins = ("--max-perplexity-ratio", "1", "--max-accuracy-drop", "0")
+    result = chain.command.run(
+        MODULE, *chain.arguments[:3], "strict", *chain.arguments[4:], *margins
+    )
+    version = servers.registry.version("strict", "1")
+    refused = check_gate(version)
+    assert result.returncode == 1
+    assert "strict v1 is registered but did not pass its gate" in result.stderr
+    assert isinstance(refused, Refused)
+    assert "perplexity is" in str(refused.reasons)
+    assert servers.client.get_run(version.run_id).info.status == "FAILED"
+
+
+def last_words(result: Result) -> list[str]:
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()[-1].split()
+
+
+def test_each_stage_works_alone_on_what_the_one_before_printed(
+    servers, chain, tiny_model, recipe
+) -> None:
+    run = chain.command.run
+    _, base, base_digest = last_words(run("pipelines.download", "--source", str(tiny_model)))
+    _, model, digest = last_words(
+        run("pipelines.quantize", "--model", base, "--recipe", str(recipe))
+    )
+    _, evaluation = last_words(run("pipelines.evaluate", "--base", base, "--model", model))
+    result = run(
+        "pipelines.version", "--name", "alone", "--model", model,
+        "--evaluation", evaluation, "--recipe", str(recipe),
+    )  # fmt: skip
+    version = servers.registry.version("alone", "1")
+    assert result.returncode == 0, result.stderr
+    assert isinstance(check_gate(version), Release)
+    assert (version.tags[DIGEST_TAG], version.tags[BASE_TAG]) == (digest, base_digest)
+    statuses = {r[STAGE_TAG]: r["status"] for r in chain.command.runs()[:4]}
+    assert statuses == dict.fromkeys(STAGES, "FINISHED")
+
+
+def test_a_version_that_was_not_evaluated_is_not_registered(servers, chain, tiny_model) -> None:
+    file = next((chain.command.home / "work").glob("evaluation-*.json"))
+    result = chain.command.run(
+        "pipelines.version",
+        "--name",
+        "other",
+        "--model",
+        str(tiny_model),
+        "--evaluation",
+        str(file),
+    )
+    assert result.returncode == 1
+    assert "was evaluated. Run `evaluate` on this model" in result.stderr
+    assert "other" not in servers.registry.models()
+
+
+def test_a_stage_runs_under_mlflow_run_and_is_the_run_that_mlflow_made(
+    servers, chain, tiny_model
+) -> None:
+    root = Path(__file__).parents[2]
+    result = chain.command.run(
+        "mlflow", "run", str(root), "-e", "download", "--env-manager", "local",
+        "-P", f"source={tiny_model}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    [run] = [r for r in chain.command.runs() if r.get("mlflow.project.entryPoint") == "download"]
+    assert (run[STAGE_TAG], run["status"]) == ("download", "FINISHED")
+    assert run[OUTPUT_TAG] == child(servers, chain, "1", "download").data.tags[OUTPUT_TAG]
