@@ -1,0 +1,238 @@
+"""Random people, users, outages and operators: what must hold at every moment, and what must come of it in the end.
+
+The machine clicks, sends requests, takes MLflow, the platform or the metrics away and ticks, in any order. Once the
+world is quiet and healthy again, the registry, the traffic and the state must agree, and then nothing happens any more.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from deploy_targets.rollout.state import EndpointState
+from deploy_targets.rollout.store import Saved
+from deploy_targets.routing.traffic import Traffic
+from registry.errors import StateConflict, TargetUnavailable
+from tests.builders import a_release, a_version, an_endpoint
+from tests.rollout.test_controller import World
+
+GOOD = ("6", "7", "8")
+REFUSED = "5"
+PARTS = ("registry", "target", "users", "record")
+VERSIONS = st.sampled_from((*GOOD, REFUSED))
+
+
+class MemoryStore:
+    """The store's contract without a disk, so that thousands of ticks take seconds."""
+
+    def __init__(self) -> None:
+        self._saved: dict[str, Saved] = {}
+
+    def load(self, endpoint: str) -> Saved:
+        return self._saved.get(endpoint, Saved(EndpointState(endpoint=endpoint), 0))
+
+    def save(self, state: EndpointState, *, expected: int) -> int:
+        if self.load(state.endpoint).revision != expected:
+            raise StateConflict(state.endpoint)
+        self._saved[state.endpoint] = Saved(state, expected + 1)
+        return expected + 1
+
+
+class Rollouts(RuleBasedStateMachine):
+    """An endpoint whose request is an alias."""
+
+    promote: ClassVar[dict[str, str]] = {"alias": "challenger"}
+
+    @initialize(drain_s=st.sampled_from((0, 30)), setbacks=st.integers(0, 2))
+    def start(self, drain_s: int, setbacks: int) -> None:
+        endpoint = an_endpoint(drain_s=drain_s, max_setbacks=setbacks, time_limit_s=2_000)
+        endpoint = type(endpoint).model_validate({**endpoint.model_dump(), "promote": self.promote})
+        self.world = World(Path(), endpoint, store=MemoryStore())
+        self.world.registry.versions[REFUSED] = a_version(REFUSED, passed=False)
+        self.shift = self.world.target.shift
+        self.world.target.shift = self._watch_shift  # type: ignore[method-assign]
+
+    def _watch_shift(self, traffic: Traffic) -> None:
+        """Whatever is shifted was saved first, and names nothing that was turned down or refused."""
+        state = self.world.state
+        rollout, override = state.rollout, state.override
+        roles = {
+            None if state.serving is None else state.serving.version,
+            None if rollout is None else rollout.challenger.version,
+            None if override is None or override.to is None else override.to.version,
+        }
+        assert traffic.weights.keys() <= roles
+        assert not traffic.weights.keys() & state.rejected.keys() - {
+            None if override is None or override.to is None else override.to.version
+        }
+        self.shift(traffic)
+
+    # People
+
+    @rule(version=VERSIONS)
+    def ask_for(self, version: str) -> None:
+        if version in self.world.registry.versions:
+            self.world.registry.aliases["challenger"] = version
+
+    @rule()
+    def withdraw(self) -> None:
+        self.world.registry.aliases.pop("challenger", None)
+
+    @rule(version=VERSIONS)
+    def move_champion_by_hand(self, version: str) -> None:
+        if version in self.world.registry.versions:
+            self.world.registry.aliases["champion"] = version
+
+    @rule()
+    def delete_champion_by_hand(self) -> None:
+        self.world.registry.aliases.pop("champion", None)
+
+    @rule(version=st.sampled_from(("7", "8")))
+    def delete_version(self, version: str) -> None:
+        """MLflow takes its aliases with it."""
+        self.world.registry.versions.pop(version, None)
+        for alias, named in tuple(self.world.registry.aliases.items()):
+            if named == version:
+                del self.world.registry.aliases[alias]
+
+    @rule(to=st.sampled_from((None, "previous", *GOOD)))
+    def go_back(self, to: str | None) -> None:
+        state = self.world.state
+        release = state.previous if to == "previous" else to and a_release(to)
+        self.world.go_back(to=release or None)
+
+    # The world
+
+    @rule(version=st.sampled_from(GOOD), rate=st.sampled_from((0.0, 0.6)))
+    def misbehave(self, version: str, rate: float) -> None:
+        self.world.users.failure_rates[version] = rate
+
+    @rule(version=st.sampled_from(GOOD))
+    def crash(self, version: str) -> None:
+        if version in self.world.target.revisions:
+            self.world.target.crash(version)
+
+    @rule(version=st.sampled_from(GOOD))
+    def fail_the_smoke_test(self, version: str) -> None:
+        self.world.smoke.failing.add(version)
+
+    @rule(version=st.sampled_from(GOOD))
+    def hang_at_start(self, version: str) -> None:
+        self.world.target.never_ready.add(version)
+
+    @rule()
+    def lose_all_revisions(self) -> None:
+        self.world.target.revisions.clear()
+        self.world.target.traffic = Traffic()
+
+    @rule(part=st.sampled_from(PARTS))
+    def lose(self, part: str) -> None:
+        getattr(self.world, part).is_away = True
+
+    @rule(part=st.sampled_from(PARTS))
+    def mend(self, part: str) -> None:
+        getattr(self.world, part).is_away = False
+
+    @rule()
+    def restart_guard(self) -> None:
+        self.world.users.restart_guard()
+
+    @rule(seconds=st.sampled_from((-3_600, 5, 1_000)))
+    def jump(self, seconds: int) -> None:
+        self.world.clock.advance(seconds)
+
+    @rule(times=st.integers(1, 4), requests=st.sampled_from((0, 10, 200)))
+    def tick(self, times: int, requests: int) -> None:
+        for _ in range(times):
+            self._tick(requests)
+
+    def _tick(self, requests: int) -> None:
+        with contextlib.suppress(TargetUnavailable):
+            self.world.tick(1, requests=requests)
+
+    # What holds
+
+    @invariant()
+    def traffic_goes_to_what_exists_or_nowhere(self) -> None:
+        world: Any = getattr(self, "world", None)
+        if world is not None:
+            weights = world.target.traffic.weights
+            assert sum(weights.values()) in {0, 100}
+            assert weights.keys() <= world.target.revisions.keys()
+            assert REFUSED not in weights
+
+    def teardown(self) -> None:
+        """The world becomes quiet and healthy."""
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        for part in PARTS:
+            self.mend(part)
+        world.smoke.failing.clear()
+        world.target.never_ready.clear()
+        world.users.failure_rates.clear()
+        for _ in range(150):
+            self._tick(400)
+        self.check_converged()
+        revision, writes = world.store.load("chat").revision, len(world.registry.writes)
+        busy = [world.controller.tick(world.unit) for _ in range(3)]
+        assert busy == [False] * 3
+        assert world.store.load("chat").revision == revision
+        assert len(world.registry.writes) == writes
+
+    def check_converged(self) -> None:
+        world, state = self.world, self.world.state
+        serving = None if state.serving is None else state.serving.version
+        assert (state.rollout, state.override, state.unreported) == (None, None, ())
+        assert world.registry.aliases == ({} if serving is None else {"champion": serving})
+        assert world.target.traffic == Traffic.all_to(serving)
+        assert set(world.target.revisions) == ({serving} - {None})
+
+
+class StagedRollouts(Rollouts):
+    """An endpoint whose request is a legacy stage."""
+
+    promote: ClassVar[dict[str, str]] = {"stage": "Production"}
+
+    @rule(version=VERSIONS, stage=st.sampled_from(("Production", "Staging", "Archived", "None")))
+    def move_to_stage(self, version: str, stage: str) -> None:
+        if version in self.world.registry.versions:
+            self.world.registry.move_to_stage(version, stage)
+
+    @precondition(lambda _: False)
+    @rule(version=VERSIONS)
+    def ask_for(self, version: str) -> None:
+        """An alias asks for nothing here."""
+
+    @precondition(lambda _: False)
+    @rule()
+    def withdraw(self) -> None:
+        """Nor does its absence."""
+
+    def check_converged(self) -> None:
+        super().check_converged()
+        serving = self.world.state.serving
+        staged = {
+            version.version
+            for version in self.world.registry.versions.values()
+            if version.stage == "Production"
+        }
+        expected = set() if serving is None else {serving.version}
+        assert staged == expected & self.world.registry.versions.keys()
+
+
+_FEW = settings(max_examples=60, stateful_step_count=30)
+
+TestRollouts = Rollouts.TestCase
+TestRollouts.settings = _FEW
+TestStagedRollouts = StagedRollouts.TestCase
+TestStagedRollouts.settings = _FEW
