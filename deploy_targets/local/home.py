@@ -5,11 +5,15 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.errors import ComponentNotReady
 
 
 class HomeSettings(BaseSettings):
@@ -83,7 +87,29 @@ class Home:
     def ray_temp(self) -> Path:
         """Ray's session files. Outside the home, since a Unix socket's path may have 107 characters only."""
         digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]
-        return Path("/tmp") / f"shipway-{digest}"  # noqa: S108 - named by a hash of the home, made with mode 0700
+        return Path("/tmp") / f"shipway-{digest}" / "ray"  # noqa: S108 - named by a hash of the home; see below
+
+    def make_ray_temp(self) -> Path:
+        """That folder, within one that only its owner may enter: Ray opens its own to everybody.
+
+        Raises:
+            ComponentNotReady: somebody else has made a folder of that name.
+        """
+        private = self.ray_temp.parent
+        private.mkdir(mode=0o700, exist_ok=True)
+        found = private.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (found.st_uid, found.st_mode & 0o77) != (
+            os.getuid(),
+            0,
+        ):
+            message = f"{private} does not belong to this user alone. Remove it, then try again."
+            raise ComponentNotReady(message)
+        self.ray_temp.mkdir(exist_ok=True)
+        return self.ray_temp
+
+    def remove_ray_temp(self) -> None:
+        """Removes Ray's session files."""
+        shutil.rmtree(self.ray_temp.parent, ignore_errors=True)
 
     def folder(self, name: str) -> Path:
         """The folder `name`, made if it is not there. The whole home is its owner's alone: models and logs lie in it."""
@@ -123,6 +149,6 @@ def write_private(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: object) -> None:
     """Writes a JSON document at once and whole: whoever watches the file never reads half of it."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(document, indent=1))
     partial.replace(path)

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -154,7 +153,7 @@ def down(home: Home, *, announce: Announce) -> None:
                 announce(f"ending {name} (pid {process.pid})")
             end_all([*alive.values()], patience_s=_PATIENCE_S)
         end_all(find_marked(_mark(home, "")), patience_s=_PATIENCE_S)
-        shutil.rmtree(home.ray_temp, ignore_errors=True)
+        home.remove_ray_temp()
         if info is not None:
             stopped = info.model_copy(update={"processes": {}})
             write_private(home.stack_file, stopped.model_dump_json(indent=1))
@@ -211,7 +210,7 @@ class _Starter:
             "ray": parts.ray_head(home, secrets, ports),
             "mlflow": parts.mlflow_server(home, secrets, ports),
         }
-        home.ray_temp.mkdir(mode=0o700, exist_ok=True)
+        home.make_ray_temp()
         for endpoint in self._endpoints:
             name, folder = endpoint.name, home.endpoint(endpoint.name)
             keys_file = folder / "keys.json"
