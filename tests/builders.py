@@ -2,9 +2,16 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from deploy_targets.endpoint import Endpoint, RolloutPolicy
-from deploy_targets.rollout.state import Counts, EndpointState, Observation
+from deploy_targets.rollout.state import (
+    Counts,
+    EndpointState,
+    Observation,
+    Phase,
+    RolloutState,
+)
 from registry.release import DIGEST_TAG, GATE_TAG, Digest, ModelVersion, Release
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -81,3 +88,17 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+def an_exposed_rollout(**changes: Any) -> RolloutState:
+    """v7 at the first step of its way from v6, exposed since noon."""
+    values: dict[str, Any] = {
+        "id": "chat-v7",
+        "champion": "6",
+        "challenger": a_release("7"),
+        "phase": Phase.STEPPING,
+        "started": NOON,
+        "phase_since": NOON,
+        "exposed_since": NOON,
+    }
+    return RolloutState(**{**values, **changes})
