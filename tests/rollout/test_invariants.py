@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from deploy_targets.rollout.state import EndpointState
+from deploy_targets.rollout.state import EndpointState, Outcome
 from deploy_targets.rollout.store import Saved
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import StateConflict, TargetUnavailable
@@ -32,18 +32,33 @@ VERSIONS = st.sampled_from((*GOOD, REFUSED))
 
 
 class MemoryStore:
-    """The store's contract without a disk, so that thousands of ticks take seconds."""
+    """The store's contract without a disk, so that thousands of ticks take seconds; it remembers what was decided."""
 
     def __init__(self) -> None:
-        self._saved: dict[str, Saved] = {}
+        self.saved = Saved(EndpointState(endpoint="chat"), 0)
+        self.clicked: set[str] = set()
+        """Versions that somebody asked for, and that have not been answered since."""
+        self.burned: set[str] = set()
+        """Versions that were rolled back, and whose request was not seen withdrawn since."""
 
     def load(self, endpoint: str) -> Saved:
-        return self._saved.get(endpoint, Saved(EndpointState(endpoint=endpoint), 0))
+        return self.saved
 
     def save(self, state: EndpointState, *, expected: int) -> int:
-        if self.load(state.endpoint).revision != expected:
+        before, revision = self.saved
+        if revision != expected:
             raise StateConflict(state.endpoint)
-        self._saved[state.endpoint] = Saved(state, expected + 1)
+        for ended in state.unreported:
+            if ended not in before.unreported and ended.outcome is not Outcome.SUPERSEDED:
+                self.clicked.discard(ended.rollout.challenger.version)
+                if ended.outcome is Outcome.ROLLED_BACK:
+                    self.burned.add(ended.rollout.challenger.version)
+        if state.rollout is not None and (
+            before.rollout is None or before.rollout.id != state.rollout.id
+        ):
+            version = state.rollout.challenger.version
+            assert version in self.clicked, f"nobody asked for v{version}"
+        self.saved = Saved(state, expected + 1)
         return expected + 1
 
 
@@ -56,7 +71,8 @@ class Rollouts(RuleBasedStateMachine):
     def start(self, drain_s: int, setbacks: int) -> None:
         endpoint = an_endpoint(drain_s=drain_s, max_setbacks=setbacks, time_limit_s=2_000)
         endpoint = type(endpoint).model_validate({**endpoint.model_dump(), "promote": self.promote})
-        self.world = World(Path(), endpoint, store=MemoryStore())
+        self.memory = MemoryStore()
+        self.world = World(Path(), endpoint, store=self.memory)
         self.world.registry.versions[REFUSED] = a_version(REFUSED, passed=False)
         self.shift = self.world.target.shift
         self.world.target.shift = self._watch_shift  # type: ignore[method-assign]
@@ -71,17 +87,20 @@ class Rollouts(RuleBasedStateMachine):
             None if override is None or override.to is None else override.to.version,
         }
         assert traffic.weights.keys() <= roles
-        assert not traffic.weights.keys() & state.rejected.keys() - {
-            None if override is None or override.to is None else override.to.version
-        }
+        if override is None:
+            assert not traffic.weights.keys() & (state.rejected.keys() | self.memory.burned)
         self.shift(traffic)
 
     # People
 
     @rule(version=VERSIONS)
     def ask_for(self, version: str) -> None:
+        self._point("challenger", version)
+
+    def _point(self, alias: str, version: str) -> None:
         if version in self.world.registry.versions:
-            self.world.registry.aliases["challenger"] = version
+            self.world.registry.aliases[alias] = version
+            self.memory.clicked.add(version)
 
     @rule()
     def withdraw(self) -> None:
@@ -89,8 +108,7 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule(version=VERSIONS)
     def move_champion_by_hand(self, version: str) -> None:
-        if version in self.world.registry.versions:
-            self.world.registry.aliases["champion"] = version
+        self._point("champion", version)
 
     @rule()
     def delete_champion_by_hand(self) -> None:
@@ -109,6 +127,14 @@ class Rollouts(RuleBasedStateMachine):
         state = self.world.state
         release = state.previous if to == "previous" else to and a_release(to)
         self.world.go_back(to=release or None)
+        self.memory.burned -= {None if not release else release.version}
+
+    @rule()
+    def lose_the_state(self) -> None:
+        """What the aliases name is all that is left to go by."""
+        self.memory.saved = Saved(EndpointState(endpoint="chat"), self.memory.saved.revision + 1)
+        self.memory.clicked |= set(self.world.registry.aliases.values())
+        self.memory.burned.clear()
 
     # The world
 
@@ -156,8 +182,14 @@ class Rollouts(RuleBasedStateMachine):
             self._tick(requests)
 
     def _tick(self, requests: int) -> None:
+        if not self.world.registry.is_away and not self.world.target.is_away:
+            self.memory.burned &= self._asked()
         with contextlib.suppress(TargetUnavailable):
             self.world.tick(1, requests=requests)
+
+    def _asked(self) -> set[str]:
+        """The versions whose request stands in the registry."""
+        return set(self.world.registry.aliases.values())
 
     # What holds
 
@@ -207,6 +239,14 @@ class StagedRollouts(Rollouts):
     def move_to_stage(self, version: str, stage: str) -> None:
         if version in self.world.registry.versions:
             self.world.registry.move_to_stage(version, stage)
+            if stage == "Production":
+                self.memory.clicked.add(version)
+
+    def _asked(self) -> set[str]:
+        staged = {
+            v.version for v in self.world.registry.versions.values() if v.stage == "Production"
+        }
+        return staged | {self.world.registry.aliases.get("champion", "")}
 
     @precondition(lambda _: False)
     @rule(version=VERSIONS)
