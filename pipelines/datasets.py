@@ -177,8 +177,11 @@ def _package(module: str, distribution: str) -> Path:
 def _write(path: Path, text: str) -> None:
     """At once and whole: another run may be reading the same bytes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main(out: Annotated[Path, typer.Option(help="The folder to write into.")]) -> None:

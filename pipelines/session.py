@@ -21,7 +21,7 @@ import typer
 
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
-from pipelines.workbench import Finished, Product, Workbench
+from pipelines.workbench import Finished, Product, Workbench, is_disk_full
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
 from registry.release import ArtifactManifest, Digest
 
@@ -235,6 +235,13 @@ def run_entry_point(entry: Callable[..., None]) -> None:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         typer.echo(f"error: {error}{notes}", err=True)
         sys.exit(2 if isinstance(error, BadInput) else 1)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        sys.stdout.flush()
+        where = error.filename or PipelineSettings().home
+        typer.echo(f"error: The disk is full: {where}. Make room there, and run again.", err=True)
+        sys.exit(1)
 
 
 def _prepare_process() -> None:

@@ -9,7 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class PipelineSettings(BaseSettings):
     """`mlflow run` sets the run's id for the process that it starts."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    # Not populate_by_name: it would have `home` read HOME as well.
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     home: Path = Field(default=Path(".shipway"), validation_alias="SHIPWAY_HOME")
     """The state folder; stages work below `work/` in it, demo data lies in `data/`."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from registry.artifact_store import describe_folder
 from registry.errors import IntegrityError, StageFailed
@@ -95,7 +95,7 @@ class Workbench:
             if not again and (found := _verified(folder)) is not None:
                 return found
             if abandoned is not None and not (folder / _DONE).exists():
-                for run_id in abandoned["run_ids"]:
+                for run_id in abandoned.get("run_ids", ()):
                     on_abandoned(str(run_id))
             return _make(folder, dict(inputs), work, run_ids)
 
@@ -193,17 +193,18 @@ def _verified(folder: Path) -> Finished | None:
         manifest = ArtifactManifest.from_json(json.dumps(done["files"]))
         if _files(folder) != manifest:
             return None
-    except IntegrityError:
+        return Finished(
+            folder=folder,
+            product=Product(
+                facts=done["facts"], metrics=done["metrics"], reports=tuple(done["reports"])
+            ),
+            manifest=manifest,
+            seconds=float(done["seconds"]),
+            run_id=str(done["run_id"]),
+            is_reused=True,
+        )
+    except (IntegrityError, KeyError, TypeError, ValueError):
         return None
-    product = Product(facts=done["facts"], metrics=done["metrics"], reports=tuple(done["reports"]))
-    return Finished(
-        folder=folder,
-        product=product,
-        manifest=manifest,
-        seconds=float(done["seconds"]),
-        run_id=str(done["run_id"]),
-        is_reused=True,
-    )
 
 
 def _files(folder: Path) -> ArtifactManifest:
@@ -213,9 +214,10 @@ def _files(folder: Path) -> ArtifactManifest:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        document: Any = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
         return None
+    return cast("dict[str, Any]", document) if isinstance(document, dict) else None
 
 
 @contextmanager

@@ -7,7 +7,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class RegistrySettings(BaseSettings):
     """The names are those that MLflow and the AWS SDK use themselves, where they have one."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    # The prefix goes with populate_by_name, which would have `bucket` read BUCKET as well.
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, env_prefix="SHIPWAY_"
+    )
 
     tracking_uri: str = Field(
         default="http://127.0.0.1:5000", validation_alias=AliasChoices("MLFLOW_TRACKING_URI")

@@ -113,29 +113,39 @@ def test_a_full_disk_in_the_middle_of_quantize_leaves_nothing_half_made(
         cat /dev/zero > {home}/fill 2>/dev/null || true
         truncate -s -64K {home}/fill
         set +e
-        {python} -m {MODULE} {shlex.join(arguments)}
+        {python} -m {MODULE} {shlex.join(arguments)} --data {home}/data
         echo "code=$?"
-        ls {home}/work
-        rm {home}/fill
-        {python} -m {MODULE} {shlex.join(arguments)}
+        ls -A {home}/work
     """
     result = command.run_words("unshare", "--map-root-user", "--mount", "bash", "-c", script)
-    failed, _, after = result.stdout.partition("code=")
-    assert result.returncode == 0, result.stderr
-    assert after.startswith("1\n")
-    assert result.stderr.count("error: ") == 1
-    assert "error: The disk is full: quantize-" in result.stderr
+    said, _, after = result.stdout.partition("code=")
+    code, *left = after.split()
+    assert (result.returncode, code) == (0, "1"), result.stderr
+    assert result.stderr.startswith("error: The disk is full: quantize-")
     assert "Make room there" in result.stderr
     assert "Traceback" not in result.stderr
-    assert "evaluate" not in failed
-    left = after.split("release ", 1)[0].splitlines()[1:]
-    assert [line for line in left if line.startswith("quantize-")] == []
-    assert statuses(command)[1:4] == [
+    assert "evaluate" not in said
+    assert [name.partition("-")[0] for name in left if not name.startswith(".")] == ["download"]
+    assert statuses(command)[1:] == [
         ("release", "FAILED"),
         ("download", "FINISHED"),
         ("quantize", "FAILED"),
     ]
-    assert [v.version for v in servers.registry.versions(tmp_path.name)] == ["1"]
+    assert tmp_path.name not in servers.registry.models()
+
+
+def test_a_full_disk_is_told_wherever_it_shows(command: Command) -> None:
+    home, python = shlex.quote(str(command.home)), shlex.quote(sys.executable)
+    script = f"""
+        mkdir -p {home} && mount -t tmpfs -o size=40k tmpfs {home} || exit 3
+        {python} -m pipelines.datasets --out {home}/data
+        code=$?
+        find {home} -type f -name '.*'
+        exit $code
+    """
+    result = command.run_words("unshare", "--map-root-user", "--mount", "bash", "-c", script)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: The disk is full")
 
 
 def test_after_a_kill_the_rerun_goes_on_and_closes_the_runs_of_the_dead(

@@ -1,8 +1,10 @@
 """GPTQ by gptqmodel: on a GPU where there is one, else on the CPU. The method: https://arxiv.org/abs/2210.17323."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pipelines.loading import has_gpu
 from pipelines.quantize.recipes import GptqRecipe
@@ -35,17 +37,41 @@ def quantize(
     config = library.QuantizeConfig(
         bits=recipe.bits, group_size=recipe.group_size, offload_to_disk_path=str(scratch)
     )
-    model = library.GPTQModel.load(str(base), config, device="cuda:0" if has_gpu() else "cpu")
-    model.layer_callback = _Blocks(on_block)
     samples = [{key: rows[0] for key, rows in window.items()} for window in windows]
-    log = model.quantize(samples, batch_size=1)
-    model.save(str(out))
+    with _failing_aloud():
+        model = library.GPTQModel.load(str(base), config, device="cuda:0" if has_gpu() else "cpu")
+        model.layer_callback = _Blocks(on_block)
+        log = model.quantize(samples, batch_size=1)
+        model.save(str(out))
     return tuple(
         (f"{entry['layer']}.{entry['module']}", float(entry["loss"]))
         for entries in log.values()
         for entry in entries
         if _is_number(entry.get("loss"))
     )
+
+
+@contextmanager
+def _failing_aloud() -> Generator[None]:
+    """Raises what failed in a thread of gptqmodel's, which would end the whole process on the spot, cleaning up nothing."""
+    from gptqmodel.utils import threadx
+
+    workers: Any = threadx
+    worker: Any = workers._DeviceWorker  # noqa: SLF001 - there is no switch for this either
+    failures: list[BaseException] = []
+
+    def note(_: object, failure: BaseException) -> None:
+        failures.append(failure)
+
+    with patch.object(worker, "_abort_process", note):
+        try:
+            yield
+        except Exception as error:
+            if failures:
+                raise failures[0] from error
+            raise
+    if failures:
+        raise failures[0]
 
 
 class _Blocks:
