@@ -111,6 +111,10 @@ class FakeTarget:
         """It will never come up."""
         self._failing[version] = reason
 
+    def mend(self, version: str) -> None:
+        """It will come up when it is applied again."""
+        del self._failing[version]
+
     def crash(self, version: str) -> None:
         """Its replica dies and is started again."""
         old = self.revisions[version]

@@ -30,6 +30,7 @@ _APPLICATIONS = "/api/serve/applications/"
 _PUT_LIMIT_S = 60
 """The first application of a Ray starts its proxy and controller, which takes seconds on a busy machine."""
 _SHIFT_LIMIT_S, _SHIFT_LOOK_S = 5.0, 0.005
+_GONE_LIMIT_S, _GONE_LOOK_S = 10.0, 0.1
 _SEEN_FILE = "replicas.json"
 
 
@@ -80,14 +81,18 @@ class LocalTarget:
         )
 
     def apply(self, release: Release) -> None:
-        """Deploys the application beside the others and gives it a pinned route at weight 0."""
+        """Deploys the application beside the others and gives it a pinned route at weight 0.
+
+        Ray does not try one again that failed, however often it is put: it is taken away first.
+        """
         application = render_application(self._endpoint, release)
+        name = application["name"]
         with self._serve_lock():
-            others = [
-                config
-                for config in self._deployed().values()
-                if config["name"] != application["name"]
-            ]
+            details = self._applications()
+            others = [config for key, config in _deployed(details).items() if key != name]
+            if name in details and _readiness(details[name]) is Readiness.FAILED:
+                self._put(others)
+                self._await_gone(name)
             self._put([*others, application])
         self._write_envoy({*self._versions(), release.version}, self._traffic())
 
@@ -129,7 +134,7 @@ class LocalTarget:
         self._write_envoy(set(self._versions()) - {version}, traffic)
         name = revision_name(self._endpoint.name, version)
         with self._serve_lock():
-            deployed = self._deployed()
+            deployed = _deployed(self._applications())
             if name in deployed:
                 self._put([config for key, config in deployed.items() if key != name])
         self._remember({key: seen for key, seen in self._seen().items() if key != version})
@@ -149,13 +154,14 @@ class LocalTarget:
         found: dict[str, Any] = document.get("applications", {})
         return {name: one for name, one in found.items() if one.get("status") != "DELETING"}
 
-    def _deployed(self) -> dict[str, dict[str, Any]]:
-        """The configuration of every application, as it was put."""
-        return {
-            name: details["deployed_app_config"]
-            for name, details in self._applications().items()
-            if details.get("deployed_app_config")
-        }
+    def _await_gone(self, name: str) -> None:
+        """Ray takes a failed application up again as it was, failure and all, while traces of it are left."""
+        deadline = time.monotonic() + _GONE_LIMIT_S
+        while name in self._ask(self._ray, "GET", _APPLICATIONS).get("applications", {}):
+            if time.monotonic() > deadline:
+                message = f"Ray did not let go of {name} within {_GONE_LIMIT_S:.0f} s. See its log; the next look tries again."
+                raise TargetUnavailable(message)
+            time.sleep(_GONE_LOOK_S)
 
     def _put(self, applications: list[dict[str, Any]]) -> None:
         document = {
@@ -171,24 +177,15 @@ class LocalTarget:
         self._ask(self._ray, "PUT", _APPLICATIONS, json=document, timeout=_PUT_LIMIT_S)
 
     def _revision(self, version: str, details: Mapping[str, Any]) -> Revision:
-        status = str(details.get("status"))
         deployments: dict[str, Any] = details.get("deployments") or {}
-        healthy = bool(deployments) and all(
-            one.get("status") == "HEALTHY" for one in deployments.values()
-        )
-        message = str(details.get("message") or "") or "; ".join(
-            str(one.get("message")) for one in deployments.values() if one.get("message")
-        )
-        if status == "RUNNING" and healthy:
-            readiness = Readiness.READY
-        elif status == "DEPLOY_FAILED":
-            readiness = Readiness.FAILED
-        else:
-            readiness = Readiness.STARTING
+        readiness = _readiness(details)
+        # The application only says which deployment failed; that one's message ends with what its constructor raised.
+        told = [one.get("message") for one in (*deployments.values(), details)]
+        message = next((str(one) for one in told if one), str(details.get("status")))
         return Revision(
             version=version,
             readiness=readiness,
-            reason="" if readiness is Readiness.READY else (message or status)[-500:],
+            reason="" if readiness is Readiness.READY else message[-500:],
             restarts=self._count_restarts(version, deployments, readiness),
         )
 
@@ -283,6 +280,25 @@ class LocalTarget:
                 "`shipway status` shows the parts; their logs are in the state folder."
             )
             raise TargetUnavailable(message) from error
+
+
+def _deployed(applications: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configuration of every application, as it was put."""
+    return {
+        name: details["deployed_app_config"]
+        for name, details in applications.items()
+        if details.get("deployed_app_config")
+    }
+
+
+def _readiness(details: Mapping[str, Any]) -> Readiness:
+    """By the deployments: the application itself is called DEPLOYING for a moment whenever any other one is put."""
+    deployments: dict[str, Any] = details.get("deployments") or {}
+    said = {str(one.get("status")) for one in deployments.values()}
+    if said == {"HEALTHY"}:
+        return Readiness.READY
+    failed = "DEPLOY_FAILED" in {*said, details.get("status")}
+    return Readiness.FAILED if failed else Readiness.STARTING
 
 
 def write_first_configuration(folder: Path, *, port: int, admin_port: int) -> Path:

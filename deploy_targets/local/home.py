@@ -7,8 +7,10 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -41,6 +43,10 @@ class Secrets(BaseModel):
     mlflow_flask_key: str
     api_key: str
     """What a client of the guard shows; the guard itself keeps only its hash."""
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Nothing: a value that is printed by mistake must not end in a log."""
+        return ()
 
     @classmethod
     def make(cls) -> "Secrets":

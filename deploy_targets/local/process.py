@@ -52,17 +52,24 @@ def spawn(
     """Starts `command` in a session of its own, so that an interrupt at the terminal does not reach it.
 
     `environment` is all that it gets, but for the mark by which `find_marked` knows it and its children.
+
+    Raises:
+        ComponentNotReady: the program is not there, or may not be run.
     """
     with log.open("ab") as output:
-        child = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
-            [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**environment, _MARK: mark},
-            cwd=folder,
-            start_new_session=True,
-        )
+        try:
+            child = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**environment, _MARK: mark},
+                cwd=folder,
+                start_new_session=True,
+            )
+        except OSError as error:
+            message = f"{command[0]} cannot be started ({error.strerror}). Run `make setup`; {log} would be its log."
+            raise ComponentNotReady(message) from error
     _started.append(child)
     return ProcessRecord(pid=child.pid, started=psutil.Process(child.pid).create_time())
 
@@ -83,12 +90,10 @@ def await_ready(
     deadline = time.monotonic() + limit_s
     while not is_ready():
         if record is not None and record.find() is None:
-            message = f"{part} ended while it was starting. The end of {log.name}:\n{tail(log)}"
+            message = f"{part} ended while it was starting. The end of {log}:\n{tail(log)}"
             raise ComponentNotReady(message)
         if time.monotonic() > deadline:
-            message = (
-                f"{part} was not ready within {limit_s:.0f} s. The end of {log.name}:\n{tail(log)}"
-            )
+            message = f"{part} was not ready within {limit_s:.0f} s. The end of {log}:\n{tail(log)}"
             raise ComponentNotReady(message)
         time.sleep(_POLL_S)
 

@@ -1,7 +1,6 @@
 """Real parts of a local stack for tests that need some of them: Ray, an Envoy, a guard, each on ports of its own."""
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,7 +38,7 @@ class Platform:
     def start_ray(self, environment: Mapping[str, str]) -> None:
         """`environment` says where S3 is."""
         self._choose(*_RAY_PORTS, "s3")
-        self.home.ray_temp.mkdir(mode=0o700)
+        self.home.make_ray_temp()
         part = parts.ray_head(self.home, self.secrets, self.ports)
         self.ray = self._client("ray_dashboard")
         self.ray.headers["Authorization"] = f"Bearer {self.secrets.ray_token}"
@@ -135,4 +134,4 @@ def a_platform(folder: Path) -> Iterator[Platform]:
     finally:
         platform.clients.close()
         end_all(find_marked(platform.mark), patience_s=5)
-        shutil.rmtree(platform.home.ray_temp, ignore_errors=True)
+        platform.home.remove_ray_temp()
