@@ -67,6 +67,11 @@ class LocalTarget:
         self._folder = folder
         self._lock_file = lock_file
 
+    def close(self) -> None:
+        """Closes the connections that it was given."""
+        self._ray.close()
+        self._envoy_admin.close()
+
     def render(self, release: Release) -> tuple[Manifest, ...]:
         """The Serve application, and Envoy's routes with this version alone."""
         application = render_application(self._endpoint, release)

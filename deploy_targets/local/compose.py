@@ -4,6 +4,7 @@ An address in the environment (MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3) does no
 stack speaks to the local stack.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,7 +138,8 @@ class Composition:
         """Where the endpoint stands now."""
         observed: Observed | None
         try:
-            observed = self.target(endpoint).observe()
+            with closing(self.target(endpoint)) as target:
+                observed = target.observe()
         except TargetUnavailable:
             observed = None
         return summarise(endpoint, self.store().load(endpoint.name).state, observed)

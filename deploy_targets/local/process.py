@@ -18,8 +18,6 @@ from registry.errors import ComponentNotReady
 _POLL_S = 0.05
 _MARK = "SHIPWAY_PART"
 _TAIL_BYTES = 2_000
-_started: list[subprocess.Popen[bytes]] = []
-"""Kept, since Python complains of a handle that is dropped while its process runs; ours are meant to run on."""
 
 
 class ProcessRecord(BaseModel):
@@ -70,7 +68,8 @@ def spawn(
         except OSError as error:
             message = f"{command[0]} cannot be started ({error.strerror}). Run `make setup`; {log} would be its log."
             raise ComponentNotReady(message) from error
-    _started.append(child)
+    # Its handle is dropped while it runs, of which Python complains unless the handle counts as ended.
+    child.returncode = 0
     return ProcessRecord(pid=child.pid, started=psutil.Process(child.pid).create_time())
 
 

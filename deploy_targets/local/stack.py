@@ -243,6 +243,8 @@ class _Starter:
             taken = set(self._ports.values())
             self._ports |= {name: free_port(port, taken) for name, port in missing.items()}
             return
+        # What a killed stack has left behind would hold the ports until its part is started again.
+        end_all(find_marked(_mark(self._home, "")), patience_s=_PATIENCE_S)
         taken: set[int] = set()
         self._ports = {
             name: free_port(self._ports.get(name, port), taken) for name, port in wanted.items()
@@ -259,6 +261,11 @@ class _Starter:
                     self._announce(f"ending {name}: the endpoint file has changed")
                 end_all(find_marked(_mark(self._home, name)), patience_s=_PATIENCE_S)
                 del self._processes[name]
+        self._ports = {
+            name: port
+            for name, port in self._ports.items()
+            if name.partition(".")[0] in names or "." not in name
+        }
 
     def _runs(self, name: str) -> bool:
         record = self._processes.get(name)

@@ -127,12 +127,13 @@ def test_ending_takes_the_children_along_and_forces_the_deaf(start: Start, tmp_p
     until(processes[0].children)
     until(lambda: "deaf" in tail(tmp_path / "part.log"))
     child = processes[0].children()[0]
+    began = child.create_time()
 
     end_all(processes, patience_s=0.5)
 
     assert parent.find() is None
     assert deaf.find() is None
-    assert not child.is_running()
+    assert ProcessRecord(pid=child.pid, started=began).find() is None
 
 
 def test_waiting_for_one_that_ends_shows_the_end_of_its_log(start: Start, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What is sent to Ray Serve is what Ray Serve reads."""
 
+import pytest
+from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deploy_targets.batching import BatchPolicy
 from deploy_targets.endpoint import Endpoint, Engine, Resources
-from deploy_targets.ray_serve.serve_config import render_application, unknown_keys
+from deploy_targets.ray_serve.app import EngineArgs
+from deploy_targets.ray_serve.serve_config import render_application
 from tests.builders import a_digest, a_release, an_endpoint
 
 
@@ -19,12 +22,11 @@ def test_rays_own_schema_takes_the_rendering_and_drops_nothing_of_it() -> None:
     assert set(sent["ray_actor_options"]) == set(read["ray_actor_options"])
 
 
-def test_a_rendering_has_no_key_that_ray_would_ignore_and_a_typo_is_noticed() -> None:
-    application = render_application(an_endpoint(), a_release("7"))
-    assert unknown_keys(application) == frozenset()
-    application["deployments"][0]["num_replica"] = 2
-    application["args"]["dygest"] = ""
-    assert unknown_keys(application) == {"num_replica", "dygest"}
+def test_the_engine_takes_every_argument_that_is_rendered_and_refuses_others() -> None:
+    arguments = render_application(an_endpoint(), a_release("7"))["args"]
+    assert EngineArgs.model_validate(arguments).version == "7"
+    with pytest.raises(ValidationError, match="dygest"):
+        EngineArgs.model_validate({**arguments, "dygest": ""})
 
 
 def test_the_endpoints_wishes_arrive() -> None:
