@@ -28,6 +28,8 @@ from deploy_targets.local.process import (
     free_port,
     spawn,
 )
+from deploy_targets.rollout.follow import check_model
+from deploy_targets.rollout.store import SqliteStore
 from registry.artifact_store import connect_store
 from registry.errors import (
     ArtifactStoreUnavailable,
@@ -134,9 +136,13 @@ def up(home: Home, endpoint_file: Path, *, announce: Announce) -> StackInfo:
     Raises:
         ComponentNotReady: a part did not come up; its log is named. What came up keeps running.
         EndpointFileInvalid: nothing was started.
+        StateUnreadable: the saved rollouts are of another version of Shipway; nothing was started.
     """
     endpoints = read_endpoint_file(endpoint_file).endpoints
     with _locked(home):
+        store = SqliteStore(home.state_file)
+        for endpoint in endpoints:
+            check_model(endpoint, store.load(endpoint.name).state)
         return _Starter(home, endpoint_file, endpoints, announce).start()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.follow import check_model
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
 from deploy_targets.rollout.settings import ControllerSettings
@@ -185,9 +186,11 @@ class Controller:
         Raises:
             TargetUnavailable: the target could not be observed: nothing was decided.
             StateConflict: somebody else saved: nothing was done.
+            EndpointFileInvalid: the endpoint was given another model: nothing is done.
         """
         endpoint = unit.endpoint
         before = self._store.load(endpoint.name)
+        check_model(endpoint, before.state)
         observed = unit.target.observe()
         scrape, observation = self._observation(unit, before.state)
         smoke = self._smoke(unit, before.state, observed)

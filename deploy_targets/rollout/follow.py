@@ -1,6 +1,6 @@
 """What do people want? The state after reading the registry, and after an operator's rollback. Pure.
 
-`adopt` is for a state that knows nothing, `follow_registry` reads the request, `follow_override` carries out what an
+`check_model` refuses a state of another model, `adopt` is for a state that knows nothing, `follow_registry` reads the request, `follow_override` carries out what an
 operator saved. All of them end a rollout in the same way, `end_rollout`. How a rollout moves by itself is `plan`'s.
 """
 
@@ -12,6 +12,7 @@ from deploy_targets.rollout.gap import standing, version_of
 from deploy_targets.rollout.state import EndedRollout, EndpointState, Outcome, RolloutState
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness
+from registry.errors import EndpointFileInvalid
 from registry.promotion import (
     CHAMPION,
     RegistryFacts,
@@ -21,6 +22,21 @@ from registry.promotion import (
     withdrawn,
 )
 from registry.release import Refused, Release
+
+
+def check_model(endpoint: Endpoint, state: EndpointState) -> None:
+    """Refuses a state of another model: version 2 of this one is not version 2 of that one.
+
+    Raises:
+        EndpointFileInvalid: what serves is a version of another model than the endpoint names now.
+    """
+    serving = state.serving
+    if serving is not None and serving.model != endpoint.model:
+        message = (
+            f"{serving} serves on endpoint {endpoint.name}, but the endpoint file now names model {endpoint.model}. "
+            "Give that model an endpoint of its own, or name the old model again; nothing is touched until then."
+        )
+        raise EndpointFileInvalid(message)
 
 
 def is_blank(state: EndpointState) -> bool:

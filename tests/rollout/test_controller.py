@@ -12,7 +12,7 @@ from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.state import Override
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
-from registry.errors import StateConflict, TargetUnavailable
+from registry.errors import EndpointFileInvalid, StateConflict, TargetUnavailable
 from registry.release import Release
 from tests.builders import FakeClock, a_release, a_version, an_endpoint
 from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeUsers
@@ -360,3 +360,21 @@ def test_an_idle_loop_sees_an_operators_rollback_long_before_the_next_poll(servi
         controller.stop()
         loop.join(30)
     assert not loop.is_alive()
+
+
+def test_an_endpoint_that_is_given_another_model_is_left_alone(serving: World) -> None:
+    unit = replace(
+        serving.unit, endpoint=serving.unit.endpoint.model_copy(update={"model": "other"})
+    )
+    controller = Controller(
+        (unit,),
+        registry=serving.registry,
+        store=serving.store,
+        settings=ControllerSettings(),
+        clock=serving.clock,
+    )
+    writes = len(serving.registry.writes)
+    with pytest.raises(EndpointFileInvalid, match="smollm2 v6 serves on endpoint chat"):
+        controller.tick(unit)
+    assert serving.target.traffic == Traffic.all_to("6")
+    assert len(serving.registry.writes) == writes
