@@ -12,6 +12,7 @@ import typer
 from pipelines.checkpoint import check_checkpoint
 from pipelines.download.gguf import convert_gguf
 from pipelines.download.sources import Fetcher, Found, parse_source
+from pipelines.progress import Announcer
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of
 from registry.artifact_store import describe_folder, digest_file
@@ -46,7 +47,9 @@ def download(session: Session, *, source: str, digest: str = "") -> Model:
                     "promised": promised or "",
                     "code": code_of(__file__, _LIBRARIES),
                 },
-                lambda folder: _bring(found, folder, source=source, promised=promised),
+                lambda folder: _bring(
+                    found, folder, source=source, promised=promised, announcer=session.announcer
+                ),
             )
         model = Model(folder=finished.folder / "model", manifest=finished.files_of("model"))
         stage.log_inputs({"source": (source, finished.product.facts["source_digest"])})
@@ -54,7 +57,9 @@ def download(session: Session, *, source: str, digest: str = "") -> Model:
     return model
 
 
-def _bring(found: Found, folder: Path, *, source: str, promised: str | None) -> Product:
+def _bring(
+    found: Found, folder: Path, *, source: str, promised: str | None, announcer: Announcer
+) -> Product:
     raw = folder / "raw"
     raw.mkdir()
     here = found.bring(raw)
@@ -65,6 +70,8 @@ def _bring(found: Found, folder: Path, *, source: str, promised: str | None) -> 
     model = folder / "model"
     gguf = _gguf_in(here, source)
     if gguf is not None:
+        # Most of a minute on a small machine, of which transformers spends half on reading the header three times.
+        announcer.say("download", f"{gguf.name} becomes a plain bf16 checkpoint")
         convert_gguf(gguf, model)
     else:
         check_checkpoint(here, where=source)
