@@ -107,9 +107,13 @@ def key_of(inputs: Mapping[str, Any]) -> str:
 
 
 def code_of(package_file: str, libraries: Iterable[str]) -> dict[str, str]:
-    """What the work of a package depends on beside its inputs: its own source and the versions of `libraries`."""
+    """What the work of a package depends on beside its inputs: sources and the versions of `libraries`.
+
+    The sources are the package's own and those of the modules beside it, which all packages share.
+    """
     hasher = hashlib.sha256()
-    for path in sorted(Path(package_file).parent.rglob("*.py")):
+    package = Path(package_file).parent
+    for path in sorted([*package.rglob("*.py"), *package.parent.glob("*.py")]):
         hasher.update(path.read_bytes())
     versions = {name: importlib.metadata.version(name) for name in libraries}
     return {"source": hasher.hexdigest(), **versions}

@@ -204,11 +204,19 @@ def test_names_are_equal_exactly_when_inputs_are(left: dict[str, Any], right) ->
 
 
 def test_a_change_of_the_code_is_other_work(tmp_path) -> None:
-    file = tmp_path / "__main__.py"
-    file.write_text("one")
-    before = code_of(str(file), ["pytest"])
-    (tmp_path / "notes.txt").write_text("no code")
-    assert code_of(str(file), ["pytest"]) == before
-    file.write_text("two")
-    assert code_of(str(file), ["pytest"]) != before
+    package = tmp_path / "stage"
+    package.mkdir()
+    file = package / "__main__.py"
+    seen: list[dict[str, str]] = []
+    for path, text in (
+        (file, "one"),
+        (file, "two"),
+        (package / "methods.py", "three"),
+        (tmp_path / "loading.py", "shared by all stages"),
+    ):
+        path.write_text(text)
+        seen.append(code_of(str(file), ["pytest"]))
+    assert len({one["source"] for one in seen}) == len(seen)
+    (package / "notes.txt").write_text("no code")
+    assert code_of(str(file), ["pytest"]) == seen[-1]
     assert code_of(str(file), ["hypothesis"]).keys() == {"source", "hypothesis"}
