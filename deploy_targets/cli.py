@@ -136,6 +136,9 @@ def rollback(
             reason=reason,
         )
     )
+    if not composition.wake_controller():
+        _say("The controller does not answer, so nothing happens yet. `shipway up` starts it.")
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: shipway watch chat")

@@ -4,6 +4,7 @@ An address in the environment (MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3) does no
 stack speaks to the local stack.
 """
 
+import uuid
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from deploy_targets.local.stack import (
 )
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
+from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.status import Status, summarise
@@ -133,6 +135,21 @@ class Composition:
             smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
             record=Journal(self.tracking(), endpoint),
         )
+
+    def wake_controller(self) -> bool:
+        """Has the controller look now instead of at the end of its pause, and says whether it heard."""
+        delivery, stamp = uuid.uuid4().hex, str(int(utc_now().timestamp()))
+        secret = self.home.secrets().webhook_secret
+        headers = {
+            "x-mlflow-delivery-id": delivery,
+            "x-mlflow-timestamp": stamp,
+            "x-mlflow-signature": sign_hint(secret, delivery=delivery, stamp=stamp, body=b""),
+        }
+        url = f"http://127.0.0.1:{self.info.ports['controller']}{HOOK_PATH}"
+        try:
+            return httpx2.post(url, headers=headers, timeout=_TIMEOUT_S).is_success
+        except httpx2.HTTPError:
+            return False
 
     def status(self, endpoint: Endpoint) -> Status:
         """Where the endpoint stands now."""

@@ -17,7 +17,7 @@ from deploy_targets.rollout.state import (
     ShiftTraffic,
 )
 from deploy_targets.routing.traffic import Traffic
-from deploy_targets.target import Observed
+from deploy_targets.target import Observed, Readiness, Revision
 from registry.promotion import RegistryFacts, Standing, plan_registry
 from registry.release import Release
 
@@ -82,17 +82,22 @@ def close_gap(
     actions += [
         ApplyRevision(release=release)
         for version, release in kept.items()
-        if version not in observed.revisions
+        if _needs_applying(observed.revisions.get(version))
     ]
     drained = now - timedelta(seconds=endpoint.rollout.drain_s)
     actions += [
         RetireRevision(version=version)
         for version, since in state.idle_since.items()
-        if since <= drained
+        if since <= drained and not observed.traffic.percent(version)
     ]
     if facts is not None:
         actions += plan_registry(facts, endpoint.trigger, standing(state))
     return tuple(actions)
+
+
+def _needs_applying(revision: Revision | None) -> bool:
+    """Also where its platform gave up on it: what serves must come back by itself once the cause has passed."""
+    return revision is None or revision.readiness is Readiness.FAILED
 
 
 def kept_releases(state: EndpointState) -> dict[str, Release]:

@@ -47,9 +47,7 @@ class HintCheck:
         signature = headers.get("x-mlflow-signature", "")
         if self._secret is None:
             return "no webhook secret is set"
-        signed = f"{delivery}.{stamp}.".encode() + body
-        digest = hmac.new(self._secret.encode(), signed, hashlib.sha256).digest()
-        expected = "v1," + base64.b64encode(digest).decode()
+        expected = sign_hint(self._secret, delivery=delivery, stamp=stamp, body=body)
         if not hmac.compare_digest(expected.encode(), signature.encode()):
             return "the signature does not fit"
         if not stamp.isdigit() or abs(now.timestamp() - int(stamp)) > _TOLERANCE.total_seconds():
@@ -59,6 +57,13 @@ class HintCheck:
             return "this delivery was seen before"
         self._seen[delivery] = now
         return ""
+
+
+def sign_hint(secret: str, *, delivery: str, stamp: str, body: bytes) -> str:
+    """The signature of a delivery; `stamp` is in whole seconds since the epoch."""
+    signed = f"{delivery}.{stamp}.".encode() + body
+    digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+    return "v1," + base64.b64encode(digest).decode()
 
 
 def nudge_app(

@@ -1,0 +1,412 @@
+"""The whole local stack, every part the real one, from `up` to `down`; only the models are tiny.
+
+One stack serves all of this module, and its tests run in the order in which they stand: each finds what the one before
+has left, as a user would.
+"""
+
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deploy_targets.load import LoadPlan
+from deploy_targets.local import stack
+from deploy_targets.local.compose import Composition
+from deploy_targets.local.demo import _BUG
+from deploy_targets.local.demo_traffic import Traffic as Clients
+from deploy_targets.local.demo_traffic import talk
+from deploy_targets.local.home import Home
+from deploy_targets.local.process import ProcessRecord, find_marked
+from deploy_targets.local.stack import StackInfo, read_endpoint_file
+from deploy_targets.rollout.journal import PastRollout, past_rollouts
+from deploy_targets.rollout.status import Status
+from registry.promotion import CHAMPION, MoveAlias
+from registry.release import DIGEST_TAG, GATE_TAG
+
+pytestmark = pytest.mark.real
+
+LIMIT_S = 240
+POLL_S = 40
+TAKEN_PORT = 8080
+ENDPOINTS = """
+apiVersion: shipway/v1
+endpoints:
+  - name: chat
+    model: tiny
+    resources: {cpus: 0.1, memory_gib: 0.1}
+    engine: {max_context_tokens: 256}
+    rollout:
+      steps: [{weight: 25, dwell_s: 2, requests: 2}, {weight: 50, dwell_s: 1}]
+      promote: {by: exposure, requests: 30}
+      drain_s: 1
+    serving: {timeout_s: 30}
+"""
+
+
+class Stack:
+    """What runs, seen from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = Home(folder / "home")
+        self.file = folder / "endpoints.yaml"
+        self.file.write_text(ENDPOINTS)
+        self.endpoint = read_endpoint_file(self.file).endpoints[0]
+        self.said: list[str] = []
+        self.info = self.up()
+
+    def up(self) -> StackInfo:
+        self.info = stack.up(self.home, self.file, announce=self.said.append)
+        self.composition = Composition(self.home, self.info, read_endpoint_file(self.file))
+        self.registry = self.composition.registry()
+        return self.info
+
+    def cli(self, *words: str, code: int = 0) -> str:
+        """What the command said, on whichever way out."""
+        command = [sys.executable, "-m", "deploy_targets.cli", *words]
+        environment = {**os.environ, "SHIPWAY_HOME": str(self.home.path)}
+        if words[:1] not in {("env",), ("down",)}:
+            command += ["-f", str(self.file)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == code, done
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def register(self, folder: Path, *, gate: bool = True) -> str:
+        stored = self.composition.artifacts().put(folder)
+        tags = {DIGEST_TAG: str(stored.manifest.digest)}
+        if gate:
+            tags[GATE_TAG] = json.dumps({"passed": True, "reasons": []})
+        return self.registry.register("tiny", source=stored.source, run_id=None, tags=tags)[0]
+
+    def point(self, alias: str, version: str | None) -> None:
+        """The click."""
+        self.registry.write("tiny", MoveAlias(alias=alias, version=version))
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        return self.registry.aliases("tiny")
+
+    @property
+    def status(self) -> Status:
+        return self.composition.status(self.endpoint)
+
+    def answered(self, version: str) -> tuple[str, str]:
+        """What Shipway wrote on that version."""
+        tags = self.registry.version("tiny", version).tags
+        return tags.get("shipway.status", ""), tags.get("shipway.reason", "")
+
+    def past(self, version: str) -> PastRollout:
+        """The newest rollout of that version, once it is over."""
+        ended = {"promoted", "rolled_back", "withdrawn", "superseded"}
+        found: list[PastRollout] = []
+
+        def is_over() -> bool:
+            past = past_rollouts(self.composition.tracking(), self.endpoint, limit=9)
+            found[:] = [one for one in past if one.version == version][:1]
+            return bool(found) and found[0].status in ended
+
+        self.until(is_over)
+        return found[0]
+
+    def until(self, holds: Callable[[], bool]) -> float:
+        """Seconds until it holds."""
+        began = time.monotonic()
+        while not holds():
+            log = self.home.log("controller")
+            assert time.monotonic() - began < LIMIT_S, (self.status, log.read_text()[-3000:])
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def clients(self, **plan: Any) -> Clients:
+        url, key = self.info.url("chat", "guard"), self.home.secrets().api_key
+        return Clients(
+            LoadPlan(url=url, model="chat", api_key=key, requests=100_000, max_tokens=4, **plan)
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        return find_marked(f"{self.home.path.resolve()}|")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with ExitStack() as kept, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHIPWAY_POLL_S", str(POLL_S))
+        patch.setenv("SHIPWAY_TICK_S", "0.5")
+        with suppress(OSError):  # whoever else has it serves as well
+            kept.enter_context(socket.create_server(("127.0.0.1", TAKEN_PORT)))
+        folder = tmp_path_factory.mktemp("stack")
+        try:
+            yield Stack(folder)
+        finally:
+            stack.down(Home(folder / "home"), announce=print)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    from tests.tiny_model import TEMPLATE, write_tiny_model
+
+    def write(seed: int, prefix: str = "") -> Path:
+        folder = tmp_path_factory.mktemp("tiny")
+        return write_tiny_model(folder, seed=seed, template=prefix + TEMPLATE)
+
+    return write
+
+
+def test_up_starts_every_part_on_loopback_alone_and_works_round_a_taken_port(
+    running: Stack,
+) -> None:
+    assert set(running.info.alive()) == {
+        "s3", "ray", "mlflow", "chat.envoy", "chat.guard", "controller",
+    }  # fmt: skip
+    assert all(running.info.alive().values())
+    assert running.info.ports["chat.guard"] != TAKEN_PORT
+    for process in running.processes():
+        assert_on_loopback(process)
+
+
+def assert_on_loopback(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):
+        for one in process.net_connections("inet"):
+            if one.status == psutil.CONN_LISTEN:
+                address = ipaddress.ip_address(one.laddr.ip)
+                inner = getattr(address, "ipv4_mapped", None) or address
+                assert inner.is_loopback, (process.cmdline(), one.laddr)
+
+
+def test_up_again_starts_nothing_twice(running: Stack) -> None:
+    before, said = running.info.processes, len(running.said)
+
+    assert running.up().processes == before
+
+    assert not [line for line in running.said[said:] if line.startswith("starting")]
+
+
+def test_a_first_release_becomes_champion_and_answers(
+    running: Stack, model: Callable[..., Path]
+) -> None:
+    first = running.register(model(1))
+
+    running.point("challenger", first)
+
+    assert running.until(lambda: running.status.challenger == first) < POLL_S / 4
+    running.until(lambda: running.aliases == {CHAMPION: first})
+    assert running.past(first).status == "promoted"
+    running.until(lambda: running.answered(first)[0] == "promoted")
+    url = f"{running.info.url('chat', 'guard')}/v1/chat/completions"
+    key = running.home.secrets().api_key
+    whole, streamed = (talk(url, key, "chat", "hello", stream=one) for one in (False, True))
+    assert whole == streamed != ""
+    for process in running.processes():
+        assert_on_loopback(process)
+
+
+def test_a_good_challenger_is_promoted_under_load_though_the_controller_dies_on_the_way(
+    running: Stack, model: Callable[..., Path]
+) -> None:
+    good = running.register(model(2))
+    with running.clients() as clients:
+        clients.wait_for_answers(4)
+        running.point("challenger", good)
+        running.until(lambda: running.status.phase == "stepping")
+        os.kill(running.info.processes["controller"].pid, signal.SIGKILL)
+        running.until(lambda: not running.info.alive()["controller"])
+        running.up()
+        running.until(lambda: running.aliases == {CHAMPION: good})
+        clients.wait_for_answers(clients.report.requests + 20)
+
+    assert clients.report.failures == 0
+    assert clients.report.versions[good].requests >= 30
+    run = run_of(running, running.past(good), "FINISHED")
+    assert run.data.tags["shipway.status"] == "promoted"
+    steps, weights = zip(*metric(running, run, "weight_percent"), strict=True)
+    assert list(steps) == sorted(set(steps))
+    assert {25, 50} <= set(weights)
+    assert metric(running, run, "challenger_requests")[-1][1] >= 30
+
+
+def run_of(running: Stack, past: PastRollout, status: str) -> Any:
+    client = running.composition.tracking()._client
+    # Told by its tags first, then drawn, then closed.
+    running.until(lambda: client.get_run(past.run_id).info.status != "RUNNING")
+    run = client.get_run(past.run_id)
+    assert run.info.status == status
+    assert run.data.tags["shipway.reason"] == past.reason != ""
+    assert {one.path for one in client.list_artifacts(past.run_id)} == {
+        "policy.yaml",
+        "rollout.png",
+    }
+    return run
+
+
+def metric(running: Stack, run: Any, name: str) -> list[tuple[int, float]]:
+    history = running.composition.tracking()._client.get_metric_history(run.info.run_id, name)
+    return [(one.step, one.value) for one in history]
+
+
+def test_a_bad_challenger_is_rolled_back_by_its_numbers(
+    running: Stack, model: Callable[..., Path]
+) -> None:
+    champion = running.aliases[CHAMPION]
+    bug = "{%- if messages[0]['role'] == 'system' -%}" + _BUG + "{%- endif -%}"
+    bad = running.register(model(3, bug))
+    with running.clients(system_share=0.5) as clients:
+        clients.wait_for_answers(4)
+        running.point("challenger", bad)
+        running.until(lambda: running.answered(bad)[0] == "turned_down")
+        running.until(lambda: running.status.traffic == {champion: 100})
+
+    assert running.aliases == {CHAMPION: champion}
+    assert "the challenger is worse: e-value" in running.answered(bad)[1]
+    own = clients.report.versions[bad].failures
+    assert own > 0
+    assert clients.report.failures == own
+    run = run_of(running, running.past(bad), "FAILED")
+    assert run.data.tags["shipway.outcome"] == "rolled_back"
+    assert metric(running, run, "challenger_errors")[-1][1] > 0
+
+
+def test_a_version_without_a_gate_is_refused_and_told_why(
+    running: Stack, model: Callable[..., Path]
+) -> None:
+    champion = running.aliases[CHAMPION]
+    unproven = running.register(model(4), gate=False)
+
+    running.point("challenger", unproven)
+
+    running.until(lambda: running.answered(unproven)[0] == "turned_down")
+    assert "has no gate result" in running.answered(unproven)[1]
+    running.until(lambda: running.aliases == {CHAMPION: champion})
+    assert "has no gate result" in running.cli("promote", "chat", unproven, code=1)
+    assert running.aliases == {CHAMPION: champion}
+
+
+def test_a_champion_moved_by_hand_is_put_back_and_becomes_the_request(running: Stack) -> None:
+    champion = running.aliases[CHAMPION]
+
+    running.point(CHAMPION, "1")
+
+    running.until(lambda: running.aliases == {CHAMPION: champion, "challenger": "1"})
+    assert running.status.traffic == {champion: 100}
+    said = running.cli("rollback", "chat", "--reason", "not that one")
+    assert "the rollout of v1 ends" in said
+    running.until(
+        lambda: running.answered("1") == ("turned_down", "rolled back: operator: not that one")
+    )
+    running.until(lambda: running.aliases == {CHAMPION: champion})
+
+
+def test_a_request_by_the_command_line_can_be_withdrawn(running: Stack) -> None:
+    champion = running.aliases[CHAMPION]
+    assert "Would write: alias challenger of tiny → v1" in running.cli(
+        "promote", "chat", "1", "--dry-run"
+    )
+    assert running.aliases == {CHAMPION: champion}
+
+    running.cli("promote", "chat", "1")
+    running.until(lambda: running.status.challenger == "1")
+    running.point("challenger", None)
+
+    assert running.past("1").status == "withdrawn"
+    assert running.status.serving == champion
+
+
+def test_an_operator_goes_back_at_once_without_a_canary(running: Stack) -> None:
+    champion = running.aliases[CHAMPION]
+
+    with running.clients() as clients:
+        clients.wait_for_answers(1)
+        assert "tiny v1 serves again" in running.cli("rollback", "chat")
+        running.until(lambda: running.aliases == {CHAMPION: "1"})
+        clients.wait_for_answers(clients.report.requests + 4)
+
+    assert clients.report.failures == 0
+    assert running.answered(champion)[0] == "turned_down"
+
+
+def test_the_command_line_tells_what_is_there(running: Stack, tmp_path: Path) -> None:
+    status = json.loads(running.cli("status", "--json"))
+    assert status["endpoints"][0]["traffic"] == {"1": 100}
+    assert all(status["parts"].values())
+    past = json.loads(running.cli("history", "chat", "--json"))
+    assert [(one["version"], one["status"]) for one in past] == [
+        ("1", "withdrawn"),
+        ("1", "rolled_back"),
+        ("3", "rolled_back"),
+        ("2", "promoted"),
+        ("1", "promoted"),
+    ]
+    assert "tiny v1 serves" in running.cli("watch", "chat", "--looks", "1")
+    assert "import_path" in running.cli("render", "chat", "--version", "2")
+    assert "Wrote 2 documents" in running.cli("render", "--all", "-o", str(tmp_path))
+    assert "FAIL" not in running.cli("doctor")
+    assert "SHIPWAY_API_KEY=sk-shipway-" in running.cli("env")
+
+
+def test_the_command_line_sends_requests_and_lists_garbage_without_deleting(
+    running: Stack,
+) -> None:
+    load = json.loads(running.cli("load", "chat", "--requests", "5", "--json"))
+    assert (load["requests"], load["failures"]) == (5, 0)
+    listed = running.cli("gc", "--keep-last", "0", "--keep-days", "0")
+    assert "would delete tiny v3" in listed
+    assert "tiny v1" not in listed
+    assert len(running.registry.versions("tiny")) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("promote", "chat", "99"), "MLflow does not have version 99"),
+        (("history", "nobody"), "There is no endpoint 'nobody'"),
+        (("render",), "Name one endpoint, or give --all"),
+    ],
+)
+def test_what_is_not_there_is_wrong_usage(
+    running: Stack, words: tuple[str, ...], said: str
+) -> None:
+    assert said in running.cli(*words, code=2)
+
+
+def test_a_part_that_died_is_told_of_and_started_again_where_it_was(running: Stack) -> None:
+    before = running.info
+    os.kill(before.processes["chat.envoy"].pid, signal.SIGKILL)
+    running.until(lambda: not running.info.alive()["chat.envoy"])
+    assert "DOWN  chat.envoy" in running.cli("status", code=1)
+    assert "chat.envoy.log" in running.cli("doctor", code=1)
+
+    after = running.up()
+
+    assert after.ports == before.ports
+    changed = {name for name in after.processes if after.processes[name] != before.processes[name]}
+    assert changed == {"chat.envoy"}
+    assert running.status.traffic == {"1": 100}
+    assert json.loads(running.cli("load", "chat", "--requests", "3", "--json"))["failures"] == 0
+
+
+def test_down_leaves_nothing_alive_not_even_what_ray_started(running: Stack) -> None:
+    ray = running.info.processes["ray"].find()
+    assert ray is not None
+    before = [
+        ProcessRecord(pid=one.pid, started=one.create_time())
+        for one in {*running.processes(), *ray.children(recursive=True)}
+    ]
+    assert len(before) > 10
+
+    running.cli("down")
+
+    assert running.processes() == []
+    assert [one for one in before if one.find()] == []
+    assert not running.home.ray_temp.parent.exists()
