@@ -196,13 +196,13 @@ def render(
     ] = None,
 ) -> None:
     """Print what would be applied for a version. With --source it needs no server."""
+    if every == (endpoint is not None):
+        message = "Name one endpoint, or give --all."
+        raise BadInput(message)
     from deploy_targets.local.operate import render_documents, write_documents
     from deploy_targets.local.stack import read_endpoint_file
 
     declared = read_endpoint_file(file)
-    if every == (endpoint is not None):
-        message = "Name one endpoint, or give --all."
-        raise BadInput(message)
     chosen: tuple[Endpoint, ...] = (
         declared.endpoints if endpoint is None else (declared.named(endpoint),)
     )

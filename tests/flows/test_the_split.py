@@ -140,6 +140,19 @@ def test_a_pin_beats_the_weights_and_an_unknown_one_is_never_answered_by_another
     assert unknown.json()["error"]["type"] == "not_found_error"
 
 
+def test_when_ray_has_lost_every_version_in_the_middle_they_are_applied_again_one_by_one(
+    platform: Platform, endpoint: Endpoint, target: LocalTarget
+) -> None:
+    target.shift(Traffic.split("6", "7", 25))
+    reborn = platform.target(endpoint, FakeRay().client)
+
+    reborn.apply(a_release("6"))
+    assert reborn.observe().traffic == Traffic.split("6", "7", 25)
+    reborn.shift(Traffic.all_to("6"))
+
+    assert reborn.observe().traffic == Traffic.all_to("6")
+
+
 def test_a_dead_version_is_named_by_its_own_failure(
     platform: Platform, target: LocalTarget, ask: Callable[..., httpx2.Response]
 ) -> None:
