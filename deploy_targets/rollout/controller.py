@@ -149,25 +149,8 @@ class Controller:
             self._wake.clear()
             busy = [self._safe_tick(unit) for unit in self._units]
             self._last_round = self._clock()
-            self._pause(is_busy=any(busy))
-
-    def _pause(self, *, is_busy: bool) -> None:
-        """Waits for the next tick, or the next poll when nothing is under way, unless it is woken.
-
-        An operator's rollback is saved from another process, which cannot wake this one: it is looked for meanwhile.
-        """
-        poll_s, tick_s = self._settings.poll_s, self._settings.tick_s
-        looks = 1 if is_busy else max(1, round(poll_s / tick_s))
-        for _ in range(looks):
-            if self._wake.wait(min(tick_s, poll_s)) or self._is_overridden():
-                return
-
-    def _is_overridden(self) -> bool:
-        try:
-            states = [self._store.load(unit.endpoint.name).state for unit in self._units]
-        except ShipwayError:
-            return True  # the tick will say what is wrong
-        return any(state.override is not None for state in states)
+            pause = self._settings.tick_s if any(busy) else self._settings.poll_s
+            self._wake.wait(min(pause, self._settings.poll_s))
 
     def _safe_tick(self, unit: Unit) -> bool:
         try:

@@ -85,7 +85,9 @@ def judge(
     numbers = f"{counts}; e-value {e_value:.3g} < {bound:.4g}"
     seen = evidence.challenger.requests
     if champion is None and needed == 0:
-        reason = "a first release, with no champion to compare it with: it answered every smoke prompt"
+        reason = (
+            "a first release, with no champion to compare it with: it answered every smoke prompt"
+        )
         return Verdict(decision=Decision.PROMOTE, reason=reason, e_value=e_value)
     if seen >= needed:
         return Verdict(

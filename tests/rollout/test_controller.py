@@ -1,6 +1,5 @@
 """Whole rollouts on fakes and a fake clock: what users meet, what the registry says, what survives a crash."""
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,35 +330,6 @@ def test_at_rest_nothing_is_saved_and_nothing_is_written(serving: World) -> None
     serving.tick(10)
     assert serving.store.load("chat").revision == revision
     assert len(serving.registry.writes) == writes
-
-
-def test_an_idle_loop_sees_an_operators_rollback_long_before_the_next_poll(serving: World) -> None:
-    serving.release("7")
-    controller = Controller(
-        (serving.unit,),
-        registry=serving.registry,
-        store=serving.store,
-        settings=ControllerSettings(poll_s=3_600, tick_s=0.01),
-        clock=serving.clock,
-    )
-    shifted = threading.Event()
-    shift = serving.target.shift
-
-    def note(traffic: Traffic) -> None:
-        shift(traffic)
-        if traffic == Traffic.all_to("6"):
-            shifted.set()
-
-    serving.target.shift = note  # type: ignore[method-assign]
-    loop = threading.Thread(target=controller.run)
-    loop.start()
-    try:
-        serving.go_back(to=a_release("6"))
-        assert shifted.wait(30)
-    finally:
-        controller.stop()
-        loop.join(30)
-    assert not loop.is_alive()
 
 
 def test_an_endpoint_that_is_given_another_model_is_left_alone(serving: World) -> None:
