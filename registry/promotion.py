@@ -10,8 +10,8 @@ is the request, on success the version that served is archived, on rollback the 
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from registry.errors import IntegrityError
@@ -208,6 +208,25 @@ def withdrawn(
             assert_never(trigger)
     standing.add(facts.aliases.get(CHAMPION, ""))
     return frozenset(rejected) - standing
+
+
+def with_changes(facts: RegistryFacts, changes: Iterable[RegistryChange]) -> RegistryFacts:
+    """What the registry says once `changes` have been made."""
+    aliases, versions = dict(facts.aliases), dict(facts.versions)
+    for change in changes:
+        match change:
+            case MoveAlias(alias=alias, version=version):
+                aliases.pop(alias, None)
+                if version is not None:
+                    aliases[alias] = version
+            case TransitionStage(version=version, stage=stage):
+                if version in versions:
+                    versions[version] = replace(versions[version], stage=stage)
+            case TagVersion():
+                pass
+            case _:
+                assert_never(change)
+    return replace(facts, aliases=aliases, versions=versions)
 
 
 def plan_registry(

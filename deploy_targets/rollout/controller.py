@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.follow import check_model
+from deploy_targets.rollout.follow import check_model, forget_withdrawn
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
 from deploy_targets.rollout.settings import ControllerSettings
@@ -40,7 +40,7 @@ from registry.errors import (
     Unavailable,
 )
 from registry.events import Event
-from registry.promotion import RegistryChange, RegistryFacts, Trigger
+from registry.promotion import RegistryChange, RegistryFacts, Trigger, with_changes
 
 _log = structlog.get_logger()
 
@@ -190,17 +190,24 @@ class Controller:
             revision = self._store.save(planned.state, expected=before.revision)
         for event, fields in changes(before.state, planned.state):
             _log.info(event, endpoint=endpoint.name, **fields)
-        acted = self._act(unit, planned)
-        self._tell(unit, planned.state, revision)
+        state = planned.state
+        if self._act(unit, planned) and facts is not None:
+            # The requests that were just answered are gone by our own hand: a click from now on is a new one.
+            made = (action for action in planned.actions if isinstance(action, RegistryChange))
+            state = forget_withdrawn(endpoint, state, with_changes(facts, made))
+        closed = self._tell(unit, state)
+        open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
+        state = replace(state, unreported=open_)
+        if state != planned.state:
+            self._store.save(state, expected=revision)
         _log.debug(
             Event.TICK_FINISHED,
             endpoint=endpoint.name,
             traffic=dict(observed.traffic.weights),
             actions=[type(action).__name__ for action in planned.actions],
         )
-        state = planned.state
         waits = state.rollout is not None or state.override is not None or bool(state.idle_since)
-        return acted or waits
+        return waits or bool(planned.actions)
 
     def _facts(self, endpoint: Endpoint) -> RegistryFacts | None:
         try:
@@ -233,18 +240,23 @@ class Controller:
         return unit.smoke.run(version) if observed.is_ready(version) else None
 
     def _act(self, unit: Unit, planned: Plan) -> bool:
-        """Carries out the actions in order; one that fails is logged, and asked for again by the next tick."""
+        """Carries out the actions in order and says whether all of them went well.
+
+        One that fails is logged, and asked for again by the next tick.
+        """
+        went_well = True
         for action in planned.actions:
             try:
                 self._carry_out(unit, action)
             except (Unavailable, NotFound) as error:
+                went_well = False
                 _log.warning(
                     Event.TICK_FAILED,
                     endpoint=unit.endpoint.name,
                     part=type(action).__name__,
                     error=str(error),
                 )
-        return bool(planned.actions)
+        return went_well
 
     def _carry_out(self, unit: Unit, action: Action) -> None:
         match action:
@@ -257,18 +269,15 @@ class Controller:
             case _:
                 self._registry.write(unit.endpoint.model, action)
 
-    def _tell(self, unit: Unit, state: EndpointState, revision: int) -> None:
-        """Writes the journal; the ended rollouts that it has closed are dropped from the state."""
+    def _tell(self, unit: Unit, state: EndpointState) -> tuple[str, ...]:
+        """Writes the journal; the ids of the ended rollouts that need no more telling."""
         if state.rollout is None and not state.unreported:
-            return
+            return ()
         try:
-            closed = unit.record.write(state)
+            return unit.record.write(state)
         except RegistryUnavailable as error:
             _log.warning(Event.JOURNAL_FAILED, endpoint=unit.endpoint.name, error=str(error))
-            return
-        if closed:
-            open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
-            self._store.save(replace(state, unreported=open_), expected=revision)
+            return ()
 
 
 def changes(

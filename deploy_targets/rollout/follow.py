@@ -62,9 +62,8 @@ def follow_registry(
     endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime
 ) -> EndpointState:
     """The state after reading what the registry asks for: a rollout begun, replaced or withdrawn, a request refused."""
-    gone = withdrawn(facts, endpoint.trigger, state.rejected)
-    rejected = {version: why for version, why in state.rejected.items() if version not in gone}
-    state = replace(state, rejected=rejected, stage_before=_stages(endpoint, state, facts))
+    state = forget_withdrawn(endpoint, state, facts)
+    state = replace(state, stage_before=_stages(endpoint, state, facts))
     if state.serving is not None and facts.aliases.get(CHAMPION) == state.serving.version:
         state = replace(state, settled_champion=state.serving.version)
     if state.override is not None:
@@ -93,6 +92,15 @@ def follow_registry(
             phase_since=now,
         ),
     )
+
+
+def forget_withdrawn(
+    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts
+) -> EndpointState:
+    """The state without the rejected versions whose request no longer stands: the next one for them is a new one."""
+    gone = withdrawn(facts, endpoint.trigger, state.rejected)
+    rejected = {version: why for version, why in state.rejected.items() if version not in gone}
+    return state if rejected == state.rejected else replace(state, rejected=rejected)
 
 
 def follow_override(

@@ -348,3 +348,25 @@ def test_an_endpoint_that_is_given_another_model_is_left_alone(serving: World) -
         controller.tick(unit)
     assert serving.target.traffic == Traffic.all_to("6")
     assert len(serving.registry.writes) == writes
+
+
+@pytest.mark.parametrize("answer", ["a refusal", "a rollback"])
+def test_a_version_that_is_clicked_again_right_after_its_answer_is_asked_for_anew(
+    serving: World, answer: str
+) -> None:
+    if answer == "a refusal":
+        serving.registry.versions["7"] = a_version("7", passed=False)
+    else:
+        serving.smoke.failing.add("7")
+    serving.registry.aliases["challenger"] = "7"
+    looks = 0
+    while "challenger" in serving.registry.aliases:
+        serving.tick(1)
+        looks += 1
+        assert looks < 10
+    serving.smoke.failing.clear()
+    serving.registry.versions["7"] = a_version("7")
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(1)
+    assert serving.registry.aliases["challenger"] == "7"
+    assert serving.state.rollout is not None

@@ -39,7 +39,7 @@ class MemoryStore:
         self.clicked: set[str] = set()
         """Versions that somebody asked for, and that have not been answered since."""
         self.burned: set[str] = set()
-        """Versions that were rolled back, and whose request was not seen withdrawn since."""
+        """Versions that were rolled back, and that nobody asked for anew since."""
 
     def load(self, endpoint: str) -> Saved:
         return self.saved
@@ -99,8 +99,14 @@ class Rollouts(RuleBasedStateMachine):
 
     def _point(self, alias: str, version: str) -> None:
         if version in self.world.registry.versions:
+            self._ask(version)
             self.world.registry.aliases[alias] = version
-            self.memory.clicked.add(version)
+
+    def _ask(self, version: str) -> None:
+        """A click on what stands there already is no new request: nobody can tell it from the old one."""
+        self.memory.clicked.add(version)
+        if version not in self._asked():
+            self.memory.burned.discard(version)
 
     @rule()
     def withdraw(self) -> None:
@@ -238,9 +244,9 @@ class StagedRollouts(Rollouts):
     @rule(version=VERSIONS, stage=st.sampled_from(("Production", "Staging", "Archived", "None")))
     def move_to_stage(self, version: str, stage: str) -> None:
         if version in self.world.registry.versions:
-            self.world.registry.move_to_stage(version, stage)
             if stage == "Production":
-                self.memory.clicked.add(version)
+                self._ask(version)
+            self.world.registry.move_to_stage(version, stage)
 
     def _asked(self) -> set[str]:
         staged = {
