@@ -251,7 +251,8 @@ def plan_registry(
     if standing.serving is not None:
         answers[standing.serving] = (PROMOTED, standing.serving_reason)
     for version, (status, reason) in answers.items():
-        tags = {STATUS_TAG: status, REASON_TAG: reason}
+        # One call for each: the reason first, so that whoever sees the status finds it.
+        tags = {REASON_TAG: reason, STATUS_TAG: status}
         known = facts.versions.get(version)
         if known is not None and not tags.items() <= known.tags.items():
             changes.append(TagVersion(version=version, tags=tags))
