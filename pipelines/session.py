@@ -22,11 +22,11 @@ import typer
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
 from pipelines.workbench import Finished, Product, Workbench, is_disk_full
+from registry.artifact_store import ArtifactStore, connect_store, describe_folder
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
 from registry.release import ArtifactManifest, Digest
 
 if TYPE_CHECKING:
-    from registry.artifact_store import ArtifactStore
     from registry.mlflow_registry import MlflowRegistry
     from registry.tracking import Tracking
 
@@ -65,8 +65,6 @@ class Model:
                 f"There is no model folder at {folder}. Give the one that an earlier stage printed."
             )
             raise SourceInvalid(message)
-        from registry.artifact_store import describe_folder
-
         return cls(folder=folder, manifest=describe_folder(folder))
 
     @property
@@ -155,7 +153,7 @@ class Session:
 
     home: Path
     registry: "MlflowRegistry"
-    store: "ArtifactStore"
+    store: ArtifactStore
     tracking: "Tracking"
     bench: Workbench
     run_id: str
@@ -167,7 +165,6 @@ class Session:
     @contextmanager
     def open(cls, name: str, *, fresh: bool, is_chain: bool = False) -> Generator[Self]:
         """A session for the entry point `name`, whose run is closed FINISHED or FAILED at the end."""
-        from registry.artifact_store import connect_store
         from registry.mlflow_registry import MlflowRegistry
         from registry.settings import RegistrySettings
         from registry.tracking import Tracking, connect_mlflow

@@ -79,13 +79,10 @@ def digest_file(path: Path) -> Digest:
 
 def _is_copy_of(folder: Path, digest: Digest) -> bool:
     """Whether `folder` holds exactly what `digest` names."""
-    try:
+    # Something that is no file was put into it, or another process discards it.
+    with contextlib.suppress(IntegrityError, FileNotFoundError):
         return describe_folder(folder).digest == digest
-    except (
-        IntegrityError,
-        FileNotFoundError,
-    ):  # something was put into it, or another process discards it
-        return False
+    return False
 
 
 def _discard(folder: Path) -> None:
@@ -106,7 +103,8 @@ class ArtifactStore:
     def put(self, folder: Path, *, on_bytes: Callable[[int], None] = _ignore) -> StoredArtifact:
         """Uploads the files below `folder` and then their manifest; does nothing when all of that is there.
 
-        What is there under this digest and not whole is replaced. `on_bytes` is called with the size of each piece sent, from several threads.
+        What is there under this digest and not whole is replaced. `on_bytes` is called with the size of each piece
+        sent, from several threads.
         """
         manifest = describe_folder(folder)
         prefix = f"{_PREFIX}/{manifest.digest.removeprefix('sha256:')}"

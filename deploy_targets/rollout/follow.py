@@ -1,7 +1,8 @@
 """What do people want? The state after reading the registry, and after an operator's rollback. Pure.
 
-`check_model` refuses a state of another model, `adopt` is for a state that knows nothing, `follow_registry` reads the request, `follow_override` carries out what an
-operator saved. All of them end a rollout in the same way, `end_rollout`. How a rollout moves by itself is `plan`'s.
+`check_model` refuses a state of another model, `adopt` is for a state that knows nothing, `follow_registry` reads the
+request, `follow_override` carries out what an operator saved. All of them end a rollout in the same way, `end_rollout`,
+and give a revision up for the same reasons, `failure_to_warm`. How a rollout moves by itself is `plan`'s.
 """
 
 from dataclasses import replace
@@ -120,7 +121,8 @@ def follow_override(
     version = override.to.version
     if observed.traffic != Traffic.all_to(version):
         override = replace(override, since=override.since or now)
-        failure = _failure(endpoint, observed, version, waited=now - (override.since or now))
+        waited = now - (override.since or now)
+        failure = failure_to_warm(endpoint, observed, version, waited=waited)
         if not failure:
             return replace(state, override=override)
         reason = f"v{version} was to serve instead ({override.reason}), but {failure}"
@@ -139,14 +141,17 @@ def follow_override(
     )
 
 
-def _failure(endpoint: Endpoint, observed: Observed, version: str, *, waited: timedelta) -> str:
-    """Why that version will not serve; empty while it still may."""
+def failure_to_warm(
+    endpoint: Endpoint, observed: Observed, version: str, *, waited: timedelta
+) -> str:
+    """Why that version will not get ready; empty while it still may."""
     revision = observed.revisions.get(version)
     if revision is not None and revision.readiness is Readiness.FAILED:
         return f"its platform gave up on it: {revision.reason}"
     limit = endpoint.rollout.warm_limit_s
     if waited > timedelta(seconds=limit):
-        return f"it was not ready within {limit:.0f} s"
+        seen = "it was not deployed" if revision is None else revision.reason or revision.readiness
+        return f"it was not ready within {limit:.0f} s: {seen}"
     return ""
 
 

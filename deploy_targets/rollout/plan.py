@@ -12,6 +12,7 @@ from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.follow import (
     adopt,
     end_rollout,
+    failure_to_warm,
     follow_override,
     follow_registry,
     is_blank,
@@ -32,7 +33,7 @@ from deploy_targets.rollout.state import (
     RolloutState,
 )
 from deploy_targets.routing.traffic import Traffic
-from deploy_targets.target import Observed, Readiness
+from deploy_targets.target import Observed
 from registry.promotion import RegistryFacts
 
 MAX_POINTS = 1_000
@@ -109,8 +110,7 @@ def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> E
 def _warm(
     endpoint: Endpoint, state: EndpointState, rollout: RolloutState, situation: Situation
 ) -> EndpointState:
-    policy, now = endpoint.rollout, situation.now
-    version = rollout.challenger.version
+    now, version = situation.now, rollout.challenger.version
     revision = situation.observed.revisions.get(version)
     smoke = situation.smoke
     if situation.observed.is_ready(version) and smoke is not None and smoke.version == version:
@@ -127,14 +127,9 @@ def _warm(
             return replace(state, rollout=rollout)
         reason = f"it failed its smoke test: {smoke.reason}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
-    if revision is not None and revision.readiness is Readiness.FAILED:
-        reason = f"its platform gave up on it: {revision.reason}"
-        return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
-    if now - rollout.phase_since > timedelta(seconds=policy.warm_limit_s):
-        seen = "it was not deployed" if revision is None else revision.reason or revision.readiness
-        reason = f"it was not ready within {policy.warm_limit_s:.0f} s: {seen}"
-        return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
-    return state
+    waited = now - rollout.phase_since
+    failure = failure_to_warm(endpoint, situation.observed, version, waited=waited)
+    return end_rollout(state, Outcome.ROLLED_BACK, failure, now=now) if failure else state
 
 
 def _step(
