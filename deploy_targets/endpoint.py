@@ -8,9 +8,11 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from deploy_targets import metrics
 from deploy_targets.batching import BatchPolicy
+from deploy_targets.judge_policy import Declared, JudgePolicy
 from registry.errors import EndpointFileInvalid, NotFound
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
 
@@ -21,11 +23,7 @@ _MAX_JUDGED_WEIGHT = 50
 Seconds = Annotated[float, Field(ge=0)]
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class AliasRequest(_Declared):
+class AliasRequest(Declared):
     """A version is asked for by setting an alias."""
 
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "challenger"
@@ -39,7 +37,7 @@ class AliasRequest(_Declared):
         return self
 
 
-class StageRequest(_Declared):
+class StageRequest(Declared):
     """A version is asked for by moving it to a legacy stage."""
 
     stage: Literal["Staging", "Production"]
@@ -54,7 +52,7 @@ class TargetKind(StrEnum):
     TRITON = "triton"
 
 
-class Engine(_Declared):
+class Engine(Declared):
     """What loads the model and generates."""
 
     kind: Literal["transformers"] = "transformers"
@@ -65,7 +63,7 @@ class Engine(_Declared):
     """CPU threads for one replica (OMP_NUM_THREADS). More than one collapses on a small box."""
 
 
-class Resources(_Declared):
+class Resources(Declared):
     """What one replica asks its platform for."""
 
     cpus: Annotated[float, Field(gt=0)] = 1
@@ -76,7 +74,7 @@ class Resources(_Declared):
     """For the model, its caches and the process."""
 
 
-class Step(_Declared):
+class Step(Declared):
     """One canary weight, and what must pass at it before the next."""
 
     weight: Percent
@@ -87,39 +85,6 @@ class Step(_Declared):
     """Challenger requests to see at this step."""
 
 
-class Exposure(_Declared):
-    """Promote after this many challenger requests without evidence of harm."""
-
-    by: Literal["exposure"] = "exposure"
-    """The rule's name."""
-    requests: Annotated[int, Field(ge=1)] = 1000
-    """How many, over all steps."""
-
-
-class ErrorsMetric(_Declared):
-    """How requests that a version failed are judged."""
-
-    limit: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """The share of failures that a first release, which has no champion beside it, may not exceed."""
-
-
-class Metrics(_Declared):
-    """What is judged. The false-rollback rate is for all of it together."""
-
-    errors: ErrorsMetric = ErrorsMetric()
-
-
-class JudgePolicy(_Declared):
-    """The rules of a verdict."""
-
-    false_rollback_rate: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """The chance, over a whole rollout, of rolling back a challenger that is not worse."""
-    time_limit_s: Annotated[float, Field(gt=0)] = 36_000
-    """From the first weight. Past it the verdict is inconclusive."""
-    metrics: Metrics = Metrics()
-    promote: Exposure = Exposure()
-
-
 class RolloutPolicy(JudgePolicy):
     """How traffic moves from the champion to a challenger."""
 
@@ -128,8 +93,6 @@ class RolloutPolicy(JudgePolicy):
         Step(weight=25, dwell_s=300),
         Step(weight=50, dwell_s=300),
     )
-    on_inconclusive: Literal["roll_back", "wait"] = "roll_back"
-    """What follows when the time limit has passed without a decision."""
     first_release_requests: Annotated[int, Field(ge=0)] = 0
     """Requests that a first release must answer within its limits; with 0 it is champion once smoke-tested."""
     warm_limit_s: Annotated[float, Field(gt=0)] = 900
@@ -164,8 +127,27 @@ class RolloutPolicy(JudgePolicy):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        judged = self.metrics.given().keys()
+        for name in ("quality", "cost"):
+            if name in judged:
+                message = (
+                    f"metrics.{name}: the guard does not measure it yet, so a rollout could not be judged by it; leave "
+                    "it out here, and judge observations of your own with `shipway judge`"
+                )
+                raise ValueError(message)
+        latency, bounds = self.metrics.latency, metrics.DURATION.buckets
+        if latency is not None and latency.slo_s not in bounds:
+            message = (
+                f"metrics.latency.slo_s is {latency.slo_s:g}, but the guard counts requests up to "
+                f"{', '.join(f'{bound:g}' for bound in bounds)} s; choose one of these"
+            )
+            raise ValueError(message)
+        return self
 
-class ServingPolicy(_Declared):
+
+class ServingPolicy(Declared):
     """How requests are let in."""
 
     auth: Literal["api-key", "none"] = "api-key"
@@ -174,7 +156,7 @@ class ServingPolicy(_Declared):
     """For a whole answer, streamed or not. Past it the request counts as failed by its version."""
 
 
-class Endpoint(_Declared):
+class Endpoint(Declared):
     """One address that clients call, and the registered model that answers there."""
 
     name: Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -201,7 +183,7 @@ class Endpoint(_Declared):
         return StageTrigger(stage=self.promote.stage)
 
 
-class EndpointFile(_Declared):
+class EndpointFile(Declared):
     """The whole file."""
 
     api_version: Annotated[Literal["shipway/v1"], Field(alias="apiVersion")]

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deploy_targets.judge_policy import Exposure
 from deploy_targets.load import LoadPlan, LoadReport
 from deploy_targets.local import stack
 from deploy_targets.local.compose import Composition, utc_now
@@ -194,7 +195,8 @@ class _Demo:
         """Watches until the rollout has come and gone; the weights over time, and when it was first seen."""
         weights: list[tuple[float, int]] = []
         first_act_s: float | None = None
-        needed = self._endpoint.rollout.promote.requests
+        rule = self._endpoint.rollout.promote
+        needed = rule.requests if isinstance(rule, Exposure) else None
         with _bar(self._console, needed) as show:
             for status in self._looks():
                 seen_s = time.monotonic() - clicked
@@ -348,7 +350,7 @@ def _figures(walks: list[_Walk]) -> Iterator[tuple[str, list[str]]]:
 
 
 @contextmanager
-def _bar(console: Console, total: int) -> Generator[Callable[[int, str], None]]:
+def _bar(console: Console, total: int | None) -> Generator[Callable[[int, str], None]]:
     """A progress bar over challenger requests; without a terminal, one line at each change of phase."""
     if not console.is_terminal:
         last = ""

@@ -229,7 +229,11 @@ def _accumulated(points: tuple[Point, ...]) -> Iterator[tuple[Point, tuple[Count
 
 def _metrics(point: Point, old: Counts, new: Counts) -> dict[str, float]:
     """The point in MLflow's metric names; a mean latency only where there were requests to take it over."""
-    values: dict[str, float] = {WEIGHT_METRIC: point.weight, "e_value": point.e_value}
+    values: dict[str, float] = {WEIGHT_METRIC: point.weight}
+    for reading in point.readings:
+        values[f"{reading.metric}_e_value"] = reading.e_value
+        ends = {"low": reading.low, "high": reading.high}
+        values |= {f"{reading.metric}_{end}": at for end, at in ends.items() if at is not None}
     for side, total, step in (
         ("champion", old, point.champion),
         ("challenger", new, point.challenger),

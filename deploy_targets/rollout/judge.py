@@ -1,14 +1,22 @@
-"""What do the numbers say? One observation and the evidence so far go in, a verdict and the new evidence come out.
+"""What do the numbers say? Increments and the evidence so far go in, a verdict and the new evidence come out.
 
-The promise: a challenger whose failure rate is not above the champion's is rolled back with probability at most
-`false_rollback_rate` over the whole rollout, at every moment one looks, provided that failures in an interval fall on
-requests independently of the version. It does not hold for failures that come in bursts.
+The promise, and what it rests on, is stated in docs/guarantee.md. `metric_tests` turns the policy into one test for each
+metric and splits the error rate; `decide` is the rule over all of them, for any number of runs side by side, and is what
+the controller, `shipway judge` and `shipway simulate` all use. `learn` and `judge` are the controller's way in.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from deploy_targets.endpoint import JudgePolicy
-from deploy_targets.rollout import sequential
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy_targets import metrics
+from deploy_targets.judge_policy import Claim, Exposure, JudgePolicy
+from deploy_targets.rollout import evidence as ev
+from deploy_targets.rollout.explain import explain, reading
+from deploy_targets.rollout.sequential import Table
 from deploy_targets.rollout.state import (
     Counts,
     Decision,
@@ -18,9 +26,82 @@ from deploy_targets.rollout.state import (
     Verdict,
 )
 
+Rule = Claim | Exposure
+"""What a promotion needs."""
+
+DECISIONS = (Decision.HOLD, Decision.ROLL_BACK, Decision.PROMOTE, Decision.INCONCLUSIVE)
+NOBODY = -1
+
+
+class Decisions(NamedTuple):
+    """For each run: which of `DECISIONS`, and which test decided (`NOBODY` where none did alone)."""
+
+    code: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def metric_tests(
+    policy: JudgePolicy, *, has_champion: bool, is_reported: bool = True
+) -> tuple[ev.MetricTest, ...]:
+    """One test for each metric that is judged. Without a champion those are the ones with an absolute limit.
+
+    The rate of false rollbacks is split evenly (Bonferroni): whichever metrics are not worse, the chance that any of
+    them says so is at most the whole. The rate of false promotions is not: see `MetricTest.claim_alpha`.
+    """
+    given = {
+        name: metric
+        for name, metric in policy.metrics.given().items()
+        if has_champion or metric.limit is not None
+    }
+    return tuple(
+        ev.metric_test(
+            name,
+            _kind(name, policy),
+            limit=None if has_champion else metric.limit,
+            margin=metric.rollback_margin if has_champion else 0.0,
+            tolerance=metric.tolerance,
+            harm_alpha=policy.false_rollback_rate / len(given),
+            claim_alpha=policy.false_promotion_rate,
+            is_reported=is_reported,
+        )
+        for name, metric in given.items()
+    )
+
+
+def decide(
+    tests: Sequence[ev.MetricTest],
+    memories: Sequence[ev.Memory],
+    rule: Rule | None,
+    *,
+    challenger_requests: NDArray[np.float64],
+    is_late: NDArray[np.bool_],
+) -> Decisions:
+    """Harm first, then what a promotion needs (`rule`; None needs nothing), then time.
+
+    `challenger_requests` (R,) are those seen in intervals that taught something. No data never promotes: under
+    exposure each metric must have been measured at least once on each side.
+    """
+    pairs = tuple(zip(tests, memories, strict=True))
+    unjudged = np.full_like(challenger_requests, -np.inf)
+    excess = np.array(
+        [unjudged, *(memory.peak - math.log(test.harm_bound) for test, memory in pairs)]
+    )  # (1 + M, R)
+    is_harmful = excess.max(axis=0) >= 0
+    worst = excess.argmax(axis=0) - 1
+    everybody = np.ones_like(is_late)
+    if isinstance(rule, Claim):
+        is_good = np.all([everybody, *(ev.is_claimed(*pair) for pair in pairs)], axis=0)
+    elif isinstance(rule, Exposure):
+        is_measured = np.all([everybody, *(ev.has_data(*pair) for pair in pairs)], axis=0)
+        is_good = is_measured & (challenger_requests >= rule.requests)
+    else:
+        is_good = everybody
+    code = np.select([is_harmful, is_good, is_late], [1, 2, 3], default=0)
+    return Decisions(code=code, test=np.where(is_harmful, worst, NOBODY))
+
 
 def add_counts(total: Counts, more: Counts) -> Counts:
-    """The sum of both, field by field."""
+    """The sum of both, field by field, without the histogram."""
     return Counts(
         requests=total.requests + more.requests,
         errors=total.errors + more.errors,
@@ -43,72 +124,77 @@ def learn(
     old = Counts() if champion is None else observation.increments.get(champion)
     if new is None or old is None:
         return evidence
-    log_e = evidence.log_e_values or sequential.NO_EVIDENCE
-    if champion is None:
-        log_e = sequential.update_one_sample(
-            log_e, requests=new.requests, bad=new.errors, limit=policy.metrics.errors.limit
+    learned = {
+        test.name: ev.save(
+            test,
+            ev.learn(
+                test,
+                ev.load(test, evidence.metrics.get(test.name)),
+                _table(test.name, policy, old, new),
+            ),
         )
-    else:
-        log_e = sequential.update_two_sample(
-            log_e,
-            champion_requests=old.requests,
-            champion_bad=old.errors,
-            challenger_requests=new.requests,
-            challenger_bad=new.errors,
-        )
+        for test in metric_tests(policy, has_champion=champion is not None)
+    }
     return Evidence(
         intervals=evidence.intervals + 1,
         champion=add_counts(evidence.champion, old),
         challenger=add_counts(evidence.challenger, new),
-        log_e_values=log_e,
-        peak_log_e=max(evidence.peak_log_e, sequential.mixture_log_e(log_e)),
+        metrics=learned,
     )
 
 
 def judge(
-    evidence: Evidence, policy: JudgePolicy, *, champion: str | None, needed: int, exposed_s: float
+    evidence: Evidence,
+    policy: JudgePolicy,
+    *,
+    champion: str | None,
+    rule: Rule | None,
+    exposed_s: float,
 ) -> Verdict:
-    """The verdict on all the evidence: harm first, then whether `needed` challenger requests were seen, then time.
-
-    `exposed_s` is the time since the challenger first had traffic.
-    """
-    bound = 1 / policy.false_rollback_rate
-    e_value = math.exp(min(evidence.peak_log_e, 700.0))
-    counts = _in_words(evidence, champion)
-    if e_value >= bound:
-        against = f"more than {policy.metrics.errors.limit:.1%}" if champion is None else "worse"
-        return Verdict(
-            decision=Decision.ROLL_BACK,
-            reason=f"{counts}; the challenger is {against}: e-value {e_value:.4g} ≥ {bound:.4g}",
-            e_value=e_value,
-        )
-    numbers = f"{counts}; e-value {e_value:.3g} < {bound:.4g}"
+    """The verdict on all the evidence; `exposed_s` is the time since the challenger first had traffic."""
+    tests = metric_tests(policy, has_champion=champion is not None)
+    memories = memories_of(tests, evidence.metrics)
     seen = evidence.challenger.requests
-    if champion is None and needed == 0:
-        reason = (
-            "a first release, with no champion to compare it with: it answered every smoke prompt"
-        )
-        return Verdict(decision=Decision.PROMOTE, reason=reason, e_value=e_value)
-    if seen >= needed:
-        return Verdict(
-            decision=Decision.PROMOTE,
-            reason=f"{numbers}; {seen} challenger requests without evidence of harm, {needed} were asked for",
-            e_value=e_value,
-        )
-    if exposed_s >= policy.time_limit_s:
-        return Verdict(
-            decision=Decision.INCONCLUSIVE,
-            reason=f"{numbers}; only {seen} of {needed} challenger requests in {exposed_s:.0f} s",
-            e_value=e_value,
-        )
+    decisions = decide(
+        tests,
+        memories,
+        rule,
+        challenger_requests=np.array([float(seen)]),
+        is_late=np.array([exposed_s >= policy.time_limit_s]),
+    )
+    decision, which = DECISIONS[int(decisions.code[0])], int(decisions.test[0])
+    decider = None if which == NOBODY else tests[which]
     return Verdict(
-        decision=Decision.HOLD,
-        reason=f"{numbers}; {seen} of {needed} challenger requests",
-        e_value=e_value,
+        decision=decision,
+        reason=explain(
+            decision, decider, tests, memories, policy, rule, requests=seen, seconds=exposed_s
+        ),
+        metric=None if decider is None else decider.name,
+        readings=tuple(reading(test, memory) for test, memory in zip(tests, memories, strict=True)),
     )
 
 
-def _in_words(evidence: Evidence, champion: str | None) -> str:
-    new, old = evidence.challenger, evidence.champion
-    words = f"challenger {new.errors} errors in {new.requests}"
-    return words if champion is None else f"{words}, champion {old.errors} errors in {old.requests}"
+def memories_of(
+    tests: Sequence[ev.MetricTest], saved: Mapping[str, ev.MetricEvidence]
+) -> tuple[ev.Memory, ...]:
+    """Each test's memory of one run."""
+    return tuple(ev.load(test, saved.get(test.name)) for test in tests)
+
+
+def _kind(name: str, policy: JudgePolicy) -> ev.Kind:
+    if name == "cost":
+        return ev.Kind.BOUNDED
+    return ev.Kind.BURSTY if policy.bursts else ev.Kind.COUNTED
+
+
+def _table(name: str, policy: JudgePolicy, old: Counts, new: Counts) -> Table:
+    """One metric's counts of both sides, as the guard measures them; zeros where it did not."""
+    sides: list[float] = []
+    for counts in (old, new):
+        n, bad = counts.requests, counts.errors
+        if name == "latency" and policy.metrics.latency is not None:
+            bound = metrics.DURATION.buckets.index(policy.metrics.latency.slo_s)
+            n = counts.requests if counts.within else 0
+            bad = n - counts.within[bound] if counts.within else 0
+        sides += [n, bad]
+    return Table(*(np.array([float(side)]) for side in sides))

@@ -5,7 +5,7 @@ began again), or that went backwards teaches nothing about this interval.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import httpx2
@@ -61,6 +61,7 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
         ValueError: the page is not in that format, or does not say when its process started.
     """
     totals: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    within: defaultdict[str, dict[float, int]] = defaultdict(dict)
     source = ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -69,12 +70,14 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
             field = _FIELDS.get(sample.name)
             labels = sample.labels
             if (
-                field is None
-                or labels.get(metrics.ENDPOINT) != endpoint
+                labels.get(metrics.ENDPOINT) != endpoint
                 or labels.get(metrics.ROUTE) != JUDGED_ROUTE
             ):
                 continue
-            totals[labels[metrics.VERSION]][field] = sample.value
+            if field is not None:
+                totals[labels[metrics.VERSION]][field] = sample.value
+            elif sample.name == f"{metrics.DURATION.name}_bucket":
+                within[labels[metrics.VERSION]][float(labels["le"])] = int(sample.value)
     if not source:
         message = "the page has no process_start_time_seconds"
         raise ValueError(message)
@@ -86,10 +89,17 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
                 requests=int(fields.get("requests", 0)),
                 errors=int(fields.get("errors", 0)),
                 duration_s=fields.get("duration_s", 0.0),
+                within=_buckets(within[version]),
             )
             for version, fields in totals.items()
         },
     )
+
+
+def _buckets(within: Mapping[float, int]) -> tuple[int, ...]:
+    """The counts at the declared bounds; none where the page has others, as an older guard may."""
+    bounds = metrics.DURATION.buckets
+    return tuple(within[bound] for bound in bounds) if within.keys() >= set(bounds) else ()
 
 
 def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
@@ -105,11 +115,17 @@ def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
             requests=total.requests - earlier.requests,
             errors=total.errors - earlier.errors,
             duration_s=total.duration_s - earlier.duration_s,
+            within=_step(earlier.within, total.within),
         )
-        if step.requests < 0 or step.errors < 0:
+        if min(step.requests, step.errors, *step.within) < 0:
             return NoData(reason=f"the counters of version {version} went backwards")
         if step.errors > step.requests:
             return NoData(reason=f"version {version} has more errors than requests")
         increments[version] = step
     seconds = (after.at - before.at).total_seconds()
     return Observation(seconds=seconds, increments=increments)
+
+
+def _step(earlier: tuple[int, ...], later: tuple[int, ...]) -> tuple[int, ...]:
+    earlier = earlier or (0,) * len(later)
+    return tuple(b - a for a, b in zip(earlier, later, strict=True)) if later else ()

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from deploy_targets.endpoint import Endpoint
+from deploy_targets.endpoint import Endpoint, RolloutPolicy
+from deploy_targets.judge_policy import Exposure
 from deploy_targets.rollout.follow import (
     adopt,
     end_rollout,
@@ -18,7 +19,7 @@ from deploy_targets.rollout.follow import (
     is_blank,
 )
 from deploy_targets.rollout.gap import close_gap, kept_releases, step_of, steps_of
-from deploy_targets.rollout.judge import add_counts, judge, learn
+from deploy_targets.rollout.judge import Rule, add_counts, judge, learn
 from deploy_targets.rollout.state import (
     NOTHING_YET,
     Action,
@@ -207,16 +208,16 @@ def _measure(
             evidence,
             policy,
             champion=champion,
-            needed=policy.first_release_requests if champion is None else policy.promote.requests,
+            rule=_promotion_rule(policy, champion),
             exposed_s=(situation.now - since).total_seconds(),
         )
     point = Point(
         index=rollout.points[-1].index + 1 if rollout.points else 0,
         at=situation.now,
         weight=situation.observed.traffic.percent(challenger),
-        champion=old,
-        challenger=new,
-        e_value=verdict.e_value,
+        champion=replace(old, within=()),
+        challenger=replace(new, within=()),
+        readings=verdict.readings,
     )
     points = (*rollout.points, point)
     if len(points) > MAX_POINTS:
@@ -228,6 +229,14 @@ def _measure(
         points=points,
         step_requests=rollout.step_requests + new.requests,
     )
+
+
+def _promotion_rule(policy: RolloutPolicy, champion: str | None) -> Rule | None:
+    """What a promotion needs. A first release has a number of its own, and with 0 its smoke test is enough."""
+    if champion is not None:
+        return policy.promote
+    needed = policy.first_release_requests
+    return Exposure(requests=needed) if needed else None
 
 
 def _thinned(points: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -263,7 +272,7 @@ def _set_back(
         reason = f"it stopped being ready under traffic {rollout.setbacks + 1} times: {said}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=situation.now)
     verdict = replace(
-        NOTHING_YET, reason=f"set back to weight 0: {said}", e_value=rollout.verdict.e_value
+        NOTHING_YET, reason=f"set back to weight 0: {said}", readings=rollout.verdict.readings
     )
     rollout = replace(
         rollout,

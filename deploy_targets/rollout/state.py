@@ -13,7 +13,7 @@ from deploy_targets.routing.traffic import Traffic
 from registry.promotion import MoveAlias, TagVersion, TransitionStage
 from registry.release import Release
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class Counts:
     errors: int = 0
     duration_s: float = 0.0
     """Sum over the requests."""
+    within: tuple[int, ...] = ()
+    """Requests that took at most each of `metrics.DURATION.buckets`; empty where that was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +63,42 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricEvidence:
+    """What one metric's test has learned, as `evidence.Memory` holds it: natural logarithms and sums."""
+
+    signature: str
+    """The rules that it was learned under."""
+    totals: tuple[float, ...]
+    moments: tuple[float, ...]
+    mixture: tuple[float, ...]
+    at_most: tuple[float, ...]
+    at_least: tuple[float, ...]
+    peak: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that was learned since the challenger first had traffic: the test's own memory."""
+    """All that was learned since the challenger first had traffic: the tests' own memory."""
 
     intervals: int = 0
     champion: Counts = Counts()
     challenger: Counts = Counts()
-    log_e_values: tuple[float, ...] = ()
-    """The natural logarithm of the e-process under each alternative of the mixture."""
-    peak_log_e: float = 0.0
-    """The highest that the mixture has ever been: the test rejects by its running maximum."""
+    metrics: Mapping[str, MetricEvidence] = field(default_factory=dict[str, MetricEvidence])
+    """By the metric's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Where one metric's sequences stand."""
+
+    metric: str
+    e_value: float
+    """Evidence of harm, the highest so far."""
+    bound: float
+    """The e-value that rolls back."""
+    low: float | None
+    high: float | None
+    """The increase over the champion, or the rate where there is none; None is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +107,9 @@ class Verdict:
 
     decision: Decision
     reason: str
-    e_value: float = 1.0
-    """Evidence that the challenger is worse; `1 / false_rollback_rate` is the bound."""
+    metric: str | None = None
+    """The one that decided, where one did."""
+    readings: tuple[Reading, ...] = ()
 
 
 NOTHING_YET = Verdict(decision=Decision.HOLD, reason="nothing has been measured yet")
@@ -115,7 +144,7 @@ class Point:
     weight: int
     champion: Counts = Counts()
     challenger: Counts = Counts()
-    e_value: float = 1.0
+    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md and docs/endpoints.schema.json from the code: every command, setting and endpoint field.
+"""Writes docs/reference.md and docs/endpoints.schema.json from the code: every command, setting and declared field.
 
 `python -m tests.repo.reference` writes, `--check` only compares. What has no explanation in the code is named by
 `unexplained`, and a test refuses it. Nothing here starts a server or loads a model.
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pydantic_settings import BaseSettings
 
 from deploy_targets.cli import app
 from deploy_targets.endpoint import endpoint_schema
+from deploy_targets.rollout.observations import PolicyFile
+from deploy_targets.rollout.simulate import Scenario
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "pipelines", "deploy_targets")
@@ -47,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One command, one settings class or one object of the endpoint file."""
+    """One command, one settings class or one object of a file that users write."""
 
     title: str
     text: str
@@ -142,25 +145,44 @@ def _variable(cls: type[BaseSettings], name: str, field: FieldInfo) -> str:
     return ", ".join(getattr(alias, "choices", [alias]))
 
 
-def endpoint_file() -> tuple[Section, ...]:
-    """The endpoint file: the file itself first, then each object in it."""
-    schema = endpoint_schema()
-    objects = [("the file", schema), *schema["$defs"].items()]
-    return tuple(
-        Section(
-            title=f"`{name}`" if name != "the file" else "the file",
-            text=spec.get("description", "").replace("\n", " "),
-            rows=tuple(
-                Row(
-                    name=field,
-                    default="required" if field in spec.get("required", ()) else _short(value),
-                    meaning=_meaning(value),
-                )
-                for field, value in spec["properties"].items()
-            ),
+def declared_files() -> dict[str, tuple[Section, ...]]:
+    """Each file that users write, by its heading: the file itself first, then each object that no earlier file has."""
+    explained: set[str] = set()
+    files: dict[str, tuple[Section, ...]] = {}
+    for heading, schema in _schemas().items():
+        objects = {
+            f"`{name}`": spec for name, spec in schema["$defs"].items() if name not in explained
+        }
+        explained |= schema["$defs"].keys()
+        own = {**schema, "description": ""}
+        files[heading] = tuple(
+            _object(title, spec)
+            for title, spec in {"the file": own, **objects}.items()
+            if "properties" in spec
         )
-        for name, spec in objects
-        if "properties" in spec
+    return files
+
+
+def _schemas() -> dict[str, Mapping[str, Any]]:
+    return {
+        "The endpoint file": endpoint_schema(),
+        "The policy file of `shipway judge`": PolicyFile.model_json_schema(),
+        "The scenario file of `shipway simulate`": Scenario.model_json_schema(),
+    }
+
+
+def _object(title: str, spec: Mapping[str, Any]) -> Section:
+    return Section(
+        title=title,
+        text=spec.get("description", "").replace("\n", " "),
+        rows=tuple(
+            Row(
+                name=field,
+                default="required" if field in spec.get("required", ()) else _short(value),
+                meaning=_meaning(value),
+            )
+            for field, value in spec["properties"].items()
+        ),
     )
 
 
@@ -177,7 +199,8 @@ def _meaning(value: Mapping[str, Any]) -> str:
 
 
 def _definition(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    return endpoint_schema()["$defs"][value["$ref"].rsplit("/", 1)[-1]]
+    name = value["$ref"].rsplit("/", 1)[-1]
+    return next(schema["$defs"][name] for schema in _schemas().values() if name in schema["$defs"])
 
 
 def _kind(value: Mapping[str, Any]) -> str:
@@ -187,8 +210,8 @@ def _kind(value: Mapping[str, Any]) -> str:
         return _kind(target) if "enum" in target else f"[{title}](#{title.lower()})"
     if "const" in value:
         return f"always `{value['const']}`"
-    if "anyOf" in value or "enum" in value:
-        kinds = [_kind(one) for one in value.get("anyOf", ())]
+    if {"anyOf", "oneOf", "enum"} & value.keys():
+        kinds = [_kind(one) for one in (*value.get("anyOf", ()), *value.get("oneOf", ()))]
         return " or ".join(kinds or [f"`{one}`" for one in value["enum"]])
     if value["type"] == "array":
         return f"a list of {_kind(value['items'])}"
@@ -225,7 +248,7 @@ def unexplained() -> tuple[str, ...]:
     faults += [f"{one.title} has no example" for one in commands() if not one.example]
     faults += [
         f"{section.title}: {row.name} is not explained"
-        for section in (*commands(), *settings(), *endpoint_file())
+        for section in (*commands(), *settings(), *chain(*declared_files().values()))
         for row in section.rows
         if not row.meaning
     ]
@@ -237,7 +260,7 @@ def documents() -> dict[Path, str]:
     parts = (
         ("## Commands", commands()),
         ("## Environment variables", settings()),
-        ("## The endpoint file", endpoint_file()),
+        *((f"## {heading}", sections) for heading, sections in declared_files().items()),
     )
     page = "\n\n".join(
         [INTRODUCTION.strip()]

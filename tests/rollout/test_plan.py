@@ -123,7 +123,7 @@ def test_a_step_whose_requests_were_seen_still_waits_out_a_gap() -> None:
 
 def test_enough_requests_promote_only_after_the_last_step_has_dwelt() -> None:
     steps = [{"weight": 5, "dwell_s": 0}, {"weight": 50, "dwell_s": 100}]
-    endpoint = an_endpoint(steps=steps, promote={"requests": 5})
+    endpoint = an_endpoint(steps=steps, promote={"by": "exposure", "requests": 5})
     state = look(stepping(), endpoint=endpoint).state
     assert state.rollout is not None
     assert state.rollout.verdict.decision is Decision.PROMOTE

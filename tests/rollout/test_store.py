@@ -10,15 +10,27 @@ from deploy_targets.rollout.state import (
     Counts,
     EndedRollout,
     Evidence,
+    MetricEvidence,
     Outcome,
     Override,
     Point,
+    Reading,
     RolloutState,
     Scrape,
 )
 from deploy_targets.rollout.store import SqliteStore
 from registry.errors import StateConflict, StateUnreadable
 from tests.builders import NOON, a_release, a_state
+
+A_METRIC = MetricEvidence(
+    signature="counted",
+    totals=(95.0, 1.0, 5.0, 0.0),
+    moments=(1.0, 0.01, 0.0, 0.0001, 0.0, 0.0),
+    mixture=(0.1, -2.5),
+    at_most=(0.0, -0.3),
+    at_least=(0.2, 0.0),
+    peak=0.1,
+)
 
 
 def a_full_state():
@@ -29,8 +41,20 @@ def a_full_state():
         started=NOON,
         phase_since=NOON,
         exposed_since=NOON,
-        evidence=Evidence(intervals=3, log_e_values=(0.1, -2.5), challenger=Counts(requests=3)),
-        points=(Point(index=0, at=NOON, weight=5, champion=Counts(duration_s=0.1)),),
+        evidence=Evidence(
+            intervals=3,
+            challenger=Counts(requests=3, within=(1, 2)),
+            metrics={"errors": A_METRIC},
+        ),
+        points=(
+            Point(
+                index=0,
+                at=NOON,
+                weight=5,
+                champion=Counts(duration_s=0.1),
+                readings=(Reading(metric="errors", e_value=1.2, bound=100.0, low=None, high=0.05),),
+            ),
+        ),
     )
     return replace(
         a_state(),

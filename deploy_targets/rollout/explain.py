@@ -1,0 +1,147 @@
+"""A verdict in words: every number that it rests on, so that a person can follow it. Pure; the rule is `judge.decide`."""
+
+import math
+from collections.abc import Sequence
+
+from deploy_targets.judge_policy import Claim, Exposure, JudgePolicy
+from deploy_targets.rollout import evidence as ev
+from deploy_targets.rollout.sequential import Table
+from deploy_targets.rollout.state import Decision, Reading
+
+_LARGEST = 700.0
+"""The largest logarithm whose exponential is a float."""
+
+
+def explain(  # noqa: PLR0913 - a verdict has these parts
+    decision: Decision,
+    decider: ev.MetricTest | None,
+    tests: Sequence[ev.MetricTest],
+    memories: Sequence[ev.Memory],
+    policy: JudgePolicy,
+    rule: Claim | Exposure | None,
+    *,
+    requests: int,
+    seconds: float,
+) -> str:
+    """The decision's reason; `memories` are of one run. The metric that decided comes first."""
+    told = {
+        test.name: _metric_in_words(test, memory, policy)
+        for test, memory in zip(tests, memories, strict=True)
+    }
+    names = sorted(told, key=lambda name: decider is None or name != decider.name)
+    several = len(told) > 1
+    sentences = [f"{name}: {told[name]}" if several else told[name] for name in names]
+    numbers = ". ".join(sentences)
+    if decision is Decision.ROLL_BACK:
+        return numbers
+    if rule is None:
+        return (
+            "a first release, with no champion to compare it with: it answered every smoke prompt"
+        )
+    if isinstance(rule, Exposure):
+        progress = f"{requests:,} of {rule.requests:,} challenger requests"
+        if decision is Decision.PROMOTE:
+            progress = f"{requests:,} challenger requests without evidence of harm, {rule.requests:,} were asked for"
+        elif unmeasured := _unmeasured(tests, memories):
+            progress += f", and no data on {unmeasured}"
+    else:
+        progress = _claims_in_words(tests, memories, policy)
+    if decision is Decision.INCONCLUSIVE:
+        progress += f" in {seconds:,.0f} s, the time limit"
+    return f"{numbers}; {progress}"
+
+
+def reading(test: ev.MetricTest, memory: ev.Memory) -> Reading:
+    """Where the sequences of one run stand."""
+    ends = ev.bounds(test, memory)
+    low, high = float(ends.low[0]), float(ends.high[0])
+    return Reading(
+        metric=test.name,
+        e_value=math.exp(min(float(memory.peak[0]), _LARGEST)),
+        bound=test.harm_bound,
+        low=low if math.isfinite(low) else None,
+        high=high if math.isfinite(high) else None,
+    )
+
+
+def _metric_in_words(test: ev.MetricTest, memory: ev.Memory, policy: JudgePolicy) -> str:
+    totals = Table(*(float(part) for part in memory.totals[0]))  # pyright: ignore[reportArgumentType] - one run's numbers in the place of arrays
+    counts = _counts_in_words(test, totals, policy)
+    seen = reading(test, memory)
+    sign = "≥" if seen.e_value >= seen.bound else "<"
+    against = ""
+    if seen.e_value >= seen.bound:
+        against = f"more than {test.limit:.1%}: " if test.limit is not None else "worse: "
+    elif test.margin:
+        against = f"worse by more than {_amount(test.margin, test, policy)}: "
+    evidence = f"{against}e-value {_short(seen.e_value)} {sign} {_short(seen.bound)}"
+    interval = _interval_in_words(test, seen, policy)
+    return "; ".join(part for part in (counts, evidence, interval) if part)
+
+
+def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) -> str:
+    sides = [("challenger", totals.challenger_bad, totals.challenger_n)]
+    if test.limit is None:
+        sides.append(("champion", totals.champion_bad, totals.champion_n))
+    if test.name == "cost" and policy.metrics.cost is not None:
+        top = policy.metrics.cost.max_per_request_micros
+        means = [f"{side} {bad * top / max(n, 1):,.4g} over {n:,.0f}" for side, bad, n in sides]
+        return f"micros a request: {', '.join(means)}"
+    noun = {"errors": " errors", "quality": " bad answers"}.get(test.name, "")
+    if test.name == "latency" and policy.metrics.latency is not None:
+        noun = f" slower than {policy.metrics.latency.slo_s:g} s"
+    nouns = (noun, "")
+    counts = (
+        f"{side} {bad:,.0f}{noun} in {n:,.0f}"
+        for (side, bad, n), noun in zip(sides, nouns, strict=False)
+    )
+    return ", ".join(counts)
+
+
+def _interval_in_words(test: ev.MetricTest, seen: Reading, policy: JudgePolicy) -> str:
+    what = "increase" if test.limit is None else "rate"
+    scale, unit = _unit(test, policy)
+    if seen.low is not None and seen.high is not None:
+        return f"{what} between {seen.low * scale:.1f} and {seen.high * scale:.1f} {unit}"
+    if seen.low is not None:
+        return f"{what} above {seen.low * scale:.1f} {unit}"
+    return "" if seen.high is None else f"{what} below {seen.high * scale:.1f} {unit}"
+
+
+def _claims_in_words(
+    tests: Sequence[ev.MetricTest], memories: Sequence[ev.Memory], policy: JudgePolicy
+) -> str:
+    """What is proven and what is not."""
+    shown: list[str] = []
+    missing: list[str] = []
+    for test, memory in zip(tests, memories, strict=True):
+        words = (
+            f"{test.name} below {test.limit:.1%}"
+            if test.limit is not None
+            else f"{test.name} worse by less than {_amount(test.tolerance, test, policy)}"
+        )
+        (shown if bool(ev.is_claimed(test, memory)[0]) else missing).append(words)
+    parts = [f"shown: {', '.join(shown)}"] if shown else []
+    parts += [f"not shown yet: {', '.join(missing)}"] if missing else []
+    return "; ".join(parts)
+
+
+def _unmeasured(tests: Sequence[ev.MetricTest], memories: Sequence[ev.Memory]) -> str:
+    pairs = zip(tests, memories, strict=True)
+    return ", ".join(test.name for test, memory in pairs if not bool(ev.has_data(test, memory)[0]))
+
+
+def _amount(share: float, test: ev.MetricTest, policy: JudgePolicy) -> str:
+    scale, unit = _unit(test, policy)
+    return f"{share * scale:g} {unit}"
+
+
+def _unit(test: ev.MetricTest, policy: JudgePolicy) -> tuple[float, str]:
+    """What a share is multiplied by to be told, and the unit of that."""
+    if test.name == "cost" and policy.metrics.cost is not None:
+        return policy.metrics.cost.max_per_request_micros, "micros"
+    return 100.0, "points" if test.limit is None else "percent"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"  # noqa: PLR2004 - two digits are enough below ten
