@@ -178,7 +178,7 @@ def _fault(line: _Line, policy: PolicyFile) -> str:
     if line.latency_s is not None:
         counts |= {f"latency_s.{bound}": count for bound, count in line.latency_s.items()}
     for name, count in counts.items():
-        if not (count >= 0 and count == math.floor(count)):
+        if not (count >= 0 and count.is_integer()):
             return f"{name} is {count}, not a count"
     if not line.seconds > 0 or math.isinf(line.seconds):
         return f"seconds is {line.seconds}"
