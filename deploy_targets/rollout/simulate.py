@@ -180,7 +180,7 @@ def simulate(
     """
     policy = scenario.policy
     tests = metric_tests(policy, has_champion=policy.champion is not None, is_reported=False)
-    traffic = _Traffic(scenario, tests, runs=runs, seed=seed, record=record)
+    traffic = Traffic(scenario, tests, runs=runs, seed=seed, record=record)
     tally = _Tally(runs)
     for ended in batch.follow(tests, policy, traffic.interval, runs=runs):
         tally.codes[ended.runs] = ended.decisions.code
@@ -192,7 +192,7 @@ def simulate(
     }
 
 
-class _Traffic:
+class Traffic:
     """Draws the intervals, and counts what users met on the way, gaps included."""
 
     def __init__(
@@ -202,8 +202,9 @@ class _Traffic:
         *,
         runs: int,
         seed: int,
-        record: Record | None,
+        record: Record | None = None,
     ) -> None:
+        """Draws `runs` runs beside each other, from `seed` alone."""
         self._scenario = scenario
         self._names = [test.name for test in tests]
         self._steps = scenario.steps
