@@ -302,7 +302,7 @@ def simulate(
 
     described = simulation.parse_scenario(_text(scenario), origin=str(scenario))
     report = simulation.simulate(described, runs=runs, seed=seed)
-    typer.echo(json.dumps(report, indent=None if as_json else 1))
+    typer.echo(json.dumps(report) if as_json else "\n".join(simulation.summary(report)))
 
 
 @endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")

@@ -192,6 +192,37 @@ def simulate(
     }
 
 
+def summary(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for people, line by line."""
+    rates, errors = report["rates"], report["standard_errors"]
+    for name, rate in rates.items():
+        if not rate:
+            continue
+        line = f"{name:13} {rate:7.2%} ± {errors[name]:.2%}"
+        if told := report.get(name):
+            requests, seconds = told["requests"], told["seconds"]
+            line += (
+                f"   after {requests['mean']:,.0f} requests (95 %: {requests['p95']:,.0f}), "
+                f"{seconds['mean']:,.0f} s (95 %: {seconds['p95']:,.0f})"
+            )
+        yield line
+    exposure = report["exposure"]
+    yield (
+        f"users met {exposure['challenger_requests']['mean']:,.0f} challenger requests a rollout (95 %: "
+        f"{exposure['challenger_requests']['p95']:,.0f}), {exposure['challenger_errors']['mean']:,.1f} of them failed"
+    )
+    wald = report["wald"]
+    if wald is None:
+        yield "no counted metric of the challenger is worse"
+    elif wald["requests"] is None:
+        yield "the scenario is too short for any test of these rates: Wald's bound lies beyond its end"
+    else:
+        ratio = (
+            "" if wald["ratio"] is None else f"; rolling back took {wald['ratio']:.2f} times that"
+        )
+        yield f"Wald's bound: {wald['requests']:,.0f} requests{ratio}"
+
+
 class Traffic:
     """Draws the intervals, and counts what users met on the way, gaps included."""
 
