@@ -305,6 +305,26 @@ def simulate(
     typer.echo(json.dumps(report) if as_json else "\n".join(simulation.summary(report)))
 
 
+@app.command(epilog="Example: shipway plan-canary --scenario scenario.yaml --max-exposed 500")
+def plan_canary(
+    scenario: Annotated[Path, typer.Option(help="Versions, traffic and policy: YAML.")],
+    *,
+    max_exposed: Annotated[
+        float | None, typer.Option(min=1, help="Requests that a worse challenger may get.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rollouts a share.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="The same one gives the same plan.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which canary share finds a bad version soonest, and whether the policy can decide in its time."""
+    from deploy_targets.rollout import canary_plan
+    from deploy_targets.rollout.simulate import parse_scenario
+
+    described = parse_scenario(_text(scenario), origin=str(scenario))
+    plan = canary_plan.plan_canary(described, max_exposed=max_exposed, runs=runs, seed=seed)
+    typer.echo(json.dumps(plan.to_json()) if as_json else "\n".join(plan.lines()))
+
+
 @endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")
 def validate(file: File = DEFAULT_FILE) -> None:
     """Check the endpoint file; every fault is named with its place."""
