@@ -8,7 +8,8 @@ one that is like its champion is promoted.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from deploy_targets.rollout.simulate import RampStep, Scenario, simulate
+from deploy_targets.rollout.scenario import RampStep, Scenario
+from deploy_targets.rollout.simulate import simulate
 from registry.errors import BadInput
 
 SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0)

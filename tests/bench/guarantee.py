@@ -18,8 +18,9 @@ from scipy.stats import beta, norm
 
 from deploy_targets.rollout.evidence import MetricTest
 from deploy_targets.rollout.judge import metric_tests
+from deploy_targets.rollout.scenario import Scenario
 from deploy_targets.rollout.sequential import Array
-from deploy_targets.rollout.simulate import Scenario, Traffic, simulate
+from deploy_targets.rollout.simulate import Traffic, simulate
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantee.md"
 BEGIN, END = "<!-- numbers: begin -->", "<!-- numbers: end -->"

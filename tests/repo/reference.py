@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings
 from deploy_targets.cli import app
 from deploy_targets.endpoint import endpoint_schema
 from deploy_targets.rollout.observations import PolicyFile
-from deploy_targets.rollout.simulate import Scenario
+from deploy_targets.rollout.scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "pipelines", "deploy_targets")

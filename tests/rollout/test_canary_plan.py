@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from deploy_targets.cli import app
 from deploy_targets.rollout.canary_plan import CanaryPlan, plan_canary
-from deploy_targets.rollout.simulate import Scenario
+from deploy_targets.rollout.scenario import Scenario
 from registry.errors import BadInput
 
 

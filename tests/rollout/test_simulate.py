@@ -16,11 +16,10 @@ from deploy_targets.rollout.batch import Rows
 from deploy_targets.rollout.judge import DECISIONS
 from deploy_targets.rollout.judge_series import judge_series
 from deploy_targets.rollout.observations import parse_observations
+from deploy_targets.rollout.scenario import Scenario, parse_scenario
 from deploy_targets.rollout.simulate import (
     Drawn,
-    Scenario,
     draw_bad,
-    parse_scenario,
     simulate,
     summary,
 )
