@@ -56,7 +56,7 @@ format: setup ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## write docs/reference.md and docs/endpoints.schema.json anew from the code
+docs: setup ## write anew what is generated: the reference, the endpoint schema, rules and dashboard
 	$(BIN)/python -m tests.repo.reference
 
 bench: bench-guarantee ## everything we compare with others; half an hour
