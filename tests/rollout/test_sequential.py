@@ -23,7 +23,7 @@ from deploy_targets.rollout.sequential import (
 )
 
 requests = st.integers(1, 14)
-rate = st.floats(0, 1)
+rate = st.integers(0, 1000).map(lambda parts: parts / 1000)
 
 
 def tables(n_a: int, n_b: int) -> tuple[Table, np.ndarray, np.ndarray]:
