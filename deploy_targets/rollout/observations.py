@@ -6,9 +6,9 @@ interval: nothing of it is counted, and the verdict names it. A version that is 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import yaml
@@ -173,141 +173,149 @@ def parse_observations(
     Raises:
         BadInput: a line that cannot be read, an objective that is no bucket bound, or no line at all.
     """
-    series: dict[str, _Book] = {}
+    reader = _Reader(policy)
     for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        line = _parse_line(text, place=f"{origin}, line {number}")
-        book = series.setdefault(line.series, _Book())
-        if line.version not in policy.versions:
-            continue
-        slot = book.slots.setdefault(line.interval, _Slot(line.seconds))
-        fault = _fault(line, policy)
-        if line.version in slot.pairs:
-            fault = "it is there twice"
-        if fault:
-            slot.fault = slot.fault or f"version {line.version}: {fault}"
-            slot.pairs.setdefault(line.version, ())
-        else:
-            slot.pairs[line.version] = tuple(_pairs(line, policy, f"{origin}, line {number}"))
-            _keep_histograms(line, policy, slot, book)
-    if not series:
+        if text.strip():
+            reader.read(text, place=f"{origin}, line {number}")
+    if not reader.books:
         message = f"{origin} holds no observation. Give one JSON object a line."
         raise BadInput(message)
-    return tuple(_series(name, book, policy) for name, book in series.items())
+    return tuple(_series(name, book, policy) for name, book in reader.books.items())
 
 
-def _parse_line(text: str, *, place: str) -> _Line:
+class _Untrue(Exception):
+    """An increment that cannot be true, and why; it holds its interval."""
+
+
+class _Bounds(NamedTuple):
+    """Bucket bounds as they are written, put in order."""
+
+    seconds: tuple[float, ...]
+    order: tuple[int, ...]
+    """Where in the written order each of them stands."""
+
+
+class _Reader:
+    """Reads line by line. What depends on the policy or on the spelling of bounds alone is worked out once."""
+
+    def __init__(self, policy: PolicyFile) -> None:
+        self.books: dict[str, _Book] = {}
+        self._versions = policy.versions
+        self._names = tuple(policy.metrics.given())
+        self._objectives = {name: metric.slo_s for name, metric in policy.metrics.timed().items()}
+        self._cost = policy.metrics.cost
+        self._known: dict[tuple[str, ...], _Bounds] = {}
+
+    def read(self, text: str, *, place: str) -> None:
+        """Enters one line into its book."""
+        try:
+            line = _Line.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            message = f"{place} cannot be read: {where + ': ' if where else ''}{first['msg']}. Mend or remove it."
+            raise BadInput(message) from error
+        book = self.books.get(line.series)
+        if book is None:
+            book = self.books[line.series] = _Book()
+        if line.version not in self._versions:
+            return
+        slot = book.slots.get(line.interval)
+        if slot is None:
+            slot = book.slots[line.interval] = _Slot(line.seconds)
+        fault = "it is there twice" if line.version in slot.pairs else ""
+        slot.pairs[line.version] = ()
+        if not fault:
+            try:
+                slot.pairs[line.version] = self._numbers(line, slot, book, place)
+            except _Untrue as error:
+                fault = str(error)
+        if fault:
+            slot.fault = slot.fault or f"version {line.version}: {fault}"
+
+    def _numbers(self, line: _Line, slot: _Slot, book: _Book, place: str) -> tuple[float, ...]:
+        """The number of requests, then each metric's n and bad in turn; zeros where it was not measured."""
+        if not (line.seconds > 0 and math.isfinite(line.seconds)):
+            raise _Untrue(f"seconds is {line.seconds}")
+        requests = _count("requests", line.requests)
+        if _count("errors", line.errors) > requests:
+            raise _Untrue(f"{line.errors:g} errors in {requests:g} requests")
+        pairs: dict[str, tuple[float, float]] = {"errors": (requests, line.errors)}
+        for name, written in line.timed.items():
+            if written:
+                counts, bounds = self._histogram(name, written, requests)
+                if name in self._objectives:
+                    pairs[name] = self._slow(name, counts, bounds, place)
+                    slot.within[line.version, name] = counts
+                    if book.bounds.setdefault(name, bounds) != bounds:
+                        book.bounds[name] = ()
+        if line.quality is not None:
+            judged = _count("quality.judged", line.quality.judged)
+            failed = _count("quality.failed", line.quality.failed)
+            if failed > judged:
+                raise _Untrue(f"{failed:g} bad answers in {judged:g} judged")
+            pairs["quality"] = judged, failed
+        if line.cost_micros is not None:
+            pairs["cost"] = requests, self._cost_share(line.cost_micros, requests)
+        nothing = (0.0, 0.0)
+        return (requests, *(number for name in self._names for number in pairs.get(name, nothing)))
+
+    def _histogram(
+        self, name: str, written: Mapping[str, float], requests: float
+    ) -> tuple[list[float], tuple[float, ...]]:
+        """The cumulative counts in the order of their bounds, and the bounds."""
+        keys = tuple(written)
+        bounds = self._known.get(keys)
+        if bounds is None:
+            bounds = self._known[keys] = _bounds(name, keys)
+        values = [_count(f"{name}_s", count) for count in written.values()]
+        counts = [values[at] for at in bounds.order]
+        if counts != sorted(counts):
+            raise _Untrue(f"{name}_s does not rise with its bounds")
+        if bounds.seconds[-1] != math.inf or counts[-1] > requests:
+            raise _Untrue(f"{name}_s must end with +Inf, of at most as many requests as there were")
+        return counts, bounds.seconds
+
+    def _slow(
+        self, name: str, counts: list[float], bounds: tuple[float, ...], place: str
+    ) -> tuple[float, float]:
+        """How many were timed, and how many of them took longer than the objective."""
+        slo_s = self._objectives[name]
+        if slo_s not in bounds:
+            told = ", ".join(f"{bound:g}" for bound in bounds[:-1])
+            message = (
+                f"{place}: metrics.{name}.slo_s is {slo_s:g}, which is none of the bucket bounds ({told}), so nobody "
+                "can tell how many requests missed it. Choose one of the bounds."
+            )
+            raise BadInput(message)
+        return counts[-1], counts[-1] - counts[bounds.index(slo_s)]
+
+    def _cost_share(self, micros: float, requests: float) -> float:
+        """The sum over the requests, each as a share of the most that one can cost; 0 where that is not declared."""
+        if not (micros >= 0 and math.isfinite(micros)):
+            raise _Untrue(f"cost_micros is {micros}")
+        if self._cost is None:
+            return 0.0
+        top = self._cost.max_per_request_micros
+        if micros > top * requests:
+            message = f"{micros:g} micros for {requests:g} requests is more than max_per_request_micros ({top:g}) allows"
+            raise _Untrue(message)
+        return micros / top
+
+
+def _count(name: str, number: float) -> float:
+    if number >= 0 and number.is_integer():
+        return number
+    raise _Untrue(f"{name} is {number}, not a count")
+
+
+def _bounds(name: str, keys: tuple[str, ...]) -> _Bounds:
     try:
-        return _Line.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = f"{place} cannot be read: {where + ': ' if where else ''}{first['msg']}. Mend or remove it."
-        raise BadInput(message) from error
-
-
-def _fault(line: _Line, policy: PolicyFile) -> str:
-    """Why this increment cannot be true; empty when it can."""
-    counts = {"requests": line.requests, "errors": line.errors}
-    if line.quality is not None:
-        counts |= {"quality.judged": line.quality.judged, "quality.failed": line.quality.failed}
-    for name, within in line.timed.items():
-        counts |= {f"{name}_s.{bound}": count for bound, count in (within or {}).items()}
-    for name, count in counts.items():
-        if not (count >= 0 and count.is_integer()):
-            return f"{name} is {count}, not a count"
-    if not line.seconds > 0 or math.isinf(line.seconds):
-        return f"seconds is {line.seconds}"
-    if line.errors > line.requests:
-        return f"{line.errors:g} errors in {line.requests:g} requests"
-    if line.quality is not None and line.quality.failed > line.quality.judged:
-        return f"{line.quality.failed:g} bad answers in {line.quality.judged:g} judged"
-    faults = (
-        _histogram_fault(f"{name}_s", within, line.requests)
-        for name, within in line.timed.items()
-        if within
-    )
-    return next(filter(None, faults), "") or _cost_fault(line, policy)
-
-
-def _histogram_fault(name: str, within: Mapping[str, float], requests: float) -> str:
-    try:
-        bounds = sorted((float(bound), count) for bound, count in within.items())
-    except ValueError:
-        return f"{name} has a bound that is no number: {', '.join(within)}"
-    counts = [count for _, count in bounds]
-    if counts != sorted(counts):
-        return f"{name} does not rise with its bounds"
-    if bounds[-1] != (math.inf, counts[-1]) or counts[-1] > requests:
-        return f"{name} must end with +Inf, of at most as many requests as there were"
-    return ""
-
-
-def _cost_fault(line: _Line, policy: PolicyFile) -> str:
-    if line.cost_micros is None:
-        return ""
-    if not (line.cost_micros >= 0 and math.isfinite(line.cost_micros)):
-        return f"cost_micros is {line.cost_micros}"
-    cost = policy.metrics.cost
-    if cost is not None and line.cost_micros > cost.max_per_request_micros * line.requests:
-        return (
-            f"{line.cost_micros:g} micros for {line.requests:g} requests is more than max_per_request_micros "
-            f"({cost.max_per_request_micros:g}) allows"
-        )
-    return ""
-
-
-def _pairs(line: _Line, policy: PolicyFile, place: str) -> Iterator[float]:
-    """The number of requests, then each metric's n and bad in turn; zeros where it was not measured."""
-    yield line.requests
-    for name in policy.metrics.given():
-        match name:
-            case "errors":
-                yield from (line.requests, line.errors)
-            case "quality":
-                quality = line.quality
-                yield from (0, 0) if quality is None else (quality.judged, quality.failed)
-            case "cost":
-                yield from _cost(line, policy)
-            case _:
-                yield from _slow(name, line, policy, place)
-
-
-def _cost(line: _Line, policy: PolicyFile) -> tuple[float, float]:
-    """How many requests were paid for, and their sum as a share of the most that one can cost."""
-    metric = policy.metrics.cost
-    if line.cost_micros is None or metric is None:
-        return 0, 0
-    return line.requests, line.cost_micros / metric.max_per_request_micros
-
-
-def _slow(name: str, line: _Line, policy: PolicyFile, place: str) -> tuple[float, float]:
-    """How many were timed, and how many of them took longer than the objective."""
-    written = line.timed[name]
-    if not written:
-        return 0, 0
-    slo_s = policy.metrics.timed()[name].slo_s
-    within = {float(bound): count for bound, count in written.items()}
-    if slo_s not in within:
-        bounds = ", ".join(f"{bound:g}" for bound in sorted(within) if math.isfinite(bound))
-        message = (
-            f"{place}: metrics.{name}.slo_s is {slo_s:g}, which is none of the bucket bounds ({bounds}), so nobody can "
-            "tell how many requests missed it. Choose one of the bounds."
-        )
-        raise BadInput(message)
-    return within[math.inf], within[math.inf] - within[slo_s]
-
-
-def _keep_histograms(line: _Line, policy: PolicyFile, slot: _Slot, book: _Book) -> None:
-    for name in policy.metrics.timed():
-        written = line.timed[name]
-        if written:
-            within = sorted((float(bound), count) for bound, count in written.items())
-            bounds = tuple(bound for bound, _ in within)
-            if book.bounds.setdefault(name, bounds) != bounds:
-                book.bounds[name] = ()
-            slot.within[line.version, name] = [count for _, count in within]
+        seconds = [float(key) for key in keys]
+    except ValueError as error:
+        raise _Untrue(f"{name}_s has a bound that is no number: {', '.join(keys)}") from error
+    order = sorted(range(len(keys)), key=seconds.__getitem__)
+    return _Bounds(seconds=tuple(seconds[at] for at in order), order=tuple(order))
 
 
 def _series(name: str, book: _Book, policy: PolicyFile) -> Series:

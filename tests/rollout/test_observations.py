@@ -85,7 +85,7 @@ def test_a_version_that_is_missing_is_a_gap_and_another_version_is_left_out() ->
         ({"latency_s": {"0.5": 80, "1.0": 93}}, "must end with +Inf"),
         ({"latency_s": {"1.0": 93, "+Inf": 96}}, "at most as many requests as there were"),
         ({"latency_s": {"soon": 93, "1.0": 94, "+Inf": 95}}, "a bound that is no number: soon"),
-        ({"latency_s": {"1.0": -3, "+Inf": 95}}, "latency_s.1.0 is -3.0, not a count"),
+        ({"latency_s": {"1.0": -3, "+Inf": 95}}, "latency_s is -3.0, not a count"),
         ({"cost_micros": -1}, "cost_micros is -1"),
         ({"cost_micros": 3801}, "more than max_per_request_micros (40) allows"),
     ],
