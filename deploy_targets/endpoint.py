@@ -139,6 +139,13 @@ class RolloutPolicy(JudgePolicy):
                     "it out here, and judge observations of your own with `shipway judge`"
                 )
                 raise ValueError(message)
+        limits = [metric.limit for metric in self.metrics.given().values()]
+        if self.first_release_requests and not any(limits):
+            message = (
+                "first_release_requests asks to judge a first release, but no metric has a limit to judge it by; give "
+                "one a limit"
+            )
+            raise ValueError(message)
         latency, bounds = self.metrics.latency, metrics.DURATION.buckets
         if latency is not None and latency.slo_s not in bounds:
             message = (
