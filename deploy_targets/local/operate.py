@@ -12,6 +12,7 @@ from rich.live import Live
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.local.envoy import Backend, render_routes
 from deploy_targets.manifest import Manifest, canonical_yaml, check_distinct, revision_name
+from deploy_targets.monitoring.manifests import monitoring_manifests
 from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.rollout.state import EndpointState, Override
@@ -124,7 +125,7 @@ def render_documents(
     source: str | None,
     registry: MlflowRegistry | None,
 ) -> dict[str, str]:
-    """What would be applied for `version` of each endpoint: text by file name.
+    """What would be applied for `version` of each endpoint, and what watches all of them: text by file name.
 
     All of it is YAML but `<revision>.config.pbtxt`, which is for Triton's model repository and not for the cluster.
 
@@ -140,6 +141,7 @@ def render_documents(
         if endpoint.target is TargetKind.TRITON:
             name = f"{revision_name(endpoint.name, version)}.{CONFIG_FILE}"
             texts[name] = render_model_config(endpoint, release)
+    manifests += monitoring_manifests(endpoints)
     check_distinct(manifests)
     return {f"{one.name}.yaml": canonical_yaml([one]) for one in manifests} | texts
 

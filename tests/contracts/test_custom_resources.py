@@ -204,6 +204,8 @@ def test_the_guides_endpoints_render_to_objects_that_the_schemas_take() -> None:
         "llm-inference.httproute.yaml",
         "llm-triton-v1.inferenceservice.yaml",
         "llm-triton.httproute.yaml",
+        "llm-monitoring.prometheusrule.yaml",
+        "llm-monitoring.podmonitor.yaml",
     }
     assert not any(checked.values()), checked
 
