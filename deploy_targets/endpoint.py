@@ -132,7 +132,7 @@ class RolloutPolicy(JudgePolicy):
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:
         judged = self.metrics.given().keys()
-        for name in ("quality", "cost"):
+        for name in ("first_token", "per_token", "quality", "cost"):
             if name in judged:
                 message = (
                     f"metrics.{name}: the guard does not measure it yet, so a rollout could not be judged by it; leave "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from deploy_targets.judge_policy import Claim, Exposure, JudgePolicy
 from deploy_targets.rollout import evidence as ev
+from deploy_targets.rollout.quantiles import QuantileReading, quantiles_in_words
 from deploy_targets.rollout.sequential import Table
 from deploy_targets.rollout.state import Decision, Reading
 
@@ -22,10 +23,13 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
     *,
     requests: int,
     seconds: float,
+    quantiles: Sequence[QuantileReading] = (),
 ) -> str:
     """The decision's reason; `memories` are of one run. The metric that decided comes first."""
     told = {
-        test.name: _metric_in_words(test, memory, policy)
+        test.name: _metric_in_words(
+            test, memory, policy, [one for one in quantiles if one.metric == test.name]
+        )
         for test, memory in zip(tests, memories, strict=True)
     }
     names = sorted(told, key=lambda name: decider is None or name != decider.name)
@@ -64,7 +68,12 @@ def reading(test: ev.MetricTest, memory: ev.Memory) -> Reading:
     )
 
 
-def _metric_in_words(test: ev.MetricTest, memory: ev.Memory, policy: JudgePolicy) -> str:
+def _metric_in_words(
+    test: ev.MetricTest,
+    memory: ev.Memory,
+    policy: JudgePolicy,
+    quantiles: Sequence[QuantileReading],
+) -> str:
     totals = Table(*(float(part) for part in memory.totals[0]))  # pyright: ignore[reportArgumentType] - one run's numbers in the place of arrays
     counts = _counts_in_words(test, totals, policy)
     seen = reading(test, memory)
@@ -76,7 +85,8 @@ def _metric_in_words(test: ev.MetricTest, memory: ev.Memory, policy: JudgePolicy
         against = f"worse by more than {_amount(test.margin, test, policy)}: "
     evidence = f"{against}e-value {_short(seen.e_value)} {sign} {_short(seen.bound)}"
     interval = _interval_in_words(test, seen, policy)
-    return "; ".join(part for part in (counts, evidence, interval) if part)
+    parts = (counts, evidence, interval, quantiles_in_words(quantiles))
+    return "; ".join(part for part in parts if part)
 
 
 def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) -> str:
@@ -88,8 +98,9 @@ def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) ->
         means = [f"{side} {bad * top / max(n, 1):,.4g} over {n:,.0f}" for side, bad, n in sides]
         return f"micros a request: {', '.join(means)}"
     noun = {"errors": " errors", "quality": " bad answers"}.get(test.name, "")
-    if test.name == "latency" and policy.metrics.latency is not None:
-        noun = f" slower than {policy.metrics.latency.slo_s:g} s"
+    timed = policy.metrics.timed()
+    if test.name in timed:
+        noun = f" slower than {timed[test.name].slo_s:g} s"
     nouns = (noun, "")
     counts = (
         f"{side} {bad:,.0f}{noun} in {n:,.0f}"

@@ -61,6 +61,16 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How many requests took at most each of the bounds, up to each interval."""
+
+    bounds: tuple[float, ...]
+    """Rising, in seconds; the last one is infinite."""
+    within: Array
+    """(T, 2, B) Of the champion and the challenger, summed over intervals without a gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """The intervals of one series in their order, (T,)."""
 
@@ -72,6 +82,8 @@ class Series:
     """(T, 2) The champion's and the challenger's; zero where there was a gap."""
     tables: Mapping[str, Array]
     """By metric, (T, 4) as `sequential.Table`; zero where there was a gap."""
+    histograms: Mapping[str, "Histogram"]
+    """By metric that is about time; those whose bounds changed on the way are left out."""
     held: tuple[Held, ...]
 
 
@@ -92,17 +104,41 @@ class _Line(BaseModel):
     requests: _Number
     errors: _Number
     latency_s: dict[str, _Number] | None = None
+    first_token_s: dict[str, _Number] | None = None
+    per_token_s: dict[str, _Number] | None = None
     quality: _Quality | None = None
     cost_micros: _Number | None = None
+
+    @property
+    def timed(self) -> dict[str, dict[str, float] | None]:
+        """The histograms by metric: cumulative counts by bound, as they are written."""
+        return {
+            "latency": self.latency_s,
+            "first_token": self.first_token_s,
+            "per_token": self.per_token_s,
+        }
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One interval while the file is read: metric pairs by version, or why it is held."""
+    """One interval while the file is read: metric pairs and histograms by version, or why it is held."""
 
     seconds: float
     pairs: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    within: dict[tuple[str, str], list[float]] = field(
+        default_factory=dict[tuple[str, str], list[float]]
+    )
+    """Counts at the bounds, by version and metric."""
     fault: str = ""
+
+
+@dataclass(slots=True)
+class _Book:
+    """One series while the file is read."""
+
+    slots: dict[int, _Slot] = field(default_factory=dict[int, _Slot])
+    bounds: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """Of each histogram, as first seen; none any more once others were seen."""
 
 
 def parse_policy(text: str, *, origin: str) -> PolicyFile:
@@ -137,15 +173,15 @@ def parse_observations(
     Raises:
         BadInput: a line that cannot be read, an objective that is no bucket bound, or no line at all.
     """
-    series: dict[str, dict[int, _Slot]] = {}
+    series: dict[str, _Book] = {}
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
         line = _parse_line(text, place=f"{origin}, line {number}")
-        slots = series.setdefault(line.series, {})
+        book = series.setdefault(line.series, _Book())
         if line.version not in policy.versions:
             continue
-        slot = slots.setdefault(line.interval, _Slot(line.seconds))
+        slot = book.slots.setdefault(line.interval, _Slot(line.seconds))
         fault = _fault(line, policy)
         if line.version in slot.pairs:
             fault = "it is there twice"
@@ -154,10 +190,11 @@ def parse_observations(
             slot.pairs.setdefault(line.version, ())
         else:
             slot.pairs[line.version] = tuple(_pairs(line, policy, f"{origin}, line {number}"))
+            _keep_histograms(line, policy, slot, book)
     if not series:
         message = f"{origin} holds no observation. Give one JSON object a line."
         raise BadInput(message)
-    return tuple(_series(name, slots, policy) for name, slots in series.items())
+    return tuple(_series(name, book, policy) for name, book in series.items())
 
 
 def _parse_line(text: str, *, place: str) -> _Line:
@@ -175,8 +212,8 @@ def _fault(line: _Line, policy: PolicyFile) -> str:
     counts = {"requests": line.requests, "errors": line.errors}
     if line.quality is not None:
         counts |= {"quality.judged": line.quality.judged, "quality.failed": line.quality.failed}
-    if line.latency_s is not None:
-        counts |= {f"latency_s.{bound}": count for bound, count in line.latency_s.items()}
+    for name, within in line.timed.items():
+        counts |= {f"{name}_s.{bound}": count for bound, count in (within or {}).items()}
     for name, count in counts.items():
         if not (count >= 0 and count.is_integer()):
             return f"{name} is {count}, not a count"
@@ -186,21 +223,24 @@ def _fault(line: _Line, policy: PolicyFile) -> str:
         return f"{line.errors:g} errors in {line.requests:g} requests"
     if line.quality is not None and line.quality.failed > line.quality.judged:
         return f"{line.quality.failed:g} bad answers in {line.quality.judged:g} judged"
-    return _latency_fault(line) or _cost_fault(line, policy)
+    faults = (
+        _histogram_fault(f"{name}_s", within, line.requests)
+        for name, within in line.timed.items()
+        if within
+    )
+    return next(filter(None, faults), "") or _cost_fault(line, policy)
 
 
-def _latency_fault(line: _Line) -> str:
-    if not line.latency_s:
-        return ""
+def _histogram_fault(name: str, within: Mapping[str, float], requests: float) -> str:
     try:
-        bounds = sorted((float(bound), count) for bound, count in line.latency_s.items())
+        bounds = sorted((float(bound), count) for bound, count in within.items())
     except ValueError:
-        return f"latency_s has a bound that is no number: {', '.join(line.latency_s)}"
+        return f"{name} has a bound that is no number: {', '.join(within)}"
     counts = [count for _, count in bounds]
     if counts != sorted(counts):
-        return "latency_s does not rise with its bounds"
-    if bounds[-1] != (math.inf, counts[-1]) or counts[-1] > line.requests:
-        return "latency_s must end with +Inf, of at most as many requests as there were"
+        return f"{name} does not rise with its bounds"
+    if bounds[-1] != (math.inf, counts[-1]) or counts[-1] > requests:
+        return f"{name} must end with +Inf, of at most as many requests as there were"
     return ""
 
 
@@ -225,13 +265,13 @@ def _pairs(line: _Line, policy: PolicyFile, place: str) -> Iterator[float]:
         match name:
             case "errors":
                 yield from (line.requests, line.errors)
-            case "latency":
-                yield from _slow(line, policy, place)
             case "quality":
                 quality = line.quality
                 yield from (0, 0) if quality is None else (quality.judged, quality.failed)
-            case _:
+            case "cost":
                 yield from _cost(line, policy)
+            case _:
+                yield from _slow(name, line, policy, place)
 
 
 def _cost(line: _Line, policy: PolicyFile) -> tuple[float, float]:
@@ -242,30 +282,47 @@ def _cost(line: _Line, policy: PolicyFile) -> tuple[float, float]:
     return line.requests, line.cost_micros / metric.max_per_request_micros
 
 
-def _slow(line: _Line, policy: PolicyFile, place: str) -> tuple[float, float]:
+def _slow(name: str, line: _Line, policy: PolicyFile, place: str) -> tuple[float, float]:
     """How many were timed, and how many of them took longer than the objective."""
-    latency = policy.metrics.latency
-    if not line.latency_s or latency is None:
+    written = line.timed[name]
+    if not written:
         return 0, 0
-    within = {float(bound): count for bound, count in line.latency_s.items()}
-    if latency.slo_s not in within:
+    slo_s = policy.metrics.timed()[name].slo_s
+    within = {float(bound): count for bound, count in written.items()}
+    if slo_s not in within:
         bounds = ", ".join(f"{bound:g}" for bound in sorted(within) if math.isfinite(bound))
         message = (
-            f"{place}: metrics.latency.slo_s is {latency.slo_s:g}, which is none of the bucket bounds ({bounds}), so "
-            "nobody can tell how many requests missed it. Choose one of the bounds."
+            f"{place}: metrics.{name}.slo_s is {slo_s:g}, which is none of the bucket bounds ({bounds}), so nobody can "
+            "tell how many requests missed it. Choose one of the bounds."
         )
         raise BadInput(message)
-    return within[math.inf], within[math.inf] - within[latency.slo_s]
+    return within[math.inf], within[math.inf] - within[slo_s]
 
 
-def _series(name: str, slots: Mapping[int, _Slot], policy: PolicyFile) -> Series:
+def _keep_histograms(line: _Line, policy: PolicyFile, slot: _Slot, book: _Book) -> None:
+    for name in policy.metrics.timed():
+        written = line.timed[name]
+        if written:
+            within = sorted((float(bound), count) for bound, count in written.items())
+            bounds = tuple(bound for bound, _ in within)
+            if book.bounds.setdefault(name, bounds) != bounds:
+                book.bounds[name] = ()
+            slot.within[line.version, name] = [count for _, count in within]
+
+
+def _series(name: str, book: _Book, policy: PolicyFile) -> Series:
     """The arrays of one series; an interval counts when it has no fault and both versions."""
-    intervals = sorted(slots)
+    intervals = sorted(book.slots)
     names = tuple(policy.metrics.given())
     rows = np.zeros((len(intervals), 2, 1 + 2 * len(names)))
+    within = {
+        metric: np.zeros((len(intervals), 2, len(bounds)))
+        for metric, bounds in book.bounds.items()
+        if bounds
+    }
     elapsed, before, held = np.zeros(len(intervals)), 0.0, list[Held]()
     for at, interval in enumerate(intervals):
-        slot = slots[interval]
+        slot = book.slots[interval]
         missed = interval - intervals[at - 1] if at else 1
         before += missed * slot.seconds if slot.seconds > 0 and math.isfinite(slot.seconds) else 0.0
         elapsed[at] = before
@@ -274,6 +331,8 @@ def _series(name: str, slots: Mapping[int, _Slot], policy: PolicyFile) -> Series
         elif all(version in slot.pairs for version in policy.versions):
             for side, version in zip((1, 0), reversed(policy.versions), strict=False):
                 rows[at, side] = slot.pairs[version]
+                for metric, counts in within.items():
+                    counts[at, side] = slot.within.get((version, metric), 0)
     return Series(
         name=name,
         intervals=np.array(intervals, dtype=np.int64),
@@ -282,6 +341,10 @@ def _series(name: str, slots: Mapping[int, _Slot], policy: PolicyFile) -> Series
         tables={
             metric: rows[:, :, 1 + 2 * at : 3 + 2 * at].reshape(len(intervals), 4)
             for at, metric in enumerate(names)
+        },
+        histograms={
+            metric: Histogram(bounds=book.bounds[metric], within=np.cumsum(counts, axis=0))
+            for metric, counts in within.items()
         },
         held=tuple(held),
     )

@@ -44,6 +44,10 @@ class Truth(Declared):
     """The share of failed requests."""
     latency: Latency | None = None
     """How long requests take."""
+    first_token: Latency | None = None
+    """How long the first token takes."""
+    per_token: Latency | None = None
+    """How long each token after the first takes, on average over a request."""
     quality: Share | None = None
     """The share of bad answers."""
     cost: Cost | None = None

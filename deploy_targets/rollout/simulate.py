@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deploy_targets.judge_policy import TIMED
 from deploy_targets.rollout import batch
 from deploy_targets.rollout import evidence as ev
 from deploy_targets.rollout.judge import DECISIONS, NOBODY, metric_tests
-from deploy_targets.rollout.scenario import RampStep, Scenario, Truth
+from deploy_targets.rollout.scenario import Latency, RampStep, Scenario, Truth
 from deploy_targets.rollout.sequential import Array, Table
 from deploy_targets.rollout.state import Decision
 
@@ -176,7 +177,7 @@ class Traffic:
             return
         if name == "quality":
             n = self._rng.binomial(n, self._scenario.judged_share)
-        rate = _rate(name, truth, self._scenario) * (1.0 if name == "latency" else ramp.rate_factor)
+        rate = _rate(name, truth, self._scenario) * (1.0 if name in TIMED else ramp.rate_factor)
         bad = draw_bad(self._rng, n, min(rate, 1.0), burst_size=self._scenario.burst_size)
         yield from (n.astype(np.float64), bad.astype(np.float64))
 
@@ -245,9 +246,9 @@ def _spread(values: Array) -> dict[str, float] | None:
 
 
 def _rate(name: str, truth: Truth, scenario: Scenario) -> float:
-    latency = scenario.policy.metrics.latency
-    if name == "latency" and truth.latency is not None and latency is not None:
-        return truth.latency.slower_than(latency.slo_s)
+    if name in TIMED:
+        latency: Latency = getattr(truth, name)
+        return latency.slower_than(scenario.policy.metrics.timed()[name].slo_s)
     return truth.errors if name == "errors" else truth.quality or 0.0
 
 
@@ -282,7 +283,7 @@ def _information(scenario: Scenario, tests: Sequence[ev.MetricTest], step: RampS
     for test in tests:
         if test.kind is ev.Kind.BOUNDED:
             continue
-        factor = 1.0 if test.name == "latency" else step.rate_factor
+        factor = 1.0 if test.name in TIMED else step.rate_factor
         seen = scenario.judged_share if test.name == "quality" else 1.0
         b = min(1.0, factor * _rate(test.name, scenario.challenger, scenario))
         if scenario.champion is None:

@@ -132,6 +132,33 @@ def test_an_objective_that_is_no_bucket_bound_is_refused_at_the_line_that_shows_
         parsed(a_line(latency_s=None), a_line(version="6", latency_s={"0.5": 1, "2": 2, "+Inf": 3}))
 
 
+def test_first_token_and_per_token_are_histograms_of_their_own() -> None:
+    policy = parse_policy(
+        "{champion: 6, challenger: 7, metrics: {first_token: {slo_s: 0.2}, per_token: {slo_s: 0.05}}}",
+        origin="policy.yaml",
+    )
+    first, each = {"0.2": 90, "+Inf": 95}, {"0.05": 80, "+Inf": 94}
+    lines = [
+        a_line(version=version, first_token_s=first, per_token_s=each) for version in ("6", "7")
+    ]
+    (series,) = parsed(*lines, policy=policy)
+    assert series.tables["first_token"].tolist() == [[95, 5, 95, 5]]
+    assert series.tables["per_token"].tolist() == [[94, 14, 94, 14]]
+    assert series.histograms["per_token"].bounds == (0.05, float("inf"))
+
+
+def test_histograms_add_up_over_intervals_and_are_dropped_when_their_bounds_change() -> None:
+    lines = [a_line(interval=at, version=version) for at in (1, 2) for version in ("6", "7")]
+    (series,) = parsed(*lines, a_line(interval=3))
+    assert series.histograms["latency"].within[:, 1].tolist() == [
+        [80, 93, 95],
+        [160, 186, 190],
+        [160, 186, 190],
+    ]
+    (series,) = parsed(*lines, a_line(interval=3, latency_s={"1.0": 93, "+Inf": 95}))
+    assert not series.histograms
+
+
 def test_no_observation_is_refused() -> None:
     with pytest.raises(BadInput, match="holds no observation"):
         parsed("", "  ")
