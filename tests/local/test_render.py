@@ -1,5 +1,6 @@
 """`shipway render`: everything that would be applied, without a server."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -40,6 +41,15 @@ def test_each_object_is_a_document_of_its_own() -> None:
         "llm-monitoring.podmonitor.yaml",
         "other-v7.config.pbtxt",
     ]
+
+
+def test_what_belongs_into_tritons_repository_is_written_but_is_no_document_for_a_cluster() -> None:
+    vllm = a_triton_endpoint(engine={"kind": "vllm"}, resources={"gpus": 1})
+    texts = documents(vllm)
+    beside = {name: text for name, text in texts.items() if not name.endswith(".yaml")}
+    assert list(beside) == ["chat-v7.config.pbtxt", "chat-v7.model.json"]
+    assert 'backend: "vllm"' in beside["chat-v7.config.pbtxt"]
+    assert json.loads(beside["chat-v7.model.json"])["model"] == "/mnt/models/chat/7/checkpoint"
 
 
 def test_two_endpoints_that_render_one_object_are_refused() -> None:
