@@ -8,11 +8,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from registry.errors import ManifestInvalid
+
+Object: TypeAlias = Mapping[str, Any]
+"""A Kubernetes object, or a part of one, as the API server gives it."""
 
 _DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 MAX_NAME = 47
@@ -35,6 +38,18 @@ class Manifest:
 
     name: str
     body: Mapping[str, Any]
+
+
+def part(found: Object, *names: str) -> Object:
+    """The part under these names; empty where any of them is missing or null, as in a status that is not written yet."""
+    for name in names:
+        found = found.get(name) or {}
+    return found
+
+
+def parts(found: Object, name: str) -> tuple[Object, ...]:
+    """The list under that name; empty where it is missing or null."""
+    return tuple(found.get(name) or ())
 
 
 def revision_name(endpoint: str, version: str) -> str:

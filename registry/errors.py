@@ -12,6 +12,9 @@ ShipwayError
 │   ├── RegistryUnavailable
 │   ├── ArtifactStoreUnavailable
 │   ├── TargetUnavailable
+│   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
+│   │       ├── KindMissing
+│   │       └── FieldConflict
 │   └── MetricsUnavailable
 ├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
@@ -68,6 +71,23 @@ class ArtifactStoreUnavailable(Unavailable):
 
 class TargetUnavailable(Unavailable):
     """The platform that serves (Ray, Triton, Envoy, Kubernetes) did not answer."""
+
+
+class TargetRefused(TargetUnavailable):
+    """The platform said no: forbidden, over a quota, invalid, or not ours to change. The message says who may mend it."""
+
+
+class KindMissing(TargetRefused):
+    """The cluster does not know the kind of object: its operator is not installed."""
+
+
+class FieldConflict(TargetRefused):
+    """Somebody else set fields of an object that we apply."""
+
+    def __init__(self, message: str, *, fields: frozenset[str]) -> None:
+        """`fields` are the paths that the API server named, like `.spec.rules`."""
+        super().__init__(message)
+        self.fields = fields
 
 
 class MetricsUnavailable(Unavailable):

@@ -19,6 +19,7 @@ class Event(StrEnum):
     OVERRIDE_APPLIED = "override.applied"
     TICK_FINISHED = "tick.finished"
     TICK_FAILED = "tick.failed"
+    FIELDS_TAKEN_BACK = "fields.taken_back"
     JOURNAL_FAILED = "journal.failed"
     HINT_ACCEPTED = "hint.accepted"
     HINT_REFUSED = "hint.refused"

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.manifest import Manifest, kubernetes_object, object_labels
+from deploy_targets.manifest import (
+    Manifest,
+    Object,
+    kubernetes_object,
+    object_labels,
+    part,
+    parts,
+)
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from registry.errors import ManifestInvalid
 
@@ -114,6 +121,42 @@ def parse_route(body: Mapping[str, Any]) -> Traffic:
         return Traffic(weights=weights)
     except ValueError as error:
         raise _not_ours(str(error)) from error
+
+
+def route_fault(body: Object) -> str:
+    """Why the Gateway does not send requests by this route as it stands now, and what to do; empty where it does.
+
+    The Gateway must have Accepted this generation of it, and have ResolvedRefs: found every Service that it names.
+    """
+    wanted = body["spec"]["parentRefs"][0]
+    gateway = f"Gateway {wanted['namespace']}/{wanted['name']}"
+    takers = [
+        one
+        for one in parts(part(body, "status"), "parents")
+        if part(one, "parentRef").get("name") == wanted["name"]
+    ]
+    if not takers:
+        return (
+            f"no controller has taken the route up for {gateway}. Create that Gateway, or mend kubernetes.gateway, and see "
+            "whether its controller runs."
+        )
+    faults = [_parent_fault(one, gateway, body["metadata"].get("generation", 0)) for one in takers]
+    return "" if "" in faults else faults[0]
+
+
+def _parent_fault(parent: Object, gateway: str, generation: int) -> str:
+    conditions = {one["type"]: one for one in parts(parent, "conditions")}
+    for kind in ("Accepted", "ResolvedRefs"):
+        found = conditions.get(kind, {})
+        if found.get("status") != "True":
+            said = found.get("message") or found.get("reason") or "nothing"
+            return (
+                f"{gateway} does not serve the route ({kind} is {found.get('status', 'not set')}): {said}. See whether a "
+                "listener takes its hostname and allows routes of this namespace, and whether its Services are there."
+            )
+        if int(found.get("observedGeneration", 0)) < generation:
+            return f"{gateway} has not followed the route's last change yet."
+    return ""
 
 
 def _version_of(backend: Mapping[str, Any]) -> str:

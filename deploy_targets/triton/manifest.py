@@ -6,27 +6,33 @@ revision of it, the newest gets `canaryTrafficPercent` of the requests and the l
 ignores that field silently, so it is never written there. Why so: docs/decisions/0007.
 """
 
+import json
 import math
 from typing import Any
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import (
     CONTAINER_SECURITY,
+    VERSION_LABEL,
     Manifest,
+    Object,
     environment,
     kubernetes_object,
     limits,
     object_labels,
+    part,
     revision_name,
 )
 from deploy_targets.placement import Autoscaling, Triton
 from deploy_targets.routing.http_route import Backend, render_route
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import ManifestInvalid
-from registry.release import Release
+from registry.release import Digest, Release
 
 RUNTIME = "kserve-tritonserver"
 _SERVICE_PORT = 80
+_MODEL, _DIGEST, _SOURCE = "shipway/model", "shipway/digest", "shipway/source"
+_BESIDE, _RETIRING = "shipway/beside", "shipway/retiring"
 _ALL = 100
 
 
@@ -44,12 +50,20 @@ def render_all(endpoint: Endpoint, release: Release, *, repository: str) -> tupl
 
 
 def render_inference_service(
-    endpoint: Endpoint, release: Release, *, repository: str, canary_percent: int | None = None
+    endpoint: Endpoint,
+    release: Release,
+    *,
+    repository: str,
+    canary_percent: int | None = None,
+    beside: Release | None = None,
+    retiring: str | None = None,
 ) -> Manifest:
     """The InferenceService that loads the model repository at `repository`.
 
     `canary_percent`, for Knative mode alone, is the share of `release` while the version that was rolled out last keeps
-    the rest: 0 is a revision without requests, and None or 100 rolls it out.
+    the rest: 0 is a revision without requests, and None or 100 rolls it out. `beside` is that other version, and
+    `retiring` the one whose place `release` takes without requests of its own. Both stay as they are while the share
+    changes, for every change of an annotation is a new Knative revision.
 
     Raises:
         ManifestInvalid: a share outside 0..100, which KServe's webhook would refuse, or one in Standard mode, which KServe
@@ -59,7 +73,7 @@ def render_inference_service(
     is_knative = triton.mode == "Knative"
     if canary_percent is not None:
         _check_canary(endpoint, canary_percent)
-    routing = {"serving.kserve.io/enable-tag-routing": "true"} if is_knative else {}
+    routing = _knative_annotations(release, beside, retiring) if is_knative else {}
     service_account = kubernetes.service_account
     at_once = triton.container_concurrency
     predictor = {
@@ -86,12 +100,50 @@ def render_inference_service(
             "annotations": {
                 "serving.kserve.io/deploymentMode": triton.mode,
                 **routing,
-                "shipway/model": release.model,
-                "shipway/digest": release.digest,
+                _MODEL: release.model,
+                _DIGEST: release.digest,
             },
         },
         spec={"predictor": predictor},
     )
+
+
+def release_of(found: Object) -> Release:
+    """The release that an InferenceService in Knative mode was rendered for."""
+    told = part(found, "metadata", "annotations")
+    return Release(
+        model=told[_MODEL],
+        version=found["metadata"]["labels"][VERSION_LABEL],
+        source=told[_SOURCE],
+        digest=Digest(told[_DIGEST]),
+    )
+
+
+def beside_of(found: Object) -> Release | None:
+    """The release that keeps the rest of the requests, by the same InferenceService; None for a first one."""
+    told = part(found, "metadata", "annotations").get(_BESIDE)
+    if told is None:
+        return None
+    fields = json.loads(told)
+    return Release(**{**fields, "digest": Digest(fields["digest"])})
+
+
+def retiring_of(found: Object) -> str | None:
+    """The version whose place this one takes."""
+    return part(found, "metadata", "annotations").get(_RETIRING)
+
+
+def _knative_annotations(
+    release: Release, beside: Release | None, retiring: str | None
+) -> dict[str, str]:
+    """The object is one for all versions, so what is known of the others is written on it."""
+    told = {"serving.kserve.io/enable-tag-routing": "true", _SOURCE: release.source}
+    if beside is not None:
+        fields = ("model", "version", "source", "digest")
+        told[_BESIDE] = json.dumps({name: getattr(beside, name) for name in fields})
+    if retiring is not None:
+        told[_RETIRING] = retiring
+    return told
 
 
 def backend(endpoint: Endpoint, version: str) -> Backend:

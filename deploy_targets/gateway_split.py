@@ -1,0 +1,211 @@
+"""`Target` where each version is an object of its own and the weights are on our HTTPRoute: RayService, and KServe's Standard mode.
+
+What differs between the two is a `Platform`. The route is ours alone, whole: whoever changes it is named in the log, and
+it is written again. A revision counts as deployed only with everything that was applied for it, so that what was deleted
+by hand, its NetworkPolicy too, is made again; and without weight it is ready only once the Gateway obeys the route.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from deploy_targets.cluster import HTTP_ROUTE, Cluster, Kind
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.manifest import VERSION_LABEL, Manifest, Object, part, revision_name
+from deploy_targets.object_diff import Change
+from deploy_targets.own_objects import OwnObjects
+from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
+from deploy_targets.routing.traffic import Traffic
+from deploy_targets.target import Observed, Readiness, Revision
+from registry.errors import KindMissing, ManifestInvalid, TargetRefused
+from registry.events import Event
+from registry.release import Release
+
+ROUTE_FIELDS = frozenset({".spec.rules", ".spec.parentRefs", ".spec.hostnames"})
+
+_log = structlog.get_logger()
+
+Related = Mapping[Kind, Sequence[Object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """How one operator runs a version."""
+
+    kind: Kind
+    """Of the object that is the version."""
+    companions: tuple[Kind, ...]
+    """Of what is applied before it, under the same name."""
+    looks_at: tuple[Kind, ...]
+    """Of what the operator makes of it."""
+    render: Callable[[Release], tuple[Manifest, ...]]
+    """The version's object, then its companions."""
+    backend: Callable[[str], Backend]
+    """The Service in front of a version."""
+    read: Callable[[Object, str, Related], Revision]
+    """What the object of that version says, with what the operator made of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """One look at the cluster."""
+
+    objects: Mapping[Kind, Mapping[str, Object]]
+    """What is ours by version, of the platform's kind and its companions."""
+    related: Related
+    route: Object | None
+    traffic: Traffic
+
+    def versions(self, kind: Kind) -> set[str]:
+        return set(self.objects[kind])
+
+
+class GatewayTarget:
+    """One endpoint behind a Gateway."""
+
+    def __init__(self, endpoint: Endpoint, *, cluster: Cluster, platform: Platform) -> None:
+        """Nothing is contacted before the first call."""
+        self._endpoint = endpoint
+        self._platform = platform
+        self._own = OwnObjects(
+            cluster, namespace=endpoint.cluster.namespace, endpoint=endpoint.name
+        )
+        self._refused: dict[str, str] = {}
+
+    def render(self, release: Release) -> tuple[Manifest, ...]:
+        """The revision's objects, and the route with this version alone."""
+        versions = {release.version: self._platform.backend(release.version)}
+        route = render_route(self._endpoint, versions, Traffic.all_to(release.version))
+        return (*self._platform.render(release), route)
+
+    def apply(self, release: Release) -> None:
+        """Makes or repairs the revision: what guards it first, then its pin at weight 0, then the object itself.
+
+        A refusal is remembered, so that the next observation tells it: the rollout then ends for that reason.
+        """
+        try:
+            for manifest, take_back in self._applied(release):
+                self._own.ensure(manifest, take_back=take_back)
+        except (TargetRefused, ManifestInvalid) as error:
+            self._refused[release.version] = str(error)
+            raise TargetRefused(str(error)) from error
+        self._refused.pop(release.version, None)
+
+    def preview(self, release: Release) -> tuple[Change, ...]:
+        """What `apply` would change, by the API server's dry run; nothing is changed."""
+        return tuple(
+            self._own.preview(manifest, take_back=take_back)
+            for manifest, take_back in self._applied(release)
+        )
+
+    def observe(self) -> Observed:
+        """Revisions as their operator tells them, traffic as the route has it."""
+        look = self._look()
+        deployed = set[str].intersection(
+            *(look.versions(kind) for kind in (self._platform.kind, *self._platform.companions))
+        )
+        revisions = {version: self._revision(version, look) for version in sorted(deployed)}
+        for version, reason in self._refused.items():
+            if version not in look.versions(self._platform.kind):
+                revisions[version] = Revision(
+                    version=version, readiness=Readiness.FAILED, reason=reason
+                )
+        return Observed(revisions=revisions, traffic=look.traffic)
+
+    def shift(self, traffic: Traffic) -> None:
+        """Writes the route; the Gateway follows within moments, and requests in flight finish where they are."""
+        look = self._look()
+        versions = look.versions(self._platform.kind)
+        if missing := sorted(traffic.weights.keys() - versions):
+            message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
+            raise ValueError(message)
+        self._own.ensure(self._route(versions, traffic), take_back=ROUTE_FIELDS)
+
+    def retire(self, version: str) -> None:
+        """Takes the pin away, then deletes the object, then what guarded it: exactly those that are ours."""
+        look = self._look()
+        if weight := look.traffic.percent(version):
+            message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
+            raise ValueError(message)
+        if look.route is not None:
+            others = look.versions(self._platform.kind) - {version}
+            self._own.ensure(self._route(others, look.traffic), take_back=ROUTE_FIELDS)
+        for kind in (self._platform.kind, *self._platform.companions):
+            if found := look.objects[kind].get(version):
+                self._own.delete(kind, found)
+        self._refused.pop(version, None)
+
+    def _applied(self, release: Release) -> tuple[tuple[Manifest, frozenset[str]], ...]:
+        """What an apply writes, in its order, each with the fields that are ours whoever wrote them.
+
+        The pin comes before the object: after a crash in between the revision is not there yet, and is applied again.
+        """
+        revision, *companions = self._platform.render(release)
+        look = self._look()
+        versions = {*look.versions(self._platform.kind), release.version}
+        route = self._route(versions, look.traffic)
+        nothing: frozenset[str] = frozenset()
+        return (
+            *((manifest, nothing) for manifest in companions),
+            (route, ROUTE_FIELDS),
+            (revision, nothing),
+        )
+
+    def _route(self, versions: set[str], traffic: Traffic) -> Manifest:
+        """A version with traffic keeps its backend even where its object was lost, until it is shifted."""
+        names = {*versions, *traffic.weights}
+        backends = {version: self._platform.backend(version) for version in names}
+        return render_route(self._endpoint, backends, traffic)
+
+    def _look(self) -> _Look:
+        kinds = (self._platform.kind, *self._platform.companions)
+        try:
+            route = self._own.get(HTTP_ROUTE, self._endpoint.name)
+        except KindMissing:
+            route = None  # known for sure: without the kind there is no such object; `apply` will say what to install
+        return _Look(
+            objects={kind: self._by_version(kind) for kind in kinds},
+            related={kind: self._own.list(kind) for kind in self._platform.looks_at},
+            route=route,
+            traffic=self._traffic(route),
+        )
+
+    def _by_version(self, kind: Kind) -> dict[str, Object]:
+        try:
+            found = self._own.list(kind)
+        except KindMissing:
+            return {}
+        named = {part(one, "metadata", "labels").get(VERSION_LABEL): one for one in found}
+        return {
+            version: one
+            for version, one in named.items()
+            if version and one["metadata"]["name"] == revision_name(self._endpoint.name, version)
+        }
+
+    def _traffic(self, route: Object | None) -> Traffic:
+        if route is None:
+            return Traffic()
+        try:
+            return parse_route(route)
+        except ManifestInvalid as error:
+            # Not what should be, whatever it is: the plan writes it again.
+            _log.warning(Event.FIELDS_TAKEN_BACK, endpoint=self._endpoint.name, reason=str(error))
+            return Traffic()
+
+    def _revision(self, version: str, look: _Look) -> Revision:
+        own = {
+            kind: [
+                one
+                for one in found
+                if part(one, "metadata", "labels").get(VERSION_LABEL) == version
+            ]
+            for kind, found in look.related.items()
+        }
+        revision = self._platform.read(look.objects[self._platform.kind][version], version, own)
+        if revision.readiness is not Readiness.READY or look.traffic.percent(version):
+            return revision
+        fault = "it has no route yet" if look.route is None else route_fault(look.route)
+        if not fault:
+            return revision
+        return replace(revision, readiness=Readiness.STARTING, reason=fault)

@@ -1,0 +1,85 @@
+"""The objects of one endpoint in the cluster, and the line between ours and everybody else's.
+
+Ours is what carries all of our labels for this endpoint. An object of a name that we need and that is not ours is never
+written and never deleted. What is already as rendered is not written either: a dry run says so.
+"""
+
+from deploy_targets.cluster import Cluster, Kind, kind_of
+from deploy_targets.manifest import Manifest, Object, object_labels, part
+from deploy_targets.object_diff import Change
+from deploy_targets.pod_status import is_live
+from registry.errors import TargetRefused, TargetUnavailable
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+class OwnObjects:
+    """What Shipway has in one namespace for one endpoint."""
+
+    def __init__(self, cluster: Cluster, *, namespace: str, endpoint: str) -> None:
+        """`endpoint` is its plain name."""
+        self._cluster = cluster
+        self._namespace = namespace
+        self._labels = object_labels(endpoint)
+
+    def list(self, kind: Kind) -> tuple[Object, ...]:
+        """All of ours that are not being deleted, and with them what operators made of ours.
+
+        Raises:
+            TargetUnavailable: see `Cluster.list`.
+        """
+        return tuple(filter(is_live, self._cluster.list(kind, self._namespace, self._labels)))
+
+    def get(self, kind: Kind, name: str) -> Object | None:
+        """Ours of that name; None where there is none, or somebody else's.
+
+        Raises:
+            TargetUnavailable: see `Cluster.get`.
+        """
+        found = self._cluster.get(kind, self._namespace, name)
+        return found if found is not None and is_live(found) and self._is_ours(found) else None
+
+    def preview(self, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING) -> Change:
+        """What an apply would change, by the API server's own dry run.
+
+        Raises:
+            TargetRefused: it would be refused, or the name is taken by somebody else's object.
+            TargetUnavailable: no answer, or an object of that name is still being deleted.
+        """
+        body = manifest.body
+        name = body["metadata"]["name"]
+        before = self._cluster.get(kind_of(body), self._namespace, name)
+        if before is not None and not self._is_ours(before):
+            message = (
+                f"There is a {body['kind']} {name} in namespace {self._namespace} that is not Shipway's: its labels differ. "
+                "Rename the endpoint, or remove that object."
+            )
+            raise TargetRefused(message)
+        if before is not None and not is_live(before):
+            message = (
+                f"{body['kind']} {name} is still being deleted; the next look tries again. If it stays so, see its "
+                "finalizers: the operator that has to remove them may be down."
+            )
+            raise TargetUnavailable(message)
+        after = self._cluster.apply(body, take_back=take_back, dry_run=True)
+        return Change(before=before, after=after)
+
+    def ensure(self, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING) -> None:
+        """Has the object as rendered; nothing is written where it already is so.
+
+        Raises:
+            TargetUnavailable: see `preview` and `Cluster.apply`.
+        """
+        if not self.preview(manifest, take_back=take_back).is_none:
+            self._cluster.apply(manifest.body, take_back=take_back)
+
+    def delete(self, kind: Kind, found: Object) -> None:
+        """Deletes this very object, if it is still there.
+
+        Raises:
+            TargetUnavailable: see `Cluster.delete`.
+        """
+        self._cluster.delete(found, kind)
+
+    def _is_ours(self, found: Object) -> bool:
+        return self._labels.items() <= dict(part(found, "metadata", "labels")).items()
