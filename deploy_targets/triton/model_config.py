@@ -1,0 +1,102 @@
+"""What a model repository says to Triton: `config.pbtxt`, and the arguments of its vLLM backend. Pure.
+
+The repository is `<endpoint>/config.pbtxt` and `<endpoint>/<version>/`, where the version is MLflow's own number. Engine
+kind transformers is our model on Triton's python backend; kind vllm is Triton's vLLM backend. Both take the same inputs,
+and every one that changes an answer is an input, for the response cache's key is made of the inputs alone.
+"""
+
+import json
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.placement import Triton
+from registry.errors import ManifestInvalid
+from registry.release import Release
+
+CONFIG_FILE, VLLM_FILE = "config.pbtxt", "model.json"
+CHECKPOINT_FOLDER = "checkpoint"
+"""Where a version's weights and tokenizer lie, inside its version folder."""
+MOUNT = "/mnt/models"
+"""Where KServe puts the repository before Triton starts."""
+
+TEXT_INPUT, SAMPLING_PARAMETERS, TEXT_OUTPUT = "text_input", "sampling_parameters", "text_output"
+"""The tensors, as the vLLM backend names them; sampling parameters are a JSON object of vLLM's SamplingParams."""
+
+_QUEUED_BATCHES = 8
+"""Batches that may wait before Triton refuses, as on Ray: an honest refusal beats a time-out."""
+
+
+def batch_size(endpoint: Endpoint) -> int:
+    """Requests that Triton works on together: the batch, or what the container lets in where that is less."""
+    at_once = (endpoint.triton or Triton()).container_concurrency
+    return min(endpoint.batching.max_size, at_once or endpoint.batching.max_size)
+
+
+def render_model_config(endpoint: Endpoint, release: Release) -> str:
+    """The text of `config.pbtxt`, in protobuf's text format (Triton's model_config.proto, release 2.73).
+
+    Raises:
+        ManifestInvalid: the version is no number, so it cannot be a version folder.
+    """
+    if not release.version.isdecimal() or int(release.version) < 1:
+        message = f"{release.version!r} is no version number. Triton's folders are named by MLflow's own numbers."
+        raise ManifestInvalid(message)
+    is_vllm = endpoint.engine.kind == "vllm"
+    head = [
+        f'name: "{endpoint.name}"',
+        f'backend: "{"vllm" if is_vllm else "python"}"',
+        f"version_policy {{ specific {{ versions: [ {release.version} ] }} }}",
+    ]
+    body = _VLLM if is_vllm else _python_backend(endpoint, release)
+    return "\n".join([*head, *body, ""])
+
+
+def render_vllm_arguments(endpoint: Endpoint, release: Release) -> str:
+    """The text of the vLLM backend's `model.json`: the checkpoint, where KServe mounts it, and how to run it."""
+    arguments = {
+        "model": f"{MOUNT}/{endpoint.name}/{release.version}/{CHECKPOINT_FOLDER}",
+        "max_model_len": endpoint.engine.max_context_tokens,
+        "max_num_seqs": batch_size(endpoint),
+        "tensor_parallel_size": int(endpoint.resources.gpus),
+    }
+    return json.dumps(arguments, indent=1) + "\n"
+
+
+_VLLM = (
+    # It batches by itself, request by request, and streams every answer.
+    "max_batch_size: 0",
+    "model_transaction_policy { decoupled: true }",
+    "instance_group [ { count: 1 kind: KIND_MODEL } ]",
+)
+
+
+def _python_backend(endpoint: Endpoint, release: Release) -> list[str]:
+    batch = batch_size(endpoint)
+    kind = "KIND_GPU" if endpoint.resources.gpus else "KIND_CPU"
+    caches = (endpoint.triton or Triton()).response_cache_bytes is not None
+    parameters = {
+        "digest": release.digest,
+        "max_context_tokens": str(endpoint.engine.max_context_tokens),
+        "threads": str(endpoint.engine.threads),
+    }
+    return [
+        f"max_batch_size: {batch}",
+        "input [",
+        f'  {{ name: "{TEXT_INPUT}" data_type: TYPE_STRING dims: [ 1 ] }},',
+        f'  {{ name: "{SAMPLING_PARAMETERS}" data_type: TYPE_STRING dims: [ 1 ] optional: true }}',
+        "]",
+        f'output [ {{ name: "{TEXT_OUTPUT}" data_type: TYPE_STRING dims: [ 1 ] }} ]',
+        f"instance_group [ {{ count: 1 kind: {kind} }} ]",
+        "dynamic_batching {",
+        f"  max_queue_delay_microseconds: {endpoint.batching.max_delay_ms * 1000}",
+        "  default_queue_policy {",
+        "    timeout_action: REJECT",
+        f"    default_timeout_microseconds: {int(endpoint.serving.timeout_s * 1_000_000)}",
+        f"    max_queue_size: {_QUEUED_BATCHES * batch}",
+        "  }",
+        "}",
+        f"response_cache {{ enable: {'true' if caches else 'false'} }}",
+        *(
+            f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}'
+            for key, value in parameters.items()
+        ),
+    ]
