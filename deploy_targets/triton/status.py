@@ -181,10 +181,10 @@ class Knative:
     @cached_property
     def _versions(self) -> Mapping[str, str]:
         """The version of each Knative revision, by the revision's name."""
-        return {
-            str(part(one, "metadata", "labels").get(REVISION_LABEL)): version_of(one)
-            for one in self.deployments
+        named = {
+            part(one, "metadata", "labels").get(REVISION_LABEL): one for one in self.deployments
         }
+        return {str(name): version_of(one) for name, one in named.items() if name is not None}
 
     def _revisions(self, weighted: set[str]) -> Iterator[Revision]:
         """What the spec names and what stands beside it. Older ones Knative takes away by itself."""
