@@ -176,3 +176,10 @@ def test_vllms_workers_and_their_ingress_fit_into_the_pod(cpus: float, gpus: int
     assert workers * bundle.get("GPU", 0) == gpus
     assert 0 < ingress + workers * bundle["CPU"] <= cpus + 1e-9
     assert ingress > 0
+
+
+def test_our_own_rendering_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = KNOWN_KEYS["deployment"] - {"max_queued_requests"}
+    monkeypatch.setitem(KNOWN_KEYS, "deployment", known)
+    with pytest.raises(ManifestInvalid, match="max_queued_requests"):
+        render_serve_config(a_ray_endpoint(), a_release("7"))
