@@ -130,27 +130,32 @@ def without(value: Any, gone: FieldSet, kept: FieldSet, schema: Schema) -> Any:
     """`value` without the fields of `gone`; an item stays while somebody owns a field of it."""
     still = {path[:length] for path in kept for length in range(1, len(path) + 1)}
     left = frozenset(path for path in gone if path not in still)
-    return _without(value, encoded(left), schema)
+    return _without(value, encoded(left), schema, (), kept)
 
 
-def _without(value: Any, tree: Mapping[str, Any], schema: Schema) -> Any:
+def _without(
+    value: Any, tree: Mapping[str, Any], schema: Schema, path: Path, kept: FieldSet
+) -> Any:
     if isinstance(value, Mapping):
-        kept = {}
+        left = {}
         for key, one in value.items():
-            inner = tree.get(f"f:{key}")
-            left = None if inner == {} else one
-            if inner and isinstance(one, (Mapping, list)):
-                left = _without(one, inner, schema_of(key, schema) or ANYTHING) or None
-            if left is not None:
-                kept[key] = left
-        return kept
+            inner, place = tree.get(f"f:{key}"), (*path, f"f:{key}")
+            if inner is None:
+                left[key] = one
+            elif inner and isinstance(one, (Mapping, list)):
+                below = schema_of(key, schema) or ANYTHING
+                rest = _without(one, inner, below, place, kept)
+                if rest or place in kept:
+                    left[key] = rest
+        return left
     items = []
     for item in value:
-        inner = tree.get(step_of(item, schema))
+        step = step_of(item, schema)
+        inner = tree.get(step)
         if inner is None:
             items.append(item)
         elif "." not in inner:
-            items.append(_without(item, inner, schema["items"]))
+            items.append(_without(item, inner, schema["items"], (*path, step), kept))
     return items
 
 

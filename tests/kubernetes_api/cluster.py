@@ -27,9 +27,10 @@ class Cluster:
         self._numbers = itertools.count(1)
         self.admin = self.client_with(ADMIN_TOKEN)
 
-    def client_with(self, token: str) -> client.ApiClient:
-        """A client that shows a bearer token."""
+    def client_with(self, token: str, *, retries: int | None = None) -> client.ApiClient:
+        """A client that shows a bearer token; `retries` are those of its connections, urllib3's own when None."""
         configuration = client.Configuration(host=self.server.url)
+        configuration.retries = retries
         configuration.api_key = {"authorization": f"Bearer {token}"}
         made = client.ApiClient(configuration)
         self._clients.append(made)

@@ -146,6 +146,6 @@ class Objects:
             *self._place(body), name, {"status": status}, _content_type=MERGE
         )
 
-    def delete(self, body: Mapping[str, Any], **options: Any) -> Body:
-        name = body["metadata"]["name"]
-        return self._api.delete_namespaced_custom_object(*self._place(body), name, **options)
+    def delete(self, one: Mapping[str, Any], **options: Any) -> Body:
+        name = one["metadata"]["name"]
+        return self._api.delete_namespaced_custom_object(*self._place(one), name, **options)

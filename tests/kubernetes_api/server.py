@@ -56,12 +56,6 @@ class StandIn:
             return self._store
 
     @property
-    def watches(self) -> int:
-        """How many watches are open."""
-        with self.changed:
-            return self._watches
-
-    @property
     def is_away(self) -> bool:
         return self._http is None
 
@@ -96,6 +90,16 @@ class StandIn:
             if not self.changed.wait_for(lambda: holds(self._store), timeout_s):
                 raise TimeoutError("the state of the stand-in never became what was waited for")
 
+    def wait_for_watches(self, count: int, *, timeout_s: float = 10) -> None:
+        """Wait until exactly so many watches are open.
+
+        Raises:
+            TimeoutError: there never were.
+        """
+        with self.changed:
+            if not self.changed.wait_for(lambda: self._watches == count, timeout_s):
+                raise TimeoutError(f"{self._watches} watches are open, not {count}")
+
     def user_of(self, authorization: str) -> User:
         """Whom a request's header stands for.
 
@@ -125,17 +129,19 @@ class StandIn:
         """What a watch is told, as it happens, until its time is over or it is cut."""
         with self.changed:
             self._watches += 1
+            begins = self._store
             self.changed.notify_all()
         try:
-            yield from self._events(watch, is_cut)
+            yield from self._events(watch, begins, is_cut)
         finally:
             with self.changed:
                 self._watches -= 1
                 self.changed.notify_all()
 
-    def _events(self, watch: Watch, is_cut: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
+    def _events(
+        self, watch: Watch, store: Store, is_cut: Callable[[], bool]
+    ) -> Iterator[Mapping[str, Any]]:
         began = marked = time.monotonic()
-        store = self.store
         since = watch.since
         if since is None:
             yield from first_events(store, watch)
@@ -143,6 +149,8 @@ class StandIn:
         elif since < store.oldest:
             yield {"type": "ERROR", "object": status.expired(since, store.oldest)}
             return
+        yield from next_events(store, watch, since)
+        since = store.revision
         ends = None if watch.timeout_s is None else began + watch.timeout_s
         while not is_cut():
             now = time.monotonic()
@@ -151,10 +159,11 @@ class StandIn:
             if watch.has_bookmarks and now >= marked + self.bookmark_s:
                 marked = now
                 yield bookmark(watch, since)
-            due = [one for one in (ends, marked + self.bookmark_s) if one is not None]
+            marks = marked + self.bookmark_s if watch.has_bookmarks else None
+            due = [one - now for one in (ends, marks) if one is not None]
             with self.changed:
                 if self._store.revision <= since and not is_cut():
-                    self.changed.wait(max(0.0, min(due) - now))
+                    self.changed.wait(min(due, default=None))
                 store = self._store
             if since < store.oldest - 1:
                 yield {"type": "ERROR", "object": status.expired(since, store.oldest)}

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.kubernetes_api.resources import Resource
 from tests.kubernetes_api.selectors import Selector
-from tests.kubernetes_api.store import Event, Store, objects_of
+from tests.kubernetes_api.store import Body, Event, Store, objects_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,15 @@ def next_events(store: Store, watch: Watch, since: int) -> list[dict[str, Any]]:
         )
         if was or is_now:
             kind = "MODIFIED" if was and is_now else "ADDED" if is_now else "DELETED"
-            told.append({"type": kind, "object": event.last})
+            told.append({"type": kind, "object": event.last if is_now else _last_selected(event)})
     return told
+
+
+def _last_selected(event: Event) -> Body:
+    """The object as it was when it was last selected, with the version of what ended that."""
+    before = event.before or event.last
+    version = event.last["metadata"]["resourceVersion"]
+    return {**before, "metadata": {**before["metadata"], "resourceVersion": version}}
 
 
 def _after(store: Store, since: int) -> tuple[Event, ...]:
