@@ -36,6 +36,8 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
     several = len(told) > 1
     sentences = [f"{name}: {told[name]}" if several else told[name] for name in names]
     numbers = ". ".join(sentences)
+    if tests and not any(bool(ev.has_data(memory)[0]) for memory in memories):
+        numbers = f"nothing to compare yet: no interval has numbers of every version. {numbers}"
     if decision is Decision.ROLL_BACK:
         return numbers
     if rule is None:
@@ -131,6 +133,9 @@ def _interval_in_words(test: ev.MetricTest, seen: Reading, policy: JudgePolicy) 
 
 def _range(low: float | None, high: float | None, *, scale: float, form: str) -> str:
     """`between 2.1 and 7.0`; empty where neither end is known."""
+    if low is not None and high is not None and low > high:
+        # Both ends hold, so it was no constant one.
+        return f"at one time above {low * scale:{form}}, at another below {high * scale:{form}}"
     if low is not None and high is not None:
         return f"between {low * scale:{form}} and {high * scale:{form}}"
     if low is not None:
@@ -158,7 +163,7 @@ def _claims_in_words(
 
 def _unmeasured(tests: Sequence[ev.MetricTest], memories: Sequence[ev.Memory]) -> str:
     pairs = zip(tests, memories, strict=True)
-    return ", ".join(test.name for test, memory in pairs if not bool(ev.has_data(test, memory)[0]))
+    return ", ".join(test.name for test, memory in pairs if not bool(ev.has_data(memory)[0]))
 
 
 def _amount(share: float, test: ev.MetricTest, policy: JudgePolicy) -> str:

@@ -74,6 +74,7 @@ class MetricEvidence:
     at_most: tuple[float, ...]
     at_least: tuple[float, ...]
     peak: float
+    compared: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,8 @@ class Evidence:
     intervals: int = 0
     champion: Counts = Counts()
     challenger: Counts = Counts()
+    compared: int = 0
+    """Challenger requests in intervals in which both sides (or the only one) had some."""
     metrics: Mapping[str, MetricEvidence] = field(default_factory=dict[str, MetricEvidence])
     """By the metric's name."""
 

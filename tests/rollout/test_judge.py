@@ -240,6 +240,24 @@ def test_evidence_goes_on_after_it_was_saved_and_starts_anew_under_other_rules()
     assert changed.metrics["errors"].totals == (80, 1, 20, 1)
 
 
+def test_another_objective_starts_the_whole_evidence_anew() -> None:
+    policies = [
+        JudgePolicy.model_validate(
+            {
+                "metrics": {"latency": {"slo_s": slo_s}},
+                "promote": {"by": "exposure", "requests": 50},
+            }
+        )
+        for slo_s in (1.0, 5.0)
+    ]
+    known = learned(timed(v6=(100, 0), v7=(100, 40)), policy=policies[0])
+    told = verdict(known, policies[1], rule=policies[1].promote)
+    assert told.decision is Decision.HOLD
+    assert "0 of 50 challenger requests" in told.reason
+    later = learn(timed(v6=(9, 0), v7=(9, 0)), known, policies[1], champion="6", challenger="7")
+    assert (later.intervals, later.compared) == (1, 9)
+
+
 @pytest.mark.parametrize("given", [{}, {"latency": {"slo_s": 1.0}}, {"quality": {}}])
 def test_the_parts_of_the_rate_add_up_to_what_is_stated(given: dict[str, Any]) -> None:
     policy = JudgePolicy.model_validate({"metrics": given})
