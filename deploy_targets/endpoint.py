@@ -105,6 +105,9 @@ class RolloutPolicy(JudgePolicy):
     """What a revision must answer before it gets any traffic."""
     max_setbacks: Annotated[int, Field(ge=0)] = 2
     """How often a challenger may stop being ready under traffic, and warm up anew, before it is rolled back."""
+    settle_s: Seconds = 60
+    """For so long after each change of weights nothing is learned: the requests that end then began under other weights,
+    the quick ones of the version that got more first. At least as long as an answer takes."""
     drain_s: Seconds = 30
     """How long a revision without traffic is kept for its last answers."""
 
@@ -120,11 +123,11 @@ class RolloutPolicy(JudgePolicy):
                 "100 follows by itself on promotion"
             )
             raise ValueError(message)
-        dwell_s = sum(step.dwell_s for step in self.steps)
+        dwell_s = sum(max(step.dwell_s, self.settle_s) for step in self.steps)
         if dwell_s >= self.time_limit_s:
             message = (
-                f"the steps dwell for {dwell_s:g} s, but time_limit_s is {self.time_limit_s:g}, so no rollout could "
-                "ever end well; dwell for less or raise time_limit_s"
+                f"the steps dwell, or settle, for {dwell_s:g} s, but time_limit_s is {self.time_limit_s:g}, so no rollout "
+                "could ever end well; dwell for less or raise time_limit_s"
             )
             raise ValueError(message)
         return self

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Rate = Annotated[float, Field(gt=0, lt=0.5)]
+Rate = Annotated[float, Field(ge=1e-12, lt=0.5)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Limit = Annotated[float, Field(gt=0, lt=1)]
 
@@ -16,7 +16,9 @@ Limit = Annotated[float, Field(gt=0, lt=1)]
 class Declared(BaseModel):
     """A part of a file that users write: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Exposure(Declared):
@@ -87,6 +89,8 @@ class CostMetric(Metric):
     """The share of `max_per_request_micros` that a first release may not exceed; without it cost is not judged there."""
 
 
+AnyMetric = ErrorsMetric | LatencyMetric | QualityMetric | CostMetric
+
 TIMED = ("latency", "first_token", "per_token")
 """The metrics that are about time: each from a histogram of its own."""
 
@@ -107,7 +111,7 @@ class Metrics(Declared):
     cost: CostMetric | None = None
     """What requests cost."""
 
-    def given(self) -> dict[str, ErrorsMetric | LatencyMetric | QualityMetric | CostMetric]:
+    def given(self) -> dict[str, AnyMetric]:
         """The metrics that are judged, by name, in the order of this class."""
         named = {
             "errors": self.errors,

@@ -51,11 +51,12 @@ def a_version(
 
 
 def an_endpoint(**rollout: object) -> Endpoint:
-    """Steps of 5, 25 and 50 % without dwell, 30 challenger requests to be promoted, no drain time."""
+    """Steps of 5, 25 and 50 % without dwell, 30 challenger requests to be promoted, no time to drain or settle."""
     policy = {
         "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
         "promote": {"by": "exposure", "requests": 30},
         "drain_s": 0,
+        "settle_s": 0,
         **rollout,
     }
     return Endpoint(name="chat", model="smollm2", rollout=RolloutPolicy.model_validate(policy))

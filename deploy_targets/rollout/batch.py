@@ -43,6 +43,8 @@ class Ended(NamedTuple):
     """Of these runs, one for each test."""
     requests: Array
     """(r, 2) Sums over all intervals."""
+    compared: Array
+    """(r,) The challenger's requests in intervals in which both versions had some."""
     elapsed_s: Array
 
 
@@ -62,7 +64,8 @@ def follow(
         terminal.add(Decision.INCONCLUSIVE)
     is_terminal = np.array([decision in terminal for decision in DECISIONS])
     memories = tuple(ev.nothing_learned(test, runs) for test in tests)
-    requests = np.zeros((runs, 2))
+    has_champion = all(test.limit is None for test in tests)
+    requests, compared = np.zeros((runs, 2)), np.zeros(runs)
     left = np.arange(runs)
     step = 0
     while left.size:
@@ -72,11 +75,13 @@ def follow(
             for test, memory, table in zip(tests, memories, interval.tables, strict=True)
         )
         requests = requests + interval.requests
+        is_compared = (interval.requests[:, 0] > 0) | (not has_champion)
+        compared = compared + interval.requests[:, 1] * is_compared
         decisions = decide(
             tests,
             memories,
             policy.promote,
-            challenger_requests=requests[:, 1],
+            challenger_requests=compared,
             is_late=interval.elapsed_s >= policy.time_limit_s,
         )
         ended = is_terminal[decisions.code] | interval.is_last
@@ -87,8 +92,9 @@ def follow(
                 decisions=Decisions(decisions.code[ended], decisions.test[ended]),
                 memories=tuple(memory.of(ended) for memory in memories),
                 requests=requests[ended],
+                compared=compared[ended],
                 elapsed_s=interval.elapsed_s[ended],
             )
-            left, requests = left[~ended], requests[~ended]
+            left, requests, compared = left[~ended], requests[~ended], compared[~ended]
             memories = tuple(memory.of(~ended) for memory in memories)
         step += 1

@@ -29,7 +29,7 @@ def judge(
     from deploy_targets.rollout.observations import parse_observations, parse_policy
 
     rules = parse_policy(_text(policy), origin=str(policy))
-    lines = _text(observations).splitlines()
+    lines = _text(observations).split("\n")
     series = parse_observations(lines, rules, origin=str(observations))
     for verdict in judge_series(series, rules):
         typer.echo(json.dumps(verdict.to_json()) if as_json else verdict.line())
@@ -83,7 +83,8 @@ def _text(file: Path) -> str:
         BadInput: it cannot be read.
     """
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        # With a byte-order mark or without: a spreadsheet writes one.
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{file} cannot be read ({error}). Name a readable file."
         raise BadInput(message) from error

@@ -49,6 +49,8 @@ class MetricTest:
     """What is asked of one metric's increments, and how."""
 
     name: str
+    measure: str
+    """What counts as bad, where that can be changed: the objective of a latency, the bound of a cost."""
     kind: Kind
     limit: float | None
     """The absolute limit where there is no champion; None compares with the champion."""
@@ -72,7 +74,7 @@ class MetricTest:
         ends = ",".join(
             f"{s:g}:{o:g}" for s, o in zip(self.lines.slope, self.lines.offset, strict=True)
         )
-        return f"{self.kind} {self.harm_alpha:g} {self.claim_alpha:g} {ends}"
+        return f"{self.kind} {self.measure} {self.harm_alpha:g} {self.claim_alpha:g} {ends}"
 
 
 class Memory(NamedTuple):
@@ -90,6 +92,8 @@ class Memory(NamedTuple):
     """(R, G) Log evidence against "at least on it"."""
     peak: Array
     """(R,) The highest log e-value of harm so far: the test rejects by its running maximum."""
+    compared: Array
+    """(R,) The challenger's requests in intervals in which both sides (or the only one) were measured."""
 
     def of(self, rows: NDArray[np.bool_]) -> "Memory":
         """That of the runs in `rows`."""
@@ -107,6 +111,7 @@ def metric_test(  # noqa: PLR0913 - each is a rule of its own
     name: str,
     kind: Kind,
     *,
+    measure: str = "",
     limit: float | None,
     margin: float,
     tolerance: float,
@@ -126,6 +131,7 @@ def metric_test(  # noqa: PLR0913 - each is a rule of its own
     slopes, offsets = zip(*ends, strict=True)
     return MetricTest(
         name=name,
+        measure=measure,
         kind=kind,
         limit=limit,
         margin=margin,
@@ -140,7 +146,8 @@ def nothing_learned(test: MetricTest, runs: int) -> Memory:
     """The memory before the first interval."""
     lines = test.lines.slope.size
     widths = (4, 6, ODDS.size, lines, lines)
-    return Memory(*(np.zeros((runs, width)) for width in widths), peak=np.zeros(runs))
+    parts = (np.zeros((runs, width)) for width in widths)
+    return Memory(*parts, peak=np.zeros(runs), compared=np.zeros(runs))
 
 
 def learn(test: MetricTest, memory: Memory, table: Table) -> Memory:
@@ -155,14 +162,21 @@ def learn(test: MetricTest, memory: Memory, table: Table) -> Memory:
     proven = memory.at_most >= math.log(test.harm_bound)
     proven[:, _HARM] = False
     claimed = memory.at_least >= -math.log(test.claim_alpha)
+    taught = (table.challenger_n > 0) if test.limit is not None else table.is_paired
     learned = memory._replace(
         totals=memory.totals + np.stack(table, axis=1),
-        moments=memory.moments + moments_of(table),
+        moments=memory.moments + moments_of(table, taught=taught),
+        compared=memory.compared + np.where(taught, table.challenger_n, 0.0),
         mixture=memory.mixture + _mixture_gain(test, table),
         at_most=memory.at_most + np.where(proven, 0.0, above),
         at_least=memory.at_least + np.where(claimed, 0.0, below),
     )
-    return learned._replace(peak=np.maximum(memory.peak, harm_log_e(test, learned)))
+    harm = harm_log_e(test, learned)
+    if test.kind is Kind.BURSTY and test.limit is None:
+        # The bet on the split takes many small bursts for more harm than few large ones. Harm is more bad answers.
+        _, champion, challenger, *_ = learned.moments.T
+        harm = np.where(challenger > champion, harm, 0.0)
+    return learned._replace(peak=np.maximum(memory.peak, harm))
 
 
 def harm_log_e(test: MetricTest, memory: Memory) -> Array:
@@ -183,10 +197,9 @@ def is_claimed(test: MetricTest, memory: Memory) -> NDArray[np.bool_]:
     return memory.at_least[:, _CLAIM] >= -math.log(test.claim_alpha)
 
 
-def has_data(test: MetricTest, memory: Memory) -> NDArray[np.bool_]:
-    """(R,) Whether both sides (or the only one) were ever measured."""
-    totals = Table(*memory.totals.T)
-    return (totals.challenger_n > 0) if test.limit is not None else totals.is_paired
+def has_data(memory: Memory) -> NDArray[np.bool_]:
+    """(R,) Whether both sides (or the only one) were ever measured in the same interval."""
+    return memory.compared > 0
 
 
 def bounds(test: MetricTest, memory: Memory, *, ratio: bool = False) -> Bounds:
@@ -209,9 +222,11 @@ def bounds(test: MetricTest, memory: Memory, *, ratio: bool = False) -> Bounds:
     is_open = memory.at_least[:, order] < -math.log(test.claim_alpha)
     highest = np.where(is_open.any(axis=1), order.size + 1 - is_open[:, ::-1].argmax(axis=1), 1)
     low, high = ends[lowest], ends[highest]
-    if ratio:
-        return Bounds(low=low, high=high)
     is_harmful = memory.peak >= math.log(test.harm_bound)
+    if ratio:
+        # A margin above 0 says something of the difference alone, and so does a tolerance.
+        is_larger = is_harmful & (test.margin == 0)
+        return Bounds(low=np.where(is_larger, np.maximum(low, 1.0), low), high=high)
     margin = test.margin if test.limit is None else test.limit
     tolerance = test.tolerance if test.limit is None else test.limit
     return Bounds(
@@ -223,7 +238,12 @@ def bounds(test: MetricTest, memory: Memory, *, ratio: bool = False) -> Bounds:
 def save(test: MetricTest, memory: Memory) -> MetricEvidence:
     """The first run's memory as plain numbers, for a rollout's state."""
     one = {name: tuple(getattr(memory, name)[0].tolist()) for name in _PARTS}
-    return MetricEvidence(signature=test.signature, peak=float(memory.peak[0]), **one)
+    return MetricEvidence(
+        signature=test.signature,
+        peak=float(memory.peak[0]),
+        compared=float(memory.compared[0]),
+        **one,
+    )
 
 
 def load(test: MetricTest, saved: MetricEvidence | None) -> Memory:
@@ -231,7 +251,7 @@ def load(test: MetricTest, saved: MetricEvidence | None) -> Memory:
     if saved is None or saved.signature != test.signature:
         return nothing_learned(test, 1)
     parts = {name: np.array([getattr(saved, name)], dtype=np.float64) for name in _PARTS}
-    return Memory(**parts, peak=np.array([saved.peak]))
+    return Memory(**parts, peak=np.array([saved.peak]), compared=np.array([saved.compared]))
 
 
 _HARM, _CLAIM = 0, 1

@@ -36,6 +36,8 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
     several = len(told) > 1
     sentences = [f"{name}: {told[name]}" if several else told[name] for name in names]
     numbers = ". ".join(sentences)
+    if tests and not any(bool(ev.has_data(memory)[0]) for memory in memories):
+        numbers = f"nothing to compare yet: no interval has numbers of every version. {numbers}"
     if decision is Decision.ROLL_BACK:
         return numbers
     if rule is None:
@@ -57,15 +59,25 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
 
 def reading(test: ev.MetricTest, memory: ev.Memory) -> Reading:
     """Where the sequences of one run stand."""
-    ends = ev.bounds(test, memory)
-    low, high = float(ends.low[0]), float(ends.high[0])
+    low, high = _known(ev.bounds(test, memory))
+    ratio_low, ratio_high = (None, None)
+    if test.limit is None:
+        ratio_low, ratio_high = _known(ev.bounds(test, memory, ratio=True))
     return Reading(
         metric=test.name,
         e_value=math.exp(min(float(memory.peak[0]), _LARGEST)),
         bound=test.harm_bound,
-        low=low if math.isfinite(low) else None,
-        high=high if math.isfinite(high) else None,
+        low=low,
+        high=high,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
     )
+
+
+def _known(ends: ev.Bounds) -> tuple[float | None, float | None]:
+    """The first run's ends; None where one is not known yet."""
+    low, high = float(ends.low[0]), float(ends.high[0])
+    return low if math.isfinite(low) else None, high if math.isfinite(high) else None
 
 
 def _metric_in_words(
@@ -112,11 +124,23 @@ def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) ->
 def _interval_in_words(test: ev.MetricTest, seen: Reading, policy: JudgePolicy) -> str:
     what = "increase" if test.limit is None else "rate"
     scale, unit = _unit(test, policy)
-    if seen.low is not None and seen.high is not None:
-        return f"{what} between {seen.low * scale:.1f} and {seen.high * scale:.1f} {unit}"
-    if seen.low is not None:
-        return f"{what} above {seen.low * scale:.1f} {unit}"
-    return "" if seen.high is None else f"{what} below {seen.high * scale:.1f} {unit}"
+    told = _range(seen.low, seen.high, scale=scale, form=".1f")
+    if not told:
+        return ""
+    times = _range(seen.ratio_low, seen.ratio_high, scale=1, form="g")
+    return f"{what} {told} {unit}" + (f" ({times} times)" if times else "")
+
+
+def _range(low: float | None, high: float | None, *, scale: float, form: str) -> str:
+    """`between 2.1 and 7.0`; empty where neither end is known."""
+    if low is not None and high is not None and low > high:
+        # Both ends hold, so it was no constant one.
+        return f"at one time above {low * scale:{form}}, at another below {high * scale:{form}}"
+    if low is not None and high is not None:
+        return f"between {low * scale:{form}} and {high * scale:{form}}"
+    if low is not None:
+        return f"above {low * scale:{form}}"
+    return "" if high is None else f"below {high * scale:{form}}"
 
 
 def _claims_in_words(
@@ -139,7 +163,7 @@ def _claims_in_words(
 
 def _unmeasured(tests: Sequence[ev.MetricTest], memories: Sequence[ev.Memory]) -> str:
     pairs = zip(tests, memories, strict=True)
-    return ", ".join(test.name for test, memory in pairs if not bool(ev.has_data(test, memory)[0]))
+    return ", ".join(test.name for test, memory in pairs if not bool(ev.has_data(memory)[0]))
 
 
 def _amount(share: float, test: ev.MetricTest, policy: JudgePolicy) -> str:

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy_targets import metrics
-from deploy_targets.judge_policy import Claim, Exposure, JudgePolicy
+from deploy_targets.judge_policy import (
+    AnyMetric,
+    Claim,
+    CostMetric,
+    Exposure,
+    JudgePolicy,
+    LatencyMetric,
+)
 from deploy_targets.rollout import evidence as ev
 from deploy_targets.rollout.explain import explain, reading
 from deploy_targets.rollout.quantiles import QuantileReading, quantile_readings
@@ -58,6 +65,7 @@ def metric_tests(
         ev.metric_test(
             name,
             _kind(name, policy),
+            measure=_measure(metric),
             limit=None if has_champion else metric.limit,
             margin=metric.rollback_margin if has_champion else 0.0,
             tolerance=metric.tolerance,
@@ -79,8 +87,8 @@ def decide(
 ) -> Decisions:
     """Harm first, then what a promotion needs (`rule`; None needs nothing), then time.
 
-    `challenger_requests` (R,) are those seen in intervals that taught something. No data never promotes: under
-    exposure each metric must have been measured at least once on each side.
+    `challenger_requests` (R,) are those of intervals in which both versions had some. No data never promotes: under
+    exposure each metric must have been measured on both sides of an interval.
     """
     pairs = tuple(zip(tests, memories, strict=True))
     unjudged = np.full_like(challenger_requests, -np.inf)
@@ -93,7 +101,7 @@ def decide(
     if isinstance(rule, Claim):
         is_good = np.all([everybody, *(ev.is_claimed(*pair) for pair in pairs)], axis=0)
     elif isinstance(rule, Exposure):
-        is_measured = np.all([everybody, *(ev.has_data(*pair) for pair in pairs)], axis=0)
+        is_measured = np.all([everybody, *(ev.has_data(memory) for memory in memories)], axis=0)
         is_good = is_measured & (challenger_requests >= rule.requests)
     else:
         is_good = everybody
@@ -128,6 +136,8 @@ def learn(
     old = Counts() if champion is None else observation.increments.get(champion)
     if new is None or old is None:
         return evidence
+    tests = metric_tests(policy, has_champion=champion is not None)
+    evidence = _of_these_rules(evidence, tests)
     learned = {
         test.name: ev.save(
             test,
@@ -137,12 +147,14 @@ def learn(
                 _table(test.name, policy, old, new),
             ),
         )
-        for test in metric_tests(policy, has_champion=champion is not None)
+        for test in tests
     }
+    is_compared = champion is None or (old.requests > 0 and new.requests > 0)
     return Evidence(
         intervals=evidence.intervals + 1,
         champion=add_counts(evidence.champion, old),
         challenger=add_counts(evidence.challenger, new),
+        compared=evidence.compared + (new.requests if is_compared else 0),
         metrics=learned,
     )
 
@@ -157,8 +169,9 @@ def judge(
 ) -> Verdict:
     """The verdict on all the evidence; `exposed_s` is the time since the challenger first had traffic."""
     tests = metric_tests(policy, has_champion=champion is not None)
+    evidence = _of_these_rules(evidence, tests)
     memories = memories_of(tests, evidence.metrics)
-    seen = evidence.challenger.requests
+    seen = evidence.compared
     decisions = decide(
         tests,
         memories,
@@ -186,11 +199,24 @@ def judge(
     )
 
 
+def _of_these_rules(evidence: Evidence, tests: Sequence[ev.MetricTest]) -> Evidence:
+    """The evidence, or none of it where it was learned under other rules: half of it would mislead."""
+    learned_by = {name: metric.signature for name, metric in evidence.metrics.items()}
+    rules = {test.name: test.signature for test in tests}
+    return evidence if not learned_by or learned_by == rules else Evidence()
+
+
 def memories_of(
     tests: Sequence[ev.MetricTest], saved: Mapping[str, ev.MetricEvidence]
 ) -> tuple[ev.Memory, ...]:
     """Each test's memory of one run."""
     return tuple(ev.load(test, saved.get(test.name)) for test in tests)
+
+
+def _measure(metric: AnyMetric) -> str:
+    if isinstance(metric, LatencyMetric):
+        return f"slo {metric.slo_s:g}"
+    return f"of {metric.max_per_request_micros:g}" if isinstance(metric, CostMetric) else ""
 
 
 def _kind(name: str, policy: JudgePolicy) -> ev.Kind:

@@ -115,7 +115,7 @@ def _verdict(
             memories,
             policy,
             policy.promote,
-            requests=challenger,
+            requests=int(ended.compared[row]),
             seconds=float(ended.elapsed_s[row]),
             quantiles=quantiles,
         ),

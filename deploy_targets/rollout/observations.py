@@ -8,19 +8,23 @@ interval: nothing of it is counted, and the verdict names it. A version that is 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deploy_targets.judge_policy import JudgePolicy
+from deploy_targets.judge_policy import Declared, JudgePolicy
 from deploy_targets.rollout.sequential import Array
 from registry.errors import BadInput
 
 _Number = Annotated[float, Field(strict=True)]
+_MOST = 10_000_000
+"""Requests in one interval. More are no interval of one endpoint, or a mistake; and their arithmetic takes minutes."""
+_FURTHEST = 10**12
 _Name = Annotated[str, Field(min_length=1)]
+D = TypeVar("D", bound=Declared)
 
 
 class PolicyFile(JudgePolicy):
@@ -36,7 +40,7 @@ class PolicyFile(JudgePolicy):
     @model_validator(mode="after")
     def _has_somebody_to_judge(self) -> Self:
         if self.champion == self.challenger:
-            message = "champion and challenger are the same version; name two"
+            message = "champion and challenger are the same version; name two, in quotes: without them 1.10 is the number 1.1"
             raise ValueError(message)
         limits = [metric.limit for metric in self.metrics.given().values()]
         if self.champion is None and not any(limits):
@@ -98,7 +102,7 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
     series: _Name
-    interval: Annotated[int, Field(strict=True)]
+    interval: Annotated[int, Field(strict=True, ge=-_FURTHEST, le=_FURTHEST)]
     seconds: _Number
     version: _Name
     requests: _Number
@@ -123,7 +127,8 @@ class _Line(BaseModel):
 class _Slot:
     """One interval while the file is read: metric pairs and histograms by version, or why it is held."""
 
-    seconds: float
+    seconds: float = 0.0
+    """The longest that a line says."""
     pairs: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     within: dict[tuple[str, str], list[float]] = field(
         default_factory=dict[tuple[str, str], list[float]]
@@ -142,18 +147,25 @@ class _Book:
 
 
 def parse_policy(text: str, *, origin: str) -> PolicyFile:
-    """The policy that the YAML `text` declares; `origin` is named in errors.
+    """The policy that the YAML `text` declares; see `parse_declared`."""
+    return parse_declared(PolicyFile, text, what="policy", origin=origin)
+
+
+def parse_declared(model: type[D], text: str, *, what: str, origin: str) -> D:
+    """What the YAML `text` declares; `origin`, and `what` it should be, are named in errors.
 
     Raises:
-        BadInput: not YAML, an unknown key, a value out of range, or rules that contradict one another.
+        BadInput: not YAML, an unknown key, a value out of range, or parts that contradict one another.
     """
     try:
-        return PolicyFile.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there never was
         message = f"{origin} is not valid YAML: {error}. Mend it and try again."
         raise BadInput(message) from error
+    try:
+        return model.model_validate(document)
     except ValidationError as error:
-        message = f"{origin} is not a valid policy:\n{faults_of(error)}\nMend it and try again."
+        message = f"{origin} is not a valid {what}:\n{faults_of(error)}\nMend it and try again."
         raise BadInput(message) from error
 
 
@@ -222,9 +234,11 @@ class _Reader:
             return
         slot = book.slots.get(line.interval)
         if slot is None:
-            slot = book.slots[line.interval] = _Slot(line.seconds)
+            slot = book.slots[line.interval] = _Slot()
         fault = "it is there twice" if line.version in slot.pairs else ""
         slot.pairs[line.version] = ()
+        if math.isfinite(line.seconds):
+            slot.seconds = max(slot.seconds, line.seconds)
         if not fault:
             try:
                 slot.pairs[line.version] = self._numbers(line, slot, book, place)
@@ -304,6 +318,8 @@ class _Reader:
 
 
 def _count(name: str, number: float) -> float:
+    if number > _MOST:
+        raise _Untrue(f"{name} is {number:g}, more than {_MOST:,} in an interval")
     if number >= 0 and number.is_integer():
         return number
     raise _Untrue(f"{name} is {number}, not a count")
@@ -314,6 +330,8 @@ def _bounds(name: str, keys: tuple[str, ...]) -> _Bounds:
         seconds = [float(key) for key in keys]
     except ValueError as error:
         raise _Untrue(f"{name}_s has a bound that is no number: {', '.join(keys)}") from error
+    if any(math.isnan(bound) for bound in seconds):
+        raise _Untrue(f"{name}_s has a bound that is no number: {', '.join(keys)}")
     order = sorted(range(len(keys)), key=seconds.__getitem__)
     return _Bounds(seconds=tuple(seconds[at] for at in order), order=tuple(order))
 
@@ -332,7 +350,7 @@ def _series(name: str, book: _Book, policy: PolicyFile) -> Series:
     for at, interval in enumerate(intervals):
         slot = book.slots[interval]
         missed = interval - intervals[at - 1] if at else 1
-        before += missed * slot.seconds if slot.seconds > 0 and math.isfinite(slot.seconds) else 0.0
+        before += missed * slot.seconds
         elapsed[at] = before
         if slot.fault:
             held.append(Held(interval=interval, reason=slot.fault))

@@ -168,10 +168,18 @@ def _step_is_done(endpoint: Endpoint, rollout: RolloutState, situation: Situatio
     step = step_of(endpoint, rollout)
     if situation.now - rollout.phase_since < timedelta(seconds=step.dwell_s):
         return False
+    if _is_settling(endpoint, rollout, situation):
+        return False
     if rollout.champion is None:
         return True
     blind = isinstance(situation.observation, NoData)
     return not blind and rollout.step_requests >= max(1, step.requests)
+
+
+def _is_settling(endpoint: Endpoint, rollout: RolloutState, situation: Situation) -> bool:
+    """Whether requests still end that began before this step's weights; a first release has no other weights."""
+    settle = timedelta(seconds=endpoint.rollout.settle_s)
+    return rollout.champion is not None and situation.now - rollout.phase_since < settle
 
 
 def _complete(
@@ -199,10 +207,12 @@ def _measure(
         increments = situation.observation.increments
     new, old = increments.get(challenger, Counts()), increments.get(champion or "", Counts())
     evidence, verdict = rollout.evidence, rollout.verdict
+    is_settling = _is_settling(endpoint, rollout, situation)
     if judged:
-        evidence = learn(
-            situation.observation, evidence, policy, champion=champion, challenger=challenger
-        )
+        observation = situation.observation
+        if is_settling:
+            observation = NoData(reason="requests that began under other weights still end")
+        evidence = learn(observation, evidence, policy, champion=champion, challenger=challenger)
         since = rollout.exposed_since or situation.now
         verdict = judge(
             evidence,
@@ -227,7 +237,7 @@ def _measure(
         evidence=evidence,
         verdict=verdict,
         points=points,
-        step_requests=rollout.step_requests + new.requests,
+        step_requests=rollout.step_requests + (0 if is_settling else new.requests),
     )
 
 

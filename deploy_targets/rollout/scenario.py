@@ -7,12 +7,14 @@ import math
 from typing import Annotated, Self
 
 import numpy as np
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from deploy_targets.judge_policy import Declared, Share
-from deploy_targets.rollout.observations import PolicyFile, faults_of
-from registry.errors import BadInput
+from deploy_targets.rollout.observations import PolicyFile, parse_declared
+
+_MOST_REQUESTS = 100_000
+_MOST_INTERVALS = 200_000
+"""What a simulation works through in reasonable time and memory."""
 
 
 class Latency(Declared):
@@ -59,8 +61,8 @@ class RampStep(Declared):
 
     weight: Annotated[float, Field(gt=0, le=100)]
     """The challenger's share of requests, in percent."""
-    seconds: Annotated[float, Field(gt=0)] = math.inf
-    """How long; the last step lasts until the end."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """How long; the last step lasts until the end, and so does one that does not say."""
     rate_factor: Annotated[float, Field(gt=0)] = 1.0
     """Multiplies the rates of errors and bad answers of both versions in this stretch."""
 
@@ -83,9 +85,9 @@ class Scenario(Declared):
     """None for a first release; its policy then says `champion: null` too."""
     challenger: Truth
     """What is being released."""
-    requests_per_s: Annotated[float, Field(gt=0)] = 10.0
+    requests_per_s: Annotated[float, Field(gt=0, le=100_000)] = 10.0
     """Of the endpoint; their number in an interval is Poisson."""
-    interval_s: Annotated[float, Field(gt=0)] = 10.0
+    interval_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Between two looks."""
     duration_s: Annotated[float, Field(gt=0)] | None = None
     """When the run is cut off without a verdict; the policy's time limit unless said otherwise."""
@@ -114,30 +116,28 @@ class Scenario(Declared):
                 if truth is not None and getattr(truth, name) is None:
                     message = f"the policy judges {name}, so {side}.{name} is needed"
                     raise ValueError(message)
+        if self.requests_per_s * self.interval_s > _MOST_REQUESTS:
+            message = f"more than {_MOST_REQUESTS:,} requests in an interval; shorten interval_s"
+            raise ValueError(message)
+        if self._length_s / self.interval_s > _MOST_INTERVALS:
+            message = f"more than {_MOST_INTERVALS:,} intervals; shorten duration_s, or lengthen interval_s"
+            raise ValueError(message)
         return self
+
+    @property
+    def _length_s(self) -> float:
+        return self.duration_s or self.policy.time_limit_s
 
     @property
     def steps(self) -> tuple[RampStep, ...]:
         """The ramp's step of each interval."""
-        length = self.duration_s or self.policy.time_limit_s
-        ends = np.cumsum([step.seconds for step in self.ramp])
-        count = math.ceil(length / self.interval_s)
+        ends = np.cumsum([step.seconds or math.inf for step in self.ramp])
+        count = math.ceil(self._length_s / self.interval_s)
         middles = (np.arange(count) + 0.5) * self.interval_s
         places: list[int] = np.searchsorted(ends, middles).tolist()
         return tuple(self.ramp[min(place, len(self.ramp) - 1)] for place in places)
 
 
 def parse_scenario(text: str, *, origin: str) -> Scenario:
-    """The scenario that the YAML `text` declares; `origin` is named in errors.
-
-    Raises:
-        BadInput: not YAML, an unknown key, a value out of range, or parts that do not fit together.
-    """
-    try:
-        return Scenario.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        message = f"{origin} is not valid YAML: {error}. Mend it and try again."
-        raise BadInput(message) from error
-    except ValidationError as error:
-        message = f"{origin} is not a valid scenario:\n{faults_of(error)}\nMend it and try again."
-        raise BadInput(message) from error
+    """The scenario that the YAML `text` declares; see `parse_declared`."""
+    return parse_declared(Scenario, text, what="scenario", origin=origin)

@@ -8,6 +8,7 @@ which metric, and what is remembered between intervals, is `evidence`'s business
 Shapes: R runs side by side (1 in a controller), J alternatives, G lines. All arrays are float64.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ PRIOR_BAD = 2.0
 _PRIOR_INTERVALS = 4.0
 _PRIOR_SECOND_MOMENT = 0.01
 """What the bounded bets start from: no difference, of a spread that is soon outweighed."""
+
+_BLOCK = 4_000_000
+"""Cells that are worked on at once: 32 MB an array."""
 
 _BOLDEST = 0.95
 """The part of the largest bet that could not lose everything."""
@@ -78,29 +82,20 @@ def conditional_log_e(table: Table) -> Array:
     )
     if rows.size == 0:
         return log_e
-    n_a, n_b = table.champion_n[rows, None], table.challenger_n[rows, None]  # (r, 1)
-    k = bad[rows, None]
-    x = np.arange(int(np.minimum(k, n_b).max()) + 1).astype(np.float64)  # (X,) the challenger's
-    least, most = np.maximum(0, k - n_a), np.minimum(k, n_b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        growth = np.log((k - x + 1) * (n_b - x + 1)) - np.log(x * (n_a - k + x))  # (r, X)
-    weight = np.cumsum(np.where(x > least, growth, 0.0), axis=1)
-    weight = np.where((x >= least) & (x <= most), weight, -np.inf)
-    central = _log_sum_exp(weight)
-    seen = table.challenger_bad[rows]
-    for j, log_odds in enumerate(np.log(ODDS)):
-        tilted = _log_sum_exp(weight + x * log_odds)
-        log_e[rows, j] = seen * log_odds - (tilted - central)
+    widest = int(np.minimum(bad, table.challenger_n)[rows].max()) + 1
+    for block in np.array_split(rows, math.ceil(rows.size * widest / _BLOCK)):
+        log_e[block] = _hypergeometric_log_e(Table(*(part[block] for part in table)))
     return log_e
 
 
 def fraction_log_e(table: Table) -> Array:
-    """(R, J) Against "the challenger's bad rate is not above the champion's", whatever bursts bad answers come in.
+    """(R, J) Against "the challenger's bad answers are not above the champion's", whatever bursts both come in.
 
-    A bet on the challenger's fraction F of an interval's bad answers. Where both versions had equally many requests
-    and the same law of bursts, F and 1 - F have one distribution, so its mean is 1/2; a challenger with fewer requests
-    has less, and one with more has at most its share of the requests or 1/2, whichever way bursts scale with traffic.
-    So the factor (1 + F(r - 1)) / (1 + s(r - 1)), linear in F, with s the larger of the share and 1/2, has expectation
+    *Not above* means that at equal traffic the number of the challenger's bad answers in an interval is stochastically
+    no larger than the champion's: alike, or fewer of them in bursts that are no larger. A bet on the challenger's fraction
+    F of an interval's bad answers. Where both versions had equally many requests and the same law of bursts, F and 1 - F
+    have one distribution, so its mean is 1/2; a challenger with fewer requests has less, and one with more has at most
+    its share of the requests or 1/2, whichever way bursts scale with traffic. So the factor (1 + F(r - 1)) / (1 + s(r - 1)), linear in F, with s the larger of the share and 1/2, has expectation
     at most 1. It is strong where the requests are split evenly, and worth nothing at a small share: see
     `bounded_log_e`.
 
@@ -193,11 +188,11 @@ def bounded_log_e(table: Table, moments: Array, lines: Lines) -> tuple[Array, Ar
     return above, below
 
 
-def moments_of(table: Table) -> Array:
-    """(R, 6) What `bounded_log_e` remembers of an interval: 1, a, b, aa, bb, ab of the two means; zeros without data."""
+def moments_of(table: Table, *, taught: NDArray[np.bool_]) -> Array:
+    """(R, 6) What `bounded_log_e` remembers of an interval: 1, a, b, aa, bb, ab of the two means; zeros if not `taught`."""
     rate_a = table.champion_bad / np.maximum(table.champion_n, 1)
     rate_b = table.challenger_bad / np.maximum(table.challenger_n, 1)
-    one = (table.challenger_n > 0).astype(np.float64)
+    one = taught.astype(np.float64)
     products = (one, rate_a, rate_b, rate_a * rate_a, rate_b * rate_b, rate_a * rate_b)
     return np.stack(products, axis=1) * one[:, None]
 
@@ -208,6 +203,24 @@ def mixture_log_e(log_e: Array) -> Array:
 
 
 _TINY = 1e-12
+
+
+def _hypergeometric_log_e(table: Table) -> Array:
+    """(r, J) `conditional_log_e` where both had requests, and some but not all answers are bad."""
+    n_a, n_b = table.champion_n[:, None], table.challenger_n[:, None]  # (r, 1)
+    k = (table.champion_bad + table.challenger_bad)[:, None]
+    least, most = np.maximum(0, k - n_a), np.minimum(k, n_b)
+    x = np.arange(int(most.max()) + 1).astype(np.float64)  # (X,) how many fall on the challenger
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = np.log((k - x + 1) * (n_b - x + 1)) - np.log(x * (n_a - k + x))  # (r, X)
+    weight = np.cumsum(np.where(x > least, growth, 0.0), axis=1)
+    weight = np.where((x >= least) & (x <= most), weight, -np.inf)
+    central = _log_sum_exp(weight)
+    gains = [
+        table.challenger_bad * log_odds - (_log_sum_exp(weight + x * log_odds) - central)
+        for log_odds in np.log(ODDS)
+    ]
+    return np.stack(gains, axis=1)
 
 
 def _estimates(totals: Table) -> tuple[Array, Array]:

@@ -74,6 +74,7 @@ class MetricEvidence:
     at_most: tuple[float, ...]
     at_least: tuple[float, ...]
     peak: float
+    compared: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,8 @@ class Evidence:
     intervals: int = 0
     champion: Counts = Counts()
     challenger: Counts = Counts()
+    compared: int = 0
+    """Challenger requests in intervals in which both sides (or the only one) had some."""
     metrics: Mapping[str, MetricEvidence] = field(default_factory=dict[str, MetricEvidence])
     """By the metric's name."""
 
@@ -99,6 +102,9 @@ class Reading:
     low: float | None
     high: float | None
     """The increase over the champion, or the rate where there is none; None is not known yet."""
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    """How many times the champion's rate it is; None is not known yet, or there is no champion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -218,7 +218,8 @@ def test_a_verdict_says_its_numbers_in_words() -> None:
     reason = verdict(learned(*[an_observation(v6=(147, 1), v7=(20, 1))] * 30), needed=30).reason
     assert reason.startswith("challenger 30 errors in 600, champion 30 in 4,410; worse: e-value ")
     assert "≥ 100; increase between " in reason
-    assert reason.endswith(" points")
+    assert " points (between " in reason
+    assert reason.endswith(" times)")
 
 
 def test_bursts_ask_for_more_evidence_than_independent_failures() -> None:
@@ -237,6 +238,24 @@ def test_evidence_goes_on_after_it_was_saved_and_starts_anew_under_other_rules()
     assert learned(first, then).metrics["errors"].totals == (175, 2, 25, 2)
     changed = learn(then, known, other, champion="6", challenger="7")
     assert changed.metrics["errors"].totals == (80, 1, 20, 1)
+
+
+def test_another_objective_starts_the_whole_evidence_anew() -> None:
+    policies = [
+        JudgePolicy.model_validate(
+            {
+                "metrics": {"latency": {"slo_s": slo_s}},
+                "promote": {"by": "exposure", "requests": 50},
+            }
+        )
+        for slo_s in (1.0, 5.0)
+    ]
+    known = learned(timed(v6=(100, 0), v7=(100, 40)), policy=policies[0])
+    told = verdict(known, policies[1], rule=policies[1].promote)
+    assert told.decision is Decision.HOLD
+    assert "0 of 50 challenger requests" in told.reason
+    later = learn(timed(v6=(9, 0), v7=(9, 0)), known, policies[1], champion="6", challenger="7")
+    assert (later.intervals, later.compared) == (1, 9)
 
 
 @pytest.mark.parametrize("given", [{}, {"latency": {"slo_s": 1.0}}, {"quality": {}}])

@@ -133,6 +133,32 @@ def test_a_verdict_tells_quantiles_of_both_versions() -> None:
     assert "p70 below 0.5 s, champion below 0.5 s" in verdict.evidence
 
 
+def test_requests_that_were_never_beside_the_champions_promote_nobody() -> None:
+    """The champion's requests in one interval, the challenger's in all others: nothing was compared."""
+    text = [*lines(1, old=(100, 1), new=(0, 0)), *lines(10, old=(0, 0), new=(100, 100), start=1)]
+    verdict = judged(text, a_policy(promote=EXPOSURE))
+    assert verdict.verdict is Decision.HOLD
+    assert verdict.evidence.startswith("nothing to compare yet")
+    assert "0 of 200 challenger requests" in verdict.evidence
+
+
+def test_a_version_without_any_line_is_told_from_one_without_errors() -> None:
+    verdict = judged(lines(3), a_policy(champion="5"))
+    assert verdict.evidence.startswith("nothing to compare yet: no interval has numbers of every")
+
+
+def test_a_steadier_challenger_is_not_rolled_back_for_having_fewer_bursts() -> None:
+    """The champion fails 20 requests at once every fifth interval, the challenger one in each: a quarter of that."""
+    text = [
+        line
+        for at in range(200)
+        for line in lines(1, old=(100, 20 if at % 5 == 0 else 0), new=(100, 1), start=at)
+    ]
+    verdict = judged(text, a_policy(bursts=True, promote={"by": "exposure", "requests": 10**6}))
+    assert verdict.verdict is Decision.HOLD
+    assert verdict.readings[0].e_value < 100
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     policy, observations = tmp_path / "policy.yaml", tmp_path / "obs.jsonl"

@@ -59,6 +59,11 @@ def test_series_and_intervals_may_come_in_any_order() -> None:
     assert a.elapsed_s.tolist() == [10, 20, 30]
 
 
+def test_an_interval_took_as_long_as_the_longer_of_its_lines_says() -> None:
+    (series,) = parsed(a_line(seconds=9), a_line(version="6", seconds=11), a_line(interval=13))
+    assert series.elapsed_s.tolist() == [11, 21]
+
+
 def test_intervals_that_are_missing_take_time_all_the_same() -> None:
     (series,) = parsed(a_line(interval=1), a_line(interval=5))
     assert series.elapsed_s.tolist() == [10, 50]
@@ -86,6 +91,8 @@ def test_a_version_that_is_missing_is_a_gap_and_another_version_is_left_out() ->
         ({"latency_s": {"1.0": 93, "+Inf": 96}}, "at most as many requests as there were"),
         ({"latency_s": {"soon": 93, "1.0": 94, "+Inf": 95}}, "a bound that is no number: soon"),
         ({"latency_s": {"1.0": -3, "+Inf": 95}}, "latency_s is -3.0, not a count"),
+        ({"requests": 1e200}, "requests is 1e+200, more than 10,000,000 in an interval"),
+        ({"latency_s": {"nan": 93, "1.0": 94, "+Inf": 95}}, "a bound that is no number: nan"),
         ({"cost_micros": -1}, "cost_micros is -1"),
         ({"cost_micros": 3801}, "more than max_per_request_micros (40) allows"),
     ],
@@ -116,6 +123,7 @@ def test_an_increment_that_is_there_twice_is_not_counted_at_all(again: str) -> N
         "[]",
         a_line()[:-1],
         a_line(interval=1.5),
+        a_line(interval=2**63),
         a_line(errors="1"),
         a_line(errors=None),
         a_line(latency={"1.0": 3}),
@@ -187,6 +195,9 @@ def test_no_observation_is_refused() -> None:
         ("{challenger: '7', champion: '6', metric: {}}", "metric: Extra inputs"),
         ("{challenger: '7', champion: '6', promote: {by: luck}}", "promote"),
         ("{", "is not valid YAML"),
+        ("champion: 2024-13-45", "is not valid YAML"),
+        ("{challenger: '7', champion: '6', time_limit_s: .inf}", "time_limit_s"),
+        ("{challenger: 1.10, champion: 1.1}", "without them 1.10 is the number 1.1"),
         ("[]", "is not a valid policy"),
     ],
 )

@@ -137,6 +137,20 @@ def test_enough_requests_promote_only_after_the_last_step_has_dwelt() -> None:
     assert ShiftTraffic(traffic=Traffic.all_to("7")) in promoted.actions
 
 
+def test_requests_that_began_under_other_weights_neither_teach_nor_count() -> None:
+    endpoint = an_endpoint(settle_s=60, promote={"by": "exposure", "requests": 5})
+    settling = look(stepping(), endpoint=endpoint, after_s=59)
+    assert settling.state.rollout is not None
+    assert settling.state.rollout.evidence == Evidence()
+    assert settling.state.rollout.step_requests == 0
+    assert step_after(settling) == 0
+    assert settling.state.rollout.points, "the charts show them all the same"
+    settled = look(settling.state, endpoint=endpoint, after_s=60)
+    assert settled.state.rollout is not None
+    assert settled.state.rollout.evidence.intervals == 1
+    assert step_after(settled) == 1
+
+
 def test_the_last_step_without_enough_requests_holds() -> None:
     planned = look(stepping(step=2))
     assert planned.state.rollout is not None

@@ -116,7 +116,7 @@ def test_a_bounded_bet_is_fair_for_any_joint_law_of_an_intervals_means(
     ones = np.ones(a.size)
     moments = np.zeros((1, 6))
     for x, y in earlier:
-        moments += moments_of(a_table(1, x, 1, y))
+        moments += moments_of(a_table(1, x, 1, y), taught=np.ones(1, dtype=bool))
     above, below = bounded_log_e(
         Table(10 * ones, 10 * a, 10 * ones, 10 * b), np.repeat(moments, a.size, axis=0), LINES
     )
@@ -141,6 +141,14 @@ def test_thousands_of_bad_answers_in_one_interval_are_no_trouble() -> None:
     gained = conditional_log_e(a_table(80_000, 4_000, 20_000, 3_000))
     assert np.all(np.isfinite(gained))
     assert gained.max() > 100
+
+
+def test_many_runs_with_many_bad_answers_are_worked_on_in_blocks() -> None:
+    runs = 300
+    table = Table(*(np.full(runs, count) for count in (90_000.0, 20_000.0, 90_000.0, 21_000.0)))
+    one = a_table(90_000, 20_000, 90_000, 21_000)
+    gained = conditional_log_e(table)
+    np.testing.assert_allclose(gained, np.repeat(conditional_log_e(one), runs, axis=0), rtol=1e-9)
 
 
 def test_the_mixture_is_a_mean_of_its_parts() -> None:

@@ -246,6 +246,10 @@ def test_the_report_is_told_to_people_too(changes: dict[str, Any], told: str) ->
         ("{challenger: {errors: 2}}", "challenger.errors"),
         ("{challenger: {}, ramp: []}", "ramp"),
         ("]", "not valid YAML"),
+        ("{challenger: {}, requests_per_s: 1.0e+18}", "requests_per_s"),
+        ("{challenger: {}, requests_per_s: 90000, interval_s: 10}", "shorten interval_s"),
+        ("{challenger: {}, interval_s: 1.0e-9}", "lengthen interval_s"),
+        ("{challenger: {latency: {median_s: .inf}}}", "median_s"),
     ],
 )
 def test_a_scenario_that_does_not_fit_together_is_refused(text: str, told: str) -> None:

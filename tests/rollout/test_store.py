@@ -31,6 +31,7 @@ A_METRIC = MetricEvidence(
     at_most=(0.0, -0.3),
     at_least=(0.2, 0.0),
     peak=0.1,
+    compared=5.0,
 )
 
 
