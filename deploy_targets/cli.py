@@ -217,6 +217,35 @@ def render(
         _say(write_documents(documents, output))
 
 
+@app.command(epilog="Example: shipway diff chat --version 7 --source s3://models/7")
+def diff(
+    endpoint: Name,
+    file: File = DEFAULT_FILE,
+    *,
+    version: Annotated[str, typer.Option(help="The model version.")] = "1",
+    source: Annotated[
+        str | None, typer.Option(help="Its artifact; MLflow is asked by default.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="A context of KUBECONFIG; SHIPWAY_KUBE_CONTEXT by default.")
+    ] = None,
+) -> None:
+    """Print what an apply would change in the cluster, and change nothing."""
+    from contextlib import closing
+
+    from deploy_targets.kubernetes_targets import ClusterSettings, open_cluster
+    from deploy_targets.local.operate import preview_changes
+    from deploy_targets.local.stack import read_endpoint_file
+
+    declared = read_endpoint_file(file).named(endpoint)
+    registry = None if source else _compose(file).registry()
+    with closing(open_cluster(context or ClusterSettings().kube_context)) as cluster:
+        changes = preview_changes(
+            declared, cluster, version=version, source=source, registry=registry
+        )
+    typer.echo(changes, nl=False)
+
+
 @app.command(epilog="Example: SHIPWAY_POLL_S=5 shipway controller -f endpoints.yaml")
 def controller(file: File = DEFAULT_FILE) -> None:
     """Run the control loop until it is told to end."""

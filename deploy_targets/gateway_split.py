@@ -73,6 +73,10 @@ class GatewayTarget:
         )
         self._refused: dict[str, str] = {}
 
+    def close(self) -> None:
+        """Closes the connections to the cluster."""
+        self._own.close()
+
     def render(self, release: Release) -> tuple[Manifest, ...]:
         """The revision's objects, and the route with this version alone."""
         versions = {release.version: self._platform.backend(release.version)}

@@ -22,6 +22,10 @@ class OwnObjects:
         self._namespace = namespace
         self._labels = object_labels(endpoint)
 
+    def close(self) -> None:
+        """Closes the connections to the cluster."""
+        self._cluster.close()
+
     def list(self, kind: Kind) -> tuple[Object, ...]:
         """All of ours that are not being deleted, and with them what operators made of ours.
 

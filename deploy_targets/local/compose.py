@@ -13,6 +13,13 @@ from pathlib import Path
 import httpx2
 
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
+from deploy_targets.gateway_split import GatewayTarget
+from deploy_targets.kubernetes_targets import (
+    ClusterSettings,
+    cluster_counters,
+    cluster_smoke,
+    open_cluster,
+)
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.local.stack import (
@@ -21,6 +28,7 @@ from deploy_targets.local.stack import (
     load_stack,
     read_endpoint_file,
 )
+from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
@@ -67,11 +75,8 @@ class Composition:
         declared = read_endpoint_file(file)
         for endpoint in declared.endpoints:
             if endpoint.target is not TargetKind.LOCAL:
-                message = (
-                    f"Endpoint {endpoint.name} names target {endpoint.target}, which this release cannot deploy to yet; "
-                    "`local` is the only one."
-                )
-                raise BadInput(message)
+                _check_cluster(endpoint)
+                continue
             if f"{endpoint.name}.guard" not in info.ports:
                 message = f"Endpoint {endpoint.name} is new in {file}. Run `shipway up` to start its parts."
                 raise BadInput(message)
@@ -106,8 +111,10 @@ class Composition:
         """The rollouts' states."""
         return SqliteStore(self.home.state_file)
 
-    def target(self, endpoint: Endpoint) -> LocalTarget:
-        """The local target of one endpoint."""
+    def target(self, endpoint: Endpoint) -> LocalTarget | GatewayTarget:
+        """The target of one endpoint: on this machine, or on the cluster of the kube context that is set."""
+        if endpoint.target is TargetKind.RAY_SERVE:
+            return ray_target(endpoint, open_cluster(ClusterSettings().kube_context))
         token = self.home.secrets().ray_token
         ray = httpx2.Client(
             base_url=self.info.ray_url,
@@ -126,6 +133,15 @@ class Composition:
 
     def unit(self, endpoint: Endpoint) -> Unit:
         """Everything that the controller needs for one endpoint."""
+        if endpoint.target is not TargetKind.LOCAL:
+            settings = ClusterSettings()
+            return Unit(
+                endpoint=endpoint,
+                target=self.target(endpoint),
+                counters=cluster_counters(endpoint, settings, clock=utc_now),
+                smoke=cluster_smoke(endpoint, settings),
+                record=Journal(self.tracking(), endpoint),
+            )
         http = httpx2.Client(timeout=_TIMEOUT_S)
         metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
         return Unit(
@@ -160,3 +176,19 @@ class Composition:
         except TargetUnavailable:
             observed = None
         return summarise(endpoint, self.store().load(endpoint.name).state, observed)
+
+
+def _check_cluster(endpoint: Endpoint) -> None:
+    """Refuses an endpoint on a cluster that this controller could not drive."""
+    if endpoint.target is not TargetKind.RAY_SERVE:
+        message = (
+            f"Endpoint {endpoint.name} names target {endpoint.target}, which the controller cannot roll out yet: nothing "
+            "makes a version's Triton model repository. `shipway render` and `shipway diff` take one by --source."
+        )
+        raise BadInput(message)
+    if ClusterSettings().kube_context is None:
+        message = (
+            f"Endpoint {endpoint.name} names target {endpoint.target}, and no cluster was named. Set SHIPWAY_KUBE_CONTEXT "
+            "to a context of KUBECONFIG."
+        )
+        raise BadInput(message)

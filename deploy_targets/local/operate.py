@@ -9,7 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from deploy_targets.cluster import Cluster
 from deploy_targets.endpoint import Endpoint, TargetKind
+from deploy_targets.kubernetes_targets import cluster_target
 from deploy_targets.local.envoy import Backend, render_routes
 from deploy_targets.manifest import Manifest, canonical_yaml, check_distinct, revision_name
 from deploy_targets.monitoring.manifests import monitoring_manifests
@@ -163,13 +165,41 @@ def _manifests(
         case TargetKind.RAY_SERVE:
             return ray_service.render_all(endpoint, release)
         case TargetKind.TRITON:
-            if not is_source_given:
-                message = (
-                    f"{endpoint.name} loads a Triton model repository, and MLflow only knows where the model's weights "
-                    "are. Name the repository with --source."
-                )
-                raise BadInput(message)
+            _check_repository(endpoint, is_source_given=is_source_given)
             return inference_service.render_all(endpoint, release, repository=release.source)
+
+
+def _check_repository(endpoint: Endpoint, *, is_source_given: bool) -> None:
+    if endpoint.target is TargetKind.TRITON and not is_source_given:
+        message = (
+            f"{endpoint.name} loads a Triton model repository, and MLflow only knows where the model's weights are. Name "
+            "the repository with --source."
+        )
+        raise BadInput(message)
+
+
+def preview_changes(
+    endpoint: Endpoint,
+    cluster: Cluster,
+    *,
+    version: str,
+    source: str | None,
+    registry: MlflowRegistry | None,
+) -> str:
+    """What an apply of `version` would change in the cluster, as diffs; by the API server's dry run, so nothing changes.
+
+    Raises:
+        BadInput: the endpoint is not for a cluster, or cannot be rendered.
+        TargetRefused: the cluster would refuse it: the reason is named.
+        TargetUnavailable: the cluster does not answer.
+    """
+    _check_repository(endpoint, is_source_given=source is not None)
+    target = cluster_target(endpoint, cluster, repository=lambda release: release.source)
+    release = _rendered_release(endpoint, version=version, source=source, registry=registry)
+    changes = target.preview(release)
+    if not changes:
+        return f"v{version} of {endpoint.name} is in the cluster already.\n"
+    return "".join(change.text() for change in changes)
 
 
 def _local_manifests(endpoint: Endpoint, release: Release) -> tuple[Manifest, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deploy_targets.endpoint import Endpoint, EndpointFile, parse_endpoints
+from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind, parse_endpoints
 from deploy_targets.local import parts
 from deploy_targets.local.adapter import write_first_configuration
 from deploy_targets.local.home import Home, Secrets, write_private
@@ -143,7 +143,9 @@ def up(home: Home, endpoint_file: Path, *, announce: Announce) -> StackInfo:
         store = SqliteStore(home.state_file)
         for endpoint in endpoints:
             check_model(endpoint, store.load(endpoint.name).state)
-        return _Starter(home, endpoint_file, endpoints, announce).start()
+        # What is on a cluster has its split and its guard there.
+        local = tuple(one for one in endpoints if one.target is TargetKind.LOCAL)
+        return _Starter(home, endpoint_file, local, announce).start()
 
 
 def down(home: Home, *, announce: Announce) -> None:

@@ -44,6 +44,10 @@ class KnativeTarget:
         )
         self._refused: dict[str, str] = {}
 
+    def close(self) -> None:
+        """Closes the connections to the cluster."""
+        self._own.close()
+
     def render(self, release: Release) -> tuple[Manifest, ...]:
         """The InferenceService with this version alone, rolled out."""
         return (self._manifest(release, percent=None),)

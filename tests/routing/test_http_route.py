@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_targets.endpoint import ServingPolicy
-from deploy_targets.routing.http_route import Backend, parse_route, render_route
+from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from registry.errors import ManifestInvalid
 from tests.builders import a_knative_endpoint, a_ray_endpoint, an_endpoint
@@ -124,3 +124,38 @@ def test_a_backend_that_was_set_to_0_by_hand_has_no_traffic() -> None:
     off = {**route["spec"]["rules"][1]["backendRefs"][0], "weight": 0}
     route["spec"]["rules"][-1]["backendRefs"].append(off)
     assert parse_route(route) == Traffic.all_to("6")
+
+
+def a_live_route(*parents: Any, generation: int = 3) -> dict[str, Any]:
+    body = render_route(a_ray_endpoint(), {}, Traffic()).body
+    metadata = {**body["metadata"], "generation": generation}
+    return {**body, "metadata": metadata, "status": {"parents": list(parents)}}
+
+
+def a_parent(name: str = "llm", *, seen: int = 3, **statuses: str) -> dict[str, Any]:
+    found = {"Accepted": "True", "ResolvedRefs": "True", **statuses}
+    conditions = [
+        {"type": kind, "status": status, "reason": "Why", "observedGeneration": seen}
+        for kind, status in found.items()
+    ]
+    return {"parentRef": {"name": name}, "conditions": conditions}
+
+
+@pytest.mark.parametrize(
+    ("parents", "words"),
+    [
+        ((), "no controller has taken the route up for Gateway gateways/llm"),
+        ((a_parent("other"),), "no controller has taken the route up"),
+        ((a_parent(Accepted="False"),), "(Accepted is False): Why"),
+        ((a_parent(ResolvedRefs="False"),), "(ResolvedRefs is False): Why"),
+        (({"parentRef": {"name": "llm"}},), "(Accepted is not set)"),
+        ((a_parent(seen=2),), "has not followed the route's last change"),
+    ],
+)
+def test_a_route_that_its_gateway_does_not_obey_says_so(parents: Any, words: str) -> None:
+    assert words in route_fault(a_live_route(*parents))
+
+
+def test_a_route_that_one_of_its_controllers_obeys_has_no_fault() -> None:
+    assert route_fault(a_live_route(a_parent())) == ""
+    assert route_fault(a_live_route(a_parent(seen=2), a_parent())) == ""

@@ -1,0 +1,96 @@
+"""Where the cluster is, and the adapter for an endpoint there. Read by the commands and the controller alike.
+
+A controller outside the cluster needs two more addresses than the API server's: the Gateway's, for smoke tests, and the
+guard's, for the counts. State in objects of the cluster and election by Lease are not here yet.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import httpx2
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deploy_targets.cluster import Cluster, connect
+from deploy_targets.endpoint import Endpoint, TargetKind
+from deploy_targets.gateway_split import GatewayTarget
+from deploy_targets.ray_serve.adapter import ray_target
+from deploy_targets.rollout.observe import GuardMetrics
+from deploy_targets.rollout.smoke import SmokeTest
+from deploy_targets.triton.adapter import triton_target
+from deploy_targets.triton.knative import KnativeTarget
+from registry.errors import BadInput
+from registry.release import Release
+
+_TIMEOUT_S = 10.0
+
+
+class ClusterSettings(BaseSettings):
+    """Environment variables with the prefix SHIPWAY_."""
+
+    model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True, extra="ignore")
+
+    kube_context: str | None = None
+    """The context of KUBECONFIG in which endpoints on a cluster are deployed. The controller wants it named."""
+    gateway_url: str | None = None
+    """Where the Gateway answers, seen from the controller: smoke tests go there under the endpoint's hostname."""
+    guard_metrics_url: str | None = None
+    """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name."""
+
+
+def open_cluster(context: str | None) -> Cluster:
+    """The API server of that context, or of the default one.
+
+    Raises:
+        BadInput: there is none.
+    """
+    return Cluster(connect(context), sleep=time.sleep, jitter=random.random)
+
+
+def cluster_target(
+    endpoint: Endpoint, cluster: Cluster, *, repository: Callable[[Release], str]
+) -> GatewayTarget | KnativeTarget:
+    """The adapter for the endpoint; `repository` says where the Triton model repository of a release lies.
+
+    Raises:
+        BadInput: the endpoint is not for a cluster, or KubeRay moves its requests itself.
+    """
+    if endpoint.target is TargetKind.RAY_SERVE:
+        return ray_target(endpoint, cluster)
+    if endpoint.target is TargetKind.TRITON:
+        return triton_target(endpoint, cluster, repository=repository)
+    message = f"{endpoint.name} is for target {endpoint.target}: nothing of it is in a cluster."
+    raise BadInput(message)
+
+
+def cluster_counters(
+    endpoint: Endpoint, settings: ClusterSettings, *, clock: Callable[[], datetime]
+) -> GuardMetrics:
+    """The counts of the guard in front of the endpoint.
+
+    Raises:
+        BadInput: its address is not set.
+    """
+    if settings.guard_metrics_url is None:
+        message = (
+            f"Set SHIPWAY_GUARD_METRICS_URL to where the guard of {endpoint.name} counts its requests, for example "
+            "https://guards.example.com/{endpoint}/metrics."
+        )
+        raise BadInput(message)
+    url = settings.guard_metrics_url.replace("{endpoint}", endpoint.name)
+    return GuardMetrics(httpx2.Client(timeout=_TIMEOUT_S), url, endpoint=endpoint.name, clock=clock)
+
+
+def cluster_smoke(endpoint: Endpoint, settings: ClusterSettings) -> SmokeTest:
+    """Asks the endpoint through its Gateway, behind the guard.
+
+    Raises:
+        BadInput: the Gateway's address is not set, or the endpoint has no Gateway.
+    """
+    gateway = endpoint.cluster.gateway
+    if settings.gateway_url is None or gateway is None:
+        message = f"Set SHIPWAY_GATEWAY_URL to where the Gateway of {endpoint.name} answers, for its smoke tests."
+        raise BadInput(message)
+    client = httpx2.Client(timeout=_TIMEOUT_S, headers={"Host": gateway.hostname})
+    return SmokeTest(client, settings.gateway_url.rstrip("/"), endpoint)
