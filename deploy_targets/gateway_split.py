@@ -86,9 +86,12 @@ class GatewayTarget:
     def apply(self, release: Release) -> None:
         """Makes or repairs the revision: what guards it first, then its pin at weight 0, then the object itself.
 
-        A refusal is remembered, so that the next observation tells it: the rollout then ends for that reason.
+        One that its operator gave up is taken away first, unless requests still go to it: Ray does not try again what it
+        failed to deploy. A refusal is remembered, so that the next observation tells it: the rollout then ends for that
+        reason.
         """
         try:
+            self._take_away_failed(release.version)
             for manifest, take_back in self._applied(release):
                 self._own.ensure(manifest, take_back=take_back)
         except (TargetRefused, ManifestInvalid) as error:
@@ -139,6 +142,14 @@ class GatewayTarget:
             if found := look.objects[kind].get(version):
                 self._own.delete(kind, found)
         self._refused.pop(version, None)
+
+    def _take_away_failed(self, version: str) -> None:
+        look = self._look()
+        found = look.objects[self._platform.kind].get(version)
+        if found is None or look.traffic.percent(version):
+            return
+        if self._revision(version, look).readiness is Readiness.FAILED:
+            self._own.delete(self._platform.kind, found)
 
     def _applied(self, release: Release) -> tuple[tuple[Manifest, frozenset[str]], ...]:
         """What an apply writes, in its order, each with the fields that are ours whoever wrote them.

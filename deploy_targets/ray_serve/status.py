@@ -34,32 +34,32 @@ def _readiness(service: Object, clusters: Sequence[Object]) -> tuple[Readiness, 
     status, generation = part(service, "status"), service["metadata"].get("generation", 0)
     if status.get("observedGeneration", 0) < generation:
         return Readiness.STARTING, "KubeRay has not taken the object up yet; is it running?"
-    active, pending = clusters
-    for told in map(_failure, (active, pending)):
-        if told:
-            return Readiness.FAILED, told
+    missing = _missing(service, clusters[0])
+    if not missing:
+        # A cluster that KubeRay prepares beside it, and that fails, costs nobody an answer.
+        return Readiness.READY, ""
+    failed = next((told for told in map(_failure, clusters) if told), "")
+    return (Readiness.FAILED, failed) if failed else (Readiness.STARTING, missing)
+
+
+def _missing(service: Object, active: Object) -> str:
+    """What it lacks to answer; empty where it lacks nothing."""
     ready = condition(service, "Ready")
     if ready.get("status") != "True":
         said = ready.get("message") or ready.get("reason") or "it is starting"
-        return Readiness.STARTING, f"KubeRay: {said}"
-    if not int(status.get("numServeEndpoints", 0)):
-        return Readiness.STARTING, "no pod of it takes requests yet"
-    return _applications(active)
-
-
-def _applications(cluster: Object) -> tuple[Readiness, str]:
-    applications = part(cluster, "applicationStatuses")
+        return f"KubeRay: {said}"
+    if not int(part(service, "status").get("numServeEndpoints", 0)):
+        return "no pod of it takes requests yet"
+    applications = part(active, "applicationStatuses")
     if not applications:
-        return Readiness.STARTING, "Ray has no application yet"
+        return "Ray has no application yet"
     for name, application in applications.items():
         if application.get("status") != "RUNNING":
-            said = _last(application.get("message"))
-            return Readiness.STARTING, f"application {name} is {application.get('status')}{said}"
+            return f"application {name} is {application.get('status')}{_last(application.get('message'))}"
         for deployment, one in _deployments(application):
             if one.get("status") not in _SERVES:
-                said = _last(one.get("message"))
-                return Readiness.STARTING, f"deployment {deployment} is {one.get('status')}{said}"
-    return Readiness.READY, ""
+                return f"deployment {deployment} is {one.get('status')}{_last(one.get('message'))}"
+    return ""
 
 
 def _failure(cluster: Object) -> str:

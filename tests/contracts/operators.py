@@ -89,11 +89,14 @@ class Operators:
         self._ensure_pod(f"{name}-head", labels)
         seen = {"observedGeneration": service["metadata"]["generation"]}
         app = {"serveDeploymentStatuses": {"llm": {"status": "HEALTHY"}}, "status": "RUNNING"}
+        failed_before = service.get("status", {}).get("pendingServiceStatus", {})
         if said := self.broken.get(version):
             failed = {"status": "DEPLOY_FAILED", "message": said}
             app = {"serveDeploymentStatuses": {"llm": failed}, "status": "DEPLOY_FAILED"}
             pending = {"applicationStatuses": {"chat": app}, "rayClusterName": f"{name}-x"}
             self._say(RAY_SERVICES, name, {**seen, "pendingServiceStatus": pending})
+        elif failed_before:
+            return  # Ray does not try again what it failed to deploy
         elif "status" not in service or version in self.slow:
             self._say(
                 RAY_SERVICES,

@@ -1,6 +1,6 @@
-"""What every `Target` promises, asked of each: the fake that other tests trust, and the local one for real.
+"""What every `Target` promises, asked of each: the fake that other tests trust, the local one for real, and two on a cluster.
 
-The local one runs on a real Ray, a real S3 and a real Envoy for each endpoint; its models are tiny. Versions 6 and 7 are
+Those stand on a stand-in for the API server; Knative mode has room for two versions, so `test_rollouts` asks it. The local one runs on a real Ray, a real S3 and a real Envoy for each endpoint; its models are tiny. Versions 6 and 7 are
 deployed once and stay; version 9 is promised other bytes than lie in S3, until they are mended.
 """
 
@@ -22,6 +22,7 @@ from registry.artifact_store import MANIFEST_NAME, ArtifactStore, split_source
 from registry.errors import TargetUnavailable
 from registry.release import Release
 from tests.builders import a_digest, a_release, an_endpoint
+from tests.contracts.cluster_world import ClusterWorld
 from tests.fakes import FakeTarget
 from tests.guard.stub import a_chat
 from tests.local.platform import Platform, a_platform
@@ -188,9 +189,16 @@ def local(local_worlds: tuple[LocalWorld, LocalWorld]) -> LocalWorld:
     return world
 
 
-@pytest.fixture(params=["fake", pytest.param("local", marks=pytest.mark.real)])
+@pytest.fixture(
+    params=["fake", "ray-serve", "standard", pytest.param("local", marks=pytest.mark.real)]
+)
 def world(request: pytest.FixtureRequest) -> World:
-    return FakeWorld() if request.param == "fake" else request.getfixturevalue("local")
+    if request.param == "fake":
+        return FakeWorld()
+    if request.param == "local":
+        return request.getfixturevalue("local")
+    server = request.getfixturevalue("cluster")
+    return ClusterWorld(server, request.param, versions=KEPT, wrong=WRONG)
 
 
 def test_what_is_applied_becomes_ready_and_gets_no_traffic(world: World) -> None:

@@ -35,6 +35,9 @@ NOT_READY = {"type": "Ready", "status": "False", "reason": "ZeroServeEndpoints"}
 QUOTA = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: gpus"}
 
 
+BROKEN = an_application("DEPLOY_FAILED", "DEPLOY_FAILED", message="no such tensor")
+
+
 def active(applications: Any) -> dict[str, Any]:
     return {"activeServiceStatus": {"applicationStatuses": applications}}
 
@@ -63,15 +66,12 @@ def active(applications: Any) -> dict[str, Any]:
         (
             a_service(
                 conditions=[NOT_READY],
-                pendingServiceStatus={
-                    "applicationStatuses": an_application(
-                        "DEPLOY_FAILED", "DEPLOY_FAILED", message="no such tensor"
-                    )
-                },
+                pendingServiceStatus={"applicationStatuses": BROKEN},
             ),
             FAILED,
             "Ray could not deploy llm: no such tensor",
         ),
+        (a_service(pendingServiceStatus={"applicationStatuses": BROKEN}), READY, ""),
         (
             a_service(
                 conditions=[NOT_READY],
