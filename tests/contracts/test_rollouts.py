@@ -200,6 +200,9 @@ def test_a_bad_challenger_is_rolled_back_and_only_the_champion_is_left(serving: 
     assert serving.registry.aliases == {"champion": "6"}
     assert set(serving.target.observe().revisions) == {"6"}
     assert serving.outcomes[-1] == "rolled_back"
+    shares = percents(serving, "7")
+    assert (shares[0], max(shares) > 0, shares[-1]) == (0, True, 0)
+    assert shares == [0, *sorted({one for one in shares if one}), 0], "it got requests again"
 
 
 def test_what_was_rolled_back_can_be_asked_for_again(serving: Stage) -> None:
@@ -219,7 +222,16 @@ def test_a_challenger_that_cannot_load_never_gets_a_request_and_says_why(serving
     serving.release("7")
 
     assert set(percents(serving, "7")) == {0}
+    assert {sum(one.weights.values()) for one in serving.shifts} == {100}
     assert "no such tensor" in serving.registry.versions["7"].tags["shipway.reason"]
+    assert serving.traffic == Traffic.all_to("6")
+
+
+def test_a_challenger_that_fails_its_smoke_test_never_gets_a_request(serving: Stage) -> None:
+    serving.smoke.failing.add("7")
+    serving.release("7")
+
+    assert set(percents(serving, "7")) == {0}
     assert serving.traffic == Traffic.all_to("6")
 
 
@@ -266,30 +278,49 @@ def test_going_back_to_the_version_before_brings_it_back(serving: Stage) -> None
     assert set(serving.target.observe().revisions) == {"6"}
 
 
-def writes(stage: Stage) -> int:
-    return stage.server.server.store.revision
+def written(stage: Stage, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests that `act` makes, but reads and dry runs."""
+    asked: list[str] = []
+    call = stage.api.call_api
+
+    def record(method: str, url: str, *rest: Any, **more: Any) -> Any:
+        asked.append(f"{method} {url}")
+        return call(method, url, *rest, **more)
+
+    monkeypatch.setattr(stage.api, "call_api", record)
+    act()
+    monkeypatch.undo()
+    assert asked, "nothing was asked at all"
+    return [one for one in asked if not one.startswith("GET") and "dryRun=All" not in one]
 
 
-def test_in_steady_state_nothing_is_written(serving: Stage) -> None:
-    serving.tick(5)
-    before = writes(serving)
-    for _ in range(5):
-        serving.clock.advance(10)
-        serving.controller.tick(serving.unit)
+def test_in_steady_state_nothing_is_written(
+    serving: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving.tick(3)
 
-    assert writes(serving) == before
+    def ticks() -> None:
+        for _ in range(3):
+            serving.clock.advance(10)
+            serving.controller.tick(serving.unit)
+
+    assert written(serving, ticks, monkeypatch) == []
 
 
-def test_doing_everything_again_writes_nothing(serving: Stage) -> None:
+def test_doing_everything_again_writes_nothing(
+    serving: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serving.reach("7", 25)
     serving.operators.reconcile()
-    release = serving.state.rollout.challenger
-    before = writes(serving)
+    release, traffic = serving.state.rollout.challenger, serving.traffic
 
-    serving.target.apply(release)
-    serving.target.shift(serving.target.observe().traffic)
+    def again() -> None:
+        serving.target.apply(release)
+        serving.target.shift(traffic)
+        serving.target.retire("5")
 
-    assert writes(serving) == before
+    assert written(serving, again, monkeypatch) == []
+    assert written(serving, lambda: serving.target.shift(Traffic.all_to("6")), monkeypatch) != []
 
 
 def test_what_was_deleted_by_hand_is_made_again(serving: Stage) -> None:
