@@ -336,7 +336,7 @@ def test_an_operator_goes_back_at_once_without_a_canary(running: Stack) -> None:
         clients.wait_for_answers(clients.report.requests + 4)
 
     assert clients.report.failures == 0
-    assert running.answered(champion)[0] == "turned_down"
+    running.until(lambda: running.answered(champion)[0] == "turned_down")
 
 
 def test_the_command_line_tells_what_is_there(running: Stack, tmp_path: Path) -> None:
