@@ -21,11 +21,11 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from registry.digests import MANIFEST_NAME, describe_folder
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
-from registry.release import ArtifactManifest, Digest, FileEntry
+from registry.release import ArtifactManifest, Digest
 from registry.settings import RegistrySettings
 
-MANIFEST_NAME = "shipway-manifest.json"
 _PREFIX = "models"
 _HEXADECIMAL = re.compile("[0-9a-f]{64}")
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
@@ -45,36 +45,6 @@ class StoredArtifact:
 
 def _ignore(_: int) -> None:
     """Nobody wants to know the progress."""
-
-
-def describe_folder(folder: Path) -> ArtifactManifest:
-    """The manifest of all files below `folder`; reads every byte once.
-
-    Raises:
-        IntegrityError: a link or another thing that is no plain file lies there.
-    """
-    entries: list[FileEntry] = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            message = (
-                f"{path.name} in the artifact is no plain file. Replace it by the file itself."
-            )
-            raise IntegrityError(message)
-        if path.is_file() and path.name != MANIFEST_NAME:
-            entries.append(
-                FileEntry(
-                    path=path.relative_to(folder).as_posix(),
-                    digest=digest_file(path),
-                    size_bytes=path.stat().st_size,
-                )
-            )
-    return ArtifactManifest.of(entries)
-
-
-def digest_file(path: Path) -> Digest:
-    """The SHA-256 of one file's bytes."""
-    with path.open("rb") as file:
-        return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _is_copy_of(folder: Path, digest: Digest) -> bool:

@@ -22,9 +22,9 @@ from starlette.responses import (
     StreamingResponse,
 )
 
-from deploy_targets.ray_serve import chat
+from deploy_targets.engine import chat
+from deploy_targets.engine.generation import Generator, Row
 from deploy_targets.ray_serve.batcher import Batcher
-from deploy_targets.ray_serve.generation import Generator, Row
 from deploy_targets.ray_serve.serve_config import DEPLOYMENT
 from deploy_targets.ray_serve.settings import EngineSettings
 from registry.artifact_store import connect_store

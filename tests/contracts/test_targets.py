@@ -18,7 +18,8 @@ from deploy_targets.endpoint import Endpoint, Resources
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from deploy_targets.target import Observed, Readiness, Target
-from registry.artifact_store import MANIFEST_NAME, ArtifactStore, split_source
+from registry.artifact_store import ArtifactStore, split_source
+from registry.digests import MANIFEST_NAME
 from registry.errors import TargetUnavailable
 from registry.release import Release
 from tests.builders import a_digest, a_release, an_endpoint

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from deploy_targets.local.process import free_port
-from registry.artifact_store import (
-    MANIFEST_NAME,
-    ArtifactStore,
-    StoredArtifact,
-    connect_store,
-    describe_folder,
-    split_source,
-)
+from registry.artifact_store import ArtifactStore, StoredArtifact, connect_store, split_source
+from registry.digests import MANIFEST_NAME, describe_folder
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
 from registry.release import Digest
 from registry.settings import RegistrySettings
