@@ -222,7 +222,8 @@ def render(
     registry = None if source else _compose(file).registry()
     documents = render_documents(chosen, version=version, source=source, registry=registry)
     if output is None:
-        typer.echo("".join(documents.values()), nl=False)
+        yaml = (text for name, text in documents.items() if name.endswith(".yaml"))
+        typer.echo("".join(yaml), nl=False)
     else:
         _say(write_documents(documents, output))
 

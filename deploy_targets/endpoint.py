@@ -4,6 +4,7 @@ The models are frozen values without I/O, so the core takes them as they are; un
 file is `parse_endpoints`; the JSON Schema for editors is `endpoint_schema`. A field is here only once it acts.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 from deploy_targets import metrics
 from deploy_targets.batching import BatchPolicy
 from deploy_targets.judge_policy import Declared, JudgePolicy
-from registry.errors import EndpointFileInvalid, NotFound
+from deploy_targets.placement import Autoscaling, Kubernetes, RayServe, Replicas, Triton
+from registry.errors import EndpointFileInvalid, ManifestInvalid, NotFound
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
 
 Percent = Annotated[int, Field(ge=1, le=100)]
@@ -55,8 +57,8 @@ class TargetKind(StrEnum):
 class Engine(Declared):
     """What loads the model and generates."""
 
-    kind: Literal["transformers"] = "transformers"
-    """Loads every checkpoint that the pipeline writes, on a CPU or a GPU."""
+    kind: Literal["transformers", "vllm"] = "transformers"
+    """transformers loads every checkpoint that the pipeline writes; vllm is the faster one, for clusters."""
     max_context_tokens: Annotated[int, Field(ge=16)] = 2048
     """Prompt and answer together."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -169,11 +171,37 @@ class Endpoint(Declared):
     """Where revisions run."""
     engine: Engine = Engine()
     resources: Resources = Resources()
-    replicas: Annotated[int, Field(ge=1)] = 1
+    replicas: Replicas = 1
     """Of each revision."""
     batching: BatchPolicy = BatchPolicy()
     rollout: RolloutPolicy = RolloutPolicy()
     serving: ServingPolicy = ServingPolicy()
+    kubernetes: Kubernetes | None = None
+    ray_serve: RayServe | None = None
+    triton: Triton | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_target(self) -> Self:
+        if faults := tuple(_misfits(self)):
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def cluster(self) -> Kubernetes:
+        """The part kubernetes, which the endpoint of every target but local has.
+
+        Raises:
+            ManifestInvalid: this one has none.
+        """
+        if self.kubernetes is None:
+            message = f"{self.name} is for target {self.target}, so there is nothing to render for Kubernetes."
+            raise ManifestInvalid(message)
+        return self.kubernetes
+
+    @property
+    def max_replicas(self) -> int:
+        """Replicas of one revision, at the most."""
+        return self.replicas if isinstance(self.replicas, int) else self.replicas.max
 
     @property
     def trigger(self) -> Trigger:
@@ -181,6 +209,87 @@ class Endpoint(Declared):
         if isinstance(self.promote, AliasRequest):
             return AliasTrigger(alias=self.promote.alias)
         return StageTrigger(stage=self.promote.stage)
+
+
+def _misfits(endpoint: Endpoint) -> Iterator[str]:
+    """What is declared and would not act, or could not work, on the endpoint's target; with the way out."""
+    target, kubernetes = endpoint.target, endpoint.kubernetes
+    for part, owner in (("ray_serve", TargetKind.RAY_SERVE), ("triton", TargetKind.TRITON)):
+        if getattr(endpoint, part) is not None and target is not owner:
+            yield f"{part} is for target {owner}, not {target}; leave it out or change the target"
+    if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
+        yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
+    if target is TargetKind.LOCAL:
+        if kubernetes is not None:
+            yield f"kubernetes is not for target {target}; leave it out or change the target"
+        if endpoint.engine.kind == "vllm":
+            yield "the local Ray has no vLLM; use engine kind transformers, or target ray-serve"
+    elif kubernetes is None:
+        yield f"target {target} needs the part kubernetes: the namespace, the image, the gateway"
+    else:
+        yield from _misfits_of_devices(endpoint)
+        if target is TargetKind.RAY_SERVE:
+            yield from _misfits_of_ray(endpoint, kubernetes)
+        else:
+            yield from _misfits_of_triton(endpoint, kubernetes)
+
+
+def _misfits_of_devices(endpoint: Endpoint) -> Iterator[str]:
+    gpus = endpoint.resources.gpus
+    if gpus % 1:
+        yield f"resources.gpus is {gpus:g}: a pod gets whole devices; give a whole number"
+    if endpoint.engine.kind == "transformers" and gpus > 1:
+        yield "resources.gpus: engine kind transformers uses one device; give 1, or use vllm, which shares a model out"
+
+
+def _misfits_of_ray(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[str]:
+    if kubernetes.image is None:
+        yield "kubernetes.image is missing: Ray's pods run the engine's image"
+    if endpoint.ray_serve is None or endpoint.ray_serve.rollout == "shipway":
+        if kubernetes.gateway is None:
+            yield "kubernetes.gateway is missing: the canary's weights live on a route of that Gateway"
+        return
+    if kubernetes.gateway is not None:
+        yield "kubernetes.gateway would not be used: an operator-driven rollout runs on KubeRay's Gateway; leave it out"
+    if "rollout" in endpoint.model_fields_set:
+        yield "rollout would not be used: an operator-driven rollout goes by time and is not judged; leave it out"
+
+
+def _misfits_of_triton(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[str]:
+    triton = endpoint.triton or Triton()
+    standard, is_vllm = triton.mode == "Standard", endpoint.engine.kind == "vllm"
+    if standard and kubernetes.gateway is None:
+        yield "kubernetes.gateway is missing: in KServe's Standard mode the weights live on a route of that Gateway"
+    if not standard and kubernetes.gateway is not None:
+        yield "kubernetes.gateway would not be used: in Knative mode KServe splits the requests; leave it out"
+    if standard and isinstance(endpoint.replicas, Autoscaling):
+        yield (
+            "replicas: KServe's Standard mode does not scale by requests; give a number, or run KServe in Knative mode"
+        )
+    if kubernetes.storage_secret is not None:
+        yield (
+            "kubernetes.storage_secret: KServe reads S3 with a ServiceAccount's secrets; attach the Secret to one and "
+            "name it in kubernetes.service_account"
+        )
+    if is_vllm and endpoint.resources.gpus == 0:
+        yield "Triton's vLLM backend needs a GPU; give resources.gpus, or use engine kind transformers"
+    cache = triton.response_cache_bytes
+    if is_vllm and cache is not None:
+        yield (
+            "triton.response_cache_bytes: Triton caches no streamed answers, and its vLLM backend streams all of them; "
+            "leave it out, or use engine kind transformers"
+        )
+    if cache is not None and cache >= endpoint.resources.memory_gib * 2**30:
+        yield (
+            f"triton.response_cache_bytes takes all of the container's {endpoint.resources.memory_gib:g} GiB; lower it, "
+            "or raise resources.memory_gib"
+        )
+    at_once, batch = triton.container_concurrency, endpoint.batching
+    if at_once is not None and "max_size" in batch.model_fields_set and batch.max_size > at_once:
+        yield (
+            f"batching.max_size is {batch.max_size}, but triton.container_concurrency lets {at_once} requests in, so a "
+            "batch could never fill; lower the one or raise the other"
+        )
 
 
 class EndpointFile(Declared):
@@ -199,6 +308,18 @@ class EndpointFile(Declared):
                     f"each endpoint needs a {field} of its own; used twice: {', '.join(twice)}"
                 )
                 raise ValueError(message)
+        gateways = [
+            endpoint.kubernetes.gateway
+            for endpoint in self.endpoints
+            if endpoint.kubernetes is not None and endpoint.kubernetes.gateway is not None
+        ]
+        hosts = [(gateway.namespace, gateway.name, gateway.hostname) for gateway in gateways]
+        if shared := sorted({host[-1] for host in hosts if hosts.count(host) > 1}):
+            message = (
+                "endpoints that share a Gateway and a hostname would take each other's requests; each needs a hostname "
+                f"of its own; used twice: {', '.join(shared)}"
+            )
+            raise ValueError(message)
         return self
 
     def named(self, name: str) -> Endpoint:

@@ -5,6 +5,7 @@ ShipwayError
 │   ├── EndpointFileInvalid
 │   ├── SourceInvalid        a model source that is missing, unreadable or of a kind we refuse
 │   ├── RecipeInvalid
+│   ├── ManifestInvalid      an object that its operator would refuse, or take and not obey
 │   └── NotFound             no such endpoint, model or version
 ├── IntegrityError           bytes differ from the digest that was promised
 ├── Unavailable              an outside system did not answer; the same call may work later
@@ -39,6 +40,10 @@ class SourceInvalid(BadInput):
 
 class RecipeInvalid(BadInput):
     """A quantization recipe that cannot work for this model."""
+
+
+class ManifestInvalid(BadInput):
+    """A rendered object that its operator would refuse, or accept and not obey."""
 
 
 class NotFound(BadInput):

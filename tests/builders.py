@@ -61,6 +61,41 @@ def an_endpoint(**rollout: object) -> Endpoint:
     return Endpoint(name="chat", model="smollm2", rollout=RolloutPolicy.model_validate(policy))
 
 
+GATEWAY = {"name": "llm", "namespace": "gateways", "hostname": "chat.example.com"}
+
+
+def a_ray_endpoint(**changes: Any) -> Endpoint:
+    """On KubeRay, with a Gateway; `changes` replace whole parts of the endpoint file."""
+    kubernetes = {"namespace": "llm", "image": "engine:1", "gateway": GATEWAY}
+    values = {
+        "name": "chat",
+        "model": "smollm2",
+        "target": "ray-serve",
+        "kubernetes": kubernetes,
+        **changes,
+    }
+    return Endpoint.model_validate(values)
+
+
+def a_triton_endpoint(**changes: Any) -> Endpoint:
+    """On KServe in Standard mode, with a Gateway; `changes` replace whole parts of the endpoint file."""
+    kubernetes = {"namespace": "llm", "gateway": GATEWAY}
+    values = {
+        "name": "chat",
+        "model": "smollm2",
+        "target": "triton",
+        "kubernetes": kubernetes,
+        **changes,
+    }
+    return Endpoint.model_validate(values)
+
+
+def a_knative_endpoint(**changes: Any) -> Endpoint:
+    """On KServe in Knative mode, which splits the requests itself."""
+    values = {"kubernetes": {"namespace": "llm"}, "triton": {"mode": "Knative"}, **changes}
+    return a_triton_endpoint(**values)
+
+
 def a_state(serving: str | None = "6") -> EndpointState:
     release = None if serving is None else a_release(serving)
     return EndpointState(endpoint="chat", serving=release, settled_champion=serving)

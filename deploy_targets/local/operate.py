@@ -11,12 +11,15 @@ from rich.live import Live
 
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.local.envoy import Backend, render_routes
-from deploy_targets.manifest import Manifest, canonical_yaml, revision_name
+from deploy_targets.manifest import Manifest, canonical_yaml, check_distinct, revision_name
+from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.rollout.state import EndpointState, Override
 from deploy_targets.rollout.status import Status
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
+from deploy_targets.triton import manifest as inference_service
+from deploy_targets.triton.model_config import CONFIG_FILE, render_model_config
 from registry.artifact_store import ArtifactStore
 from registry.errors import BadInput, PromotionRefused
 from registry.mlflow_registry import MlflowRegistry
@@ -121,27 +124,56 @@ def render_documents(
     source: str | None,
     registry: MlflowRegistry | None,
 ) -> dict[str, str]:
-    """What would be applied for `version` of each endpoint: YAML by file name.
+    """What would be applied for `version` of each endpoint: text by file name.
+
+    All of it is YAML but `<revision>.config.pbtxt`, which is for Triton's model repository and not for the cluster.
 
     Raises:
-        BadInput: an endpoint names a target that cannot be rendered.
+        BadInput: an endpoint that cannot be rendered: the reason is named.
         PromotionRefused: the registry's version may not be deployed.
     """
-    documents: dict[str, str] = {}
+    manifests: list[Manifest] = []
+    texts: dict[str, str] = {}
     for endpoint in endpoints:
-        if endpoint.target is not TargetKind.LOCAL:
-            message = f"Endpoint {endpoint.name} names target {endpoint.target}, which this release cannot render yet."
-            raise BadInput(message)
         release = _rendered_release(endpoint, version=version, source=source, registry=registry)
-        name = revision_name(endpoint.name, version)
-        backend = Backend(host="127.0.0.1", port=_SERVE_PORT, prefix=f"/{name}/")
-        routes = render_routes(
-            {version: backend}, Traffic.all_to(version), timeout_s=endpoint.serving.timeout_s
-        )
-        for kind, body in (("serve", render_application(endpoint, release)), ("routes", routes)):
-            manifest = Manifest(name=f"{name}.{kind}", body=body)
-            documents[f"{manifest.name}.yaml"] = canonical_yaml([manifest])
-    return documents
+        manifests += _manifests(endpoint, release, is_source_given=source is not None)
+        if endpoint.target is TargetKind.TRITON:
+            name = f"{revision_name(endpoint.name, version)}.{CONFIG_FILE}"
+            texts[name] = render_model_config(endpoint, release)
+    check_distinct(manifests)
+    return {f"{one.name}.yaml": canonical_yaml([one]) for one in manifests} | texts
+
+
+def _manifests(
+    endpoint: Endpoint, release: Release, *, is_source_given: bool
+) -> tuple[Manifest, ...]:
+    match endpoint.target:
+        case TargetKind.LOCAL:
+            return _local_manifests(endpoint, release)
+        case TargetKind.RAY_SERVE:
+            return ray_service.render_all(endpoint, release)
+        case TargetKind.TRITON:
+            if not is_source_given:
+                message = (
+                    f"{endpoint.name} loads a Triton model repository, and MLflow only knows where the model's weights "
+                    "are. Name the repository with --source."
+                )
+                raise BadInput(message)
+            return inference_service.render_all(endpoint, release, repository=release.source)
+
+
+def _local_manifests(endpoint: Endpoint, release: Release) -> tuple[Manifest, ...]:
+    name = revision_name(endpoint.name, release.version)
+    backend = Backend(host="127.0.0.1", port=_SERVE_PORT, prefix=f"/{name}/")
+    routes = render_routes(
+        {release.version: backend},
+        Traffic.all_to(release.version),
+        timeout_s=endpoint.serving.timeout_s,
+    )
+    return (
+        Manifest(name=f"{name}.serve", body=render_application(endpoint, release)),
+        Manifest(name=f"{name}.routes", body=routes),
+    )
 
 
 def _rendered_release(

@@ -1,0 +1,208 @@
+"""What is rendered for a cluster is what the operators' own schemas take, field by field."""
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes.client import models
+
+from deploy_targets.local.operate import render_documents
+from deploy_targets.local.stack import read_endpoint_file
+from deploy_targets.manifest import Manifest
+from deploy_targets.ray_serve import manifest as ray_service
+from deploy_targets.routing.http_route import Backend, render_route
+from deploy_targets.routing.traffic import Traffic
+from deploy_targets.triton import manifest as inference_service
+from tests.builders import (
+    GATEWAY,
+    a_knative_endpoint,
+    a_ray_endpoint,
+    a_release,
+    a_triton_endpoint,
+)
+from tests.contracts.custom_resources import FILES, faults, object_faults
+from tests.repo.reference import ROOT
+
+SCALING = {"min": 1, "max": 4, "target_ongoing_requests": 8}
+EVERYTHING = {
+    "namespace": "llm",
+    "image": "engine:1",
+    "env": {"A": "1", "B": "2"},
+    "service_account": "engine",
+    "gateway": {**GATEWAY, "proxies_namespace": "envoy-gateway-system"},
+}
+UPGRADE = {
+    "rollout": "operator-driven",
+    "upgrade": {"gateway_class": "istio"},
+    "auth_secret": "token",
+}
+
+RAY = {
+    "plain": {},
+    "everything": {
+        "kubernetes": {**EVERYTHING, "storage_secret": "s3"},
+        "replicas": SCALING,
+        "resources": {"cpus": 0.5, "gpus": 1, "memory_gib": 1.5},
+        "ray_serve": {
+            "auth_secret": "token",
+            "service_unhealthy_s": 300,
+            "deployment_unhealthy_s": 300,
+        },
+    },
+    "vllm": {"engine": {"kind": "vllm"}, "resources": {"cpus": 8, "gpus": 2, "memory_gib": 64}},
+    "vllm on CPUs": {"engine": {"kind": "vllm"}, "replicas": SCALING},
+    "operator-driven": {
+        "kubernetes": {"namespace": "llm", "image": "engine:1"},
+        "ray_serve": UPGRADE,
+    },
+}
+TRITON = {
+    "plain": {},
+    "everything": {
+        "kubernetes": EVERYTHING,
+        "resources": {"cpus": 8, "gpus": 1, "memory_gib": 16},
+        "triton": {"container_concurrency": 4, "response_cache_bytes": 8 * 10**9},
+    },
+    "vllm": {"engine": {"kind": "vllm"}, "resources": {"cpus": 8, "gpus": 2, "memory_gib": 64}},
+}
+
+
+def rendered() -> dict[str, Manifest]:
+    """Every kind of object in every way in which it can be declared, by what it is."""
+    release = a_release("7")
+    ways = {
+        f"ray {way}": ray_service.render_all(a_ray_endpoint(**c), release) for way, c in RAY.items()
+    }
+    for way, changes in TRITON.items():
+        endpoint = a_triton_endpoint(**changes)
+        ways[f"triton {way}"] = inference_service.render_all(
+            endpoint, release, repository="s3://m/7"
+        )
+    knative = a_knative_endpoint(replicas=SCALING)
+    ways["knative"] = tuple(
+        inference_service.render_inference_service(
+            knative, release, repository="s3://m/7", canary_percent=percent
+        )
+        for percent in (None, 0, 5, 100)
+    )
+    backends = {str(version): Backend(service=f"v{version}", port=80) for version in range(1, 15)}
+    for percent in (0, 5, 100):
+        traffic = Traffic.split("6", "7", percent)
+        ways[f"split {percent}"] = (render_route(a_ray_endpoint(), backends, traffic),)
+    ways["no traffic"] = (render_route(a_ray_endpoint(), {}, Traffic()),)
+    return {
+        f"{way}: {index} {one.body['kind']}": one
+        for way, manifests in ways.items()
+        for index, one in enumerate(manifests)
+    }
+
+
+RENDERED = rendered()
+CUSTOM = {
+    name: one
+    for name, one in RENDERED.items()
+    if (one.body["apiVersion"], one.body["kind"]) in FILES
+}
+BUILT_IN = {name: one for name, one in RENDERED.items() if name not in CUSTOM}
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+def test_the_operators_schema_finds_nothing(name: str) -> None:
+    assert object_faults(CUSTOM[name].body) == []
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_kubernetes_own_models_know_every_field(name: str) -> None:
+    body = BUILT_IN[name].body
+    assert unknown_fields(body, getattr(models, f"V1{body['kind']}")) == []
+
+
+def unknown_fields(value: Any, model: Any, place: str = "") -> list[str]:
+    """The fields of `value` that the Kubernetes client's model does not have, at any depth."""
+    known = {model.attribute_map[name]: kind for name, kind in model.openapi_types.items()}
+    found: list[str] = []
+    for key, one in value.items():
+        inner = f"{place}.{key}".lstrip(".")
+        if key not in known:
+            found.append(inner)
+            continue
+        kind = known[key].removeprefix("List[").removesuffix("]")
+        if hasattr(models, kind):
+            for item in one if isinstance(one, list) else [one]:
+                found += unknown_fields(item, getattr(models, kind), inner)
+    return found
+
+
+def test_a_field_that_kubernetes_does_not_have_is_found() -> None:
+    body = copy.deepcopy(next(iter(BUILT_IN.values())).body)
+    body["spec"]["ingress"][0]["form"] = []
+    assert unknown_fields(body, client.V1NetworkPolicy) == ["spec.ingress.form"]
+
+
+def test_the_guides_endpoints_render_to_objects_that_the_schemas_take() -> None:
+    endpoints = read_endpoint_file(ROOT / "examples" / "guide" / "endpoints.yaml").endpoints
+    documents = render_documents(endpoints, version="1", source="s3://models/llm", registry=None)
+    read = {
+        name: yaml.safe_load(text) for name, text in documents.items() if name.endswith(".yaml")
+    }
+    checked = {
+        name: object_faults(body)
+        for name, body in read.items()
+        if (body["apiVersion"], body["kind"]) in FILES
+    }
+    assert set(checked) == {
+        "llm-inference-v1.rayservice.yaml",
+        "llm-inference.httproute.yaml",
+        "llm-triton-v1.inferenceservice.yaml",
+        "llm-triton.httproute.yaml",
+    }
+    assert not any(checked.values()), checked
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        ("spec.rayClusterConfig.headGroupSpec.tempalte", {}, "is unknown"),
+        ("spec.rayClusterConfig.authOptions.mode", "tokne", "not one of"),
+        ("spec.serviceUnhealthySecondThreshold", "300", "not of type integer"),
+        ("spec.excludeHeadPodFromServeSvc", 1, "not of type boolean"),
+        ("spec.rayClusterConfig.workerGroupSpecs.0.minReplicas", None, "is null"),
+        ("spec.upgradeStrategy.clusterUpgradeOptions", {}, "lacks gatewayClassName"),
+        ("spec.rayClusterDeletionDelaySeconds", -1, "outside 0"),
+        ("metadata.labels.when", "a b", "no label's value"),
+    ],
+)
+def test_each_kind_of_fault_is_found_with_its_place(path: str, value: Any, fault: str) -> None:
+    body: Any = copy.deepcopy(dict(RENDERED["ray plain: 0 RayService"].body))
+    *way, last = path.split(".")
+    part = body
+    for step in way:
+        part = part[int(step) if step.isdecimal() else step]
+    part[last] = value
+    found = object_faults(body)
+    assert len(found) == (3 if "lacks" in fault else 1)
+    assert path in found[0]
+    assert fault in found[0]
+
+
+def test_the_schema_check_knows_kubernetes_own_words() -> None:
+    port = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+    assert not list(faults(80, port))
+    assert not list(faults("http", port))
+    assert list(faults(8.5, port))
+    assert not list(
+        faults({"a": 1}, {"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+    )
+    embedded = {"type": "object", "properties": {}, "x-kubernetes-embedded-resource": True}
+    assert not list(faults({"kind": "Pod", "metadata": {"name": "a"}}, embedded))
+    assert list(faults({"spec": {}}, embedded)) == ["spec is unknown"]
+    named = {
+        "type": "array",
+        "items": {"type": "object", "properties": {"name": {"type": "string"}}},
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["name"],
+    }
+    assert not list(faults([{"name": "a"}, {"name": "b"}], named, "env"))
+    assert "twice" in next(faults([{"name": "a"}, {"name": "a"}], named, "env"))

@@ -1,0 +1,151 @@
+"""What an endpoint says about its cluster: what would not act or could not work is refused, with the way out."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy_targets.endpoint import Endpoint, parse_endpoints
+from registry.errors import EndpointFileInvalid
+from tests.builders import GATEWAY
+
+RAY = {"target": "ray-serve", "kubernetes": {"image": "engine:1", "gateway": GATEWAY}}
+TRITON = {"target": "triton", "kubernetes": {"gateway": GATEWAY}}
+KNATIVE = {"target": "triton", "kubernetes": {}, "triton": {"mode": "Knative"}}
+UPGRADE = {"gateway_class": "istio"}
+OPERATOR = {"rollout": "operator-driven", "upgrade": UPGRADE}
+SCALING = {"max": 4, "target_ongoing_requests": 8}
+
+
+def parse(*endpoints: dict[str, Any]) -> tuple[Endpoint, ...]:
+    document = {
+        "apiVersion": "shipway/v1",
+        "endpoints": [
+            {"name": f"e{i}", "model": f"m{i}", **one} for i, one in enumerate(endpoints)
+        ],
+    }
+    return parse_endpoints(yaml.safe_dump(document), origin="endpoints.yaml").endpoints
+
+
+@pytest.mark.parametrize(
+    "accepted",
+    [
+        RAY,
+        TRITON,
+        KNATIVE,
+        {**RAY, "engine": {"kind": "vllm"}, "resources": {"gpus": 2}},
+        {**RAY, "replicas": SCALING},
+        {**KNATIVE, "replicas": SCALING},
+        {**TRITON, "engine": {"kind": "vllm"}, "resources": {"gpus": 1}},
+        {"target": "ray-serve", "kubernetes": {"image": "engine:1"}, "ray_serve": OPERATOR},
+        {"replicas": SCALING},
+        {"resources": {"gpus": 0.5}},
+    ],
+)
+def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
+    (endpoint,) = parse(accepted)
+    assert endpoint.name == "e0"
+
+
+@pytest.mark.parametrize(
+    ("refused", "way_out"),
+    [
+        ({"target": "ray-serve"}, "needs the part kubernetes"),
+        ({"target": "triton"}, "needs the part kubernetes"),
+        ({"kubernetes": {}}, "leave it out or change the target"),
+        ({"engine": {"kind": "vllm"}}, "the local Ray has no vLLM"),
+        ({**RAY, "triton": {}}, "triton is for target triton"),
+        ({**TRITON, "ray_serve": {}}, "ray_serve is for target ray-serve"),
+        ({**RAY, "kubernetes": {"gateway": GATEWAY}}, "image is missing"),
+        ({**RAY, "kubernetes": {"image": "e"}}, "gateway is missing"),
+        ({**TRITON, "kubernetes": {}}, "gateway is missing"),
+        ({**KNATIVE, "kubernetes": {"gateway": GATEWAY}}, "in Knative mode KServe splits"),
+        ({**TRITON, "replicas": SCALING}, "run KServe in Knative mode"),
+        ({**RAY, "resources": {"gpus": 0.5}}, "give a whole number"),
+        ({**RAY, "resources": {"gpus": 2}}, "use vllm, which shares a model out"),
+        ({**RAY, "ray_serve": OPERATOR}, "gateway would not be used"),
+        (
+            {
+                "target": "ray-serve",
+                "kubernetes": {"image": "e"},
+                "ray_serve": OPERATOR,
+                "rollout": {},
+            },
+            "rollout would not be used",
+        ),
+        ({**RAY, "ray_serve": {"rollout": "operator-driven"}}, "needs `upgrade`"),
+        ({**RAY, "ray_serve": {"upgrade": UPGRADE}}, "rollout: operator-driven"),
+        (
+            {**RAY, "engine": {"kind": "vllm"}, "batching": {"max_delay_ms": 5}},
+            "waits for none; leave it out",
+        ),
+        ({**TRITON, "engine": {"kind": "vllm"}}, "needs a GPU"),
+        (
+            {
+                **TRITON,
+                "engine": {"kind": "vllm"},
+                "resources": {"gpus": 1},
+                "triton": {"response_cache_bytes": 1 << 30},
+            },
+            "caches no streamed answers",
+        ),
+        ({**TRITON, "triton": {"response_cache_bytes": 2 << 30}}, "raise resources.memory_gib"),
+        (
+            {**TRITON, "batching": {"max_size": 8}, "triton": {"container_concurrency": 4}},
+            "a batch could never fill",
+        ),
+        (
+            {**TRITON, "kubernetes": {"gateway": GATEWAY, "storage_secret": "s3"}},
+            "name it in kubernetes.service_account",
+        ),
+        (
+            {**RAY, "kubernetes": {**RAY["kubernetes"], "env": {"RAY_AUTH_MODE": "disabled"}}},
+            "undo the authentication",
+        ),
+        ({"replicas": {"min": 4, **SCALING}}, "replicas: 4"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_way_out(
+    refused: dict[str, Any], way_out: str
+) -> None:
+    with pytest.raises(EndpointFileInvalid, match=way_out):
+        parse(refused)
+
+
+@pytest.mark.parametrize(
+    ("refused", "place"),
+    [
+        ({**RAY, "kubernetes": {"image": ""}}, "kubernetes.image"),
+        ({**RAY, "kubernetes": {"namespace": "Default"}}, "kubernetes.namespace"),
+        ({**RAY, "kubernetes": {"env": {"A-B": "1"}}}, "kubernetes.env"),
+        ({**RAY, "kubernetes": {"env": {"A": 1}}}, "kubernetes.env.A"),
+        ({**RAY, "kubernetes": {"gateway": {"name": "a"}}}, "kubernetes.gateway.namespace"),
+        ({**RAY, "kubernetes": {"gatway": GATEWAY}}, "kubernetes.gatway"),
+        ({**TRITON, "triton": {"mode": "Serverless"}}, "triton.mode"),
+        ({**TRITON, "triton": {"container_concurrency": 0}}, "triton.container_concurrency"),
+        ({**RAY, "engine": {"kind": "vlm"}}, "engine.kind"),
+        ({**RAY, "ray_serve": {"rollout": "kuberay"}}, "ray_serve.rollout"),
+        ({"replicas": {"max": 4}}, "replicas.scaling.target_ongoing_requests: Field required"),
+        ({"replicas": 0}, "replicas.number: Input should be greater"),
+    ],
+)
+def test_a_value_that_no_cluster_takes_is_refused_with_its_place(
+    refused: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(EndpointFileInvalid, match=rf"endpoints\.0\.{place}"):
+        parse(refused)
+
+
+def test_two_endpoints_may_share_a_gateway_but_no_hostname_on_it() -> None:
+    other = {**GATEWAY, "hostname": "other.example.com"}
+    assert len(parse(RAY, {**TRITON, "kubernetes": {"gateway": other}})) == 2
+    elsewhere = {**GATEWAY, "namespace": "elsewhere"}
+    assert len(parse(RAY, {**TRITON, "kubernetes": {"gateway": elsewhere}})) == 2
+    with pytest.raises(EndpointFileInvalid, match=r"used twice: chat\.example\.com"):
+        parse(RAY, TRITON)
+
+
+def test_several_faults_are_named_together() -> None:
+    with pytest.raises(EndpointFileInvalid, match="image is missing") as refused:
+        parse({"target": "ray-serve", "kubernetes": {}})
+    assert "gateway is missing" in str(refused.value)
