@@ -41,3 +41,8 @@ def digest_file(path: Path) -> Digest:
     """The SHA-256 of one file's bytes."""
     with path.open("rb") as file:
         return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def digest_bytes(content: bytes) -> Digest:
+    """The SHA-256 of `content`."""
+    return Digest("sha256:" + hashlib.sha256(content).hexdigest())
