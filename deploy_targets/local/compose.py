@@ -15,6 +15,7 @@ import httpx2
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.home import Home, HomeSettings
+from deploy_targets.local.split import Split
 from deploy_targets.local.stack import (
     StackInfo,
     environment,
@@ -115,12 +116,16 @@ class Composition:
             timeout=_TIMEOUT_S,
         )
         admin = self.info.url(endpoint.name, "envoy_admin")
+        folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
+        split = Split(
+            endpoint, admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S), folder=folder
+        )
         return LocalTarget(
             endpoint,
             ray=ray,
-            envoy_admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S),
+            split=split,
             serve_port=self.info.ports["ray_serve"],
-            folder=self.home.folder(f"endpoints/{endpoint.name}/envoy"),
+            folder=folder,
             lock_file=self.home.folder("ray") / "applications.lock",
         )
 

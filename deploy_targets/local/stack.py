@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy_targets.endpoint import Endpoint, EndpointFile, parse_endpoints
 from deploy_targets.local import parts
-from deploy_targets.local.adapter import write_first_configuration
 from deploy_targets.local.home import Home, Secrets, write_private
 from deploy_targets.local.process import (
     ProcessRecord,
@@ -28,6 +27,7 @@ from deploy_targets.local.process import (
     free_port,
     spawn,
 )
+from deploy_targets.local.split import write_first_configuration
 from deploy_targets.rollout.follow import check_model
 from deploy_targets.rollout.store import SqliteStore
 from registry.artifact_store import connect_store

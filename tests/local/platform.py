@@ -9,9 +9,10 @@ import httpx2
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import parts
-from deploy_targets.local.adapter import LocalTarget, write_first_configuration
+from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.home import Home, write_private
 from deploy_targets.local.process import await_ready, end_all, find_marked, free_port, spawn
+from deploy_targets.local.split import Split, write_first_configuration
 from deploy_targets.local.stack import keys_document
 
 _RAY_PORTS = (
@@ -78,10 +79,17 @@ class Platform:
         return LocalTarget(
             endpoint,
             ray=client,
-            envoy_admin=self.envoy_admin(endpoint.name),
+            split=self.split(endpoint),
             serve_port=self.ports["ray_serve"],
             folder=self.envoy_folder(endpoint.name),
             lock_file=self.home.folder("ray") / "applications.lock",
+        )
+
+    def split(self, endpoint: Endpoint) -> Split:
+        return Split(
+            endpoint,
+            admin=self.envoy_admin(endpoint.name),
+            folder=self.envoy_folder(endpoint.name),
         )
 
     def envoy_admin(self, name: str) -> httpx2.Client:
