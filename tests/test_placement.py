@@ -53,7 +53,7 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
         ({"target": "ray-serve"}, "needs the part kubernetes"),
         ({"target": "triton"}, "needs the part kubernetes"),
         ({"kubernetes": {}}, "leave it out or change the target"),
-        ({"engine": {"kind": "vllm"}}, "the local Ray has no vLLM"),
+        ({"engine": {"kind": "vllm"}}, "target local has no vLLM"),
         ({**RAY, "triton": {}}, "triton is for target triton"),
         ({**TRITON, "ray_serve": {}}, "ray_serve is for target ray-serve"),
         ({**RAY, "kubernetes": {"gateway": GATEWAY}}, "image is missing"),
