@@ -40,6 +40,8 @@ def parse(*endpoints: dict[str, Any]) -> tuple[Endpoint, ...]:
         {"target": "ray-serve", "kubernetes": {"image": "engine:1"}, "ray_serve": OPERATOR},
         {"replicas": SCALING},
         {"resources": {"gpus": 0.5}},
+        {"target": "local-triton"},
+        {"target": "local-triton", "triton": {"response_cache_bytes": 1 << 24}},
     ],
 )
 def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
@@ -54,7 +56,17 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
         ({"target": "triton"}, "needs the part kubernetes"),
         ({"kubernetes": {}}, "leave it out or change the target"),
         ({"engine": {"kind": "vllm"}}, "target local has no vLLM"),
-        ({**RAY, "triton": {}}, "triton is for target triton"),
+        ({**RAY, "triton": {}}, "triton is for target triton or local-triton"),
+        ({"triton": {}}, "triton is for target triton or local-triton"),
+        ({"target": "local-triton", "engine": {"kind": "vllm"}}, "local-triton has no vLLM"),
+        ({"target": "local-triton", "kubernetes": {}}, "leave it out or change the target"),
+        ({"target": "local-triton", "replicas": 2}, "one Triton for each revision"),
+        ({"target": "local-triton", "replicas": SCALING}, "one Triton for each revision"),
+        ({"target": "local-triton", "triton": {"mode": "Standard"}}, "does not run here"),
+        (
+            {"target": "local-triton", "triton": {"response_cache_bytes": 2 << 30}},
+            "raise resources.memory_gib",
+        ),
         ({**TRITON, "ray_serve": {}}, "ray_serve is for target ray-serve"),
         ({**RAY, "kubernetes": {"gateway": GATEWAY}}, "image is missing"),
         ({**RAY, "kubernetes": {"image": "e"}}, "gateway is missing"),

@@ -7,9 +7,10 @@ and 7 are deployed once and stay; version 9 is promised other bytes than lie in 
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx2
 import psutil
@@ -19,10 +20,12 @@ from deploy_targets.endpoint import Endpoint, Resources, TargetKind
 from deploy_targets.local.process import find_marked
 from deploy_targets.local.split import Split
 from deploy_targets.local.triton_adapter import LocalTritonTarget
+from deploy_targets.local.triton_revision import SPEC_FILE, RevisionSpec
 from deploy_targets.local.triton_server import STUB
 from deploy_targets.placement import Triton
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from deploy_targets.target import Observed, Readiness, Target
+from deploy_targets.triton.repository import put_repository
 from registry.artifact_store import split_source
 from registry.digests import MANIFEST_NAME
 from registry.errors import TargetUnavailable
@@ -137,9 +140,9 @@ class LocalWorld:
     def _nobody(self) -> httpx2.Client:
         return self._platform.clients.enter_context(httpx2.Client(base_url="http://127.0.0.1:1"))
 
-    def ask(self, **pin: str) -> httpx2.Response:
+    def ask(self, body: Mapping[str, Any] | None = None, **pin: str) -> httpx2.Response:
         url = f"{self._platform.url(f'{self._endpoint.name}.envoy')}/v1/chat/completions"
-        return httpx2.post(url, json=a_chat("hello"), headers=pin, timeout=60)
+        return httpx2.post(url, json=body or a_chat("hello"), headers=pin, timeout=60)
 
     def make_ready(self) -> None:
         seen = self.target.observe()
@@ -162,6 +165,31 @@ class TritonWorld(LocalWorld):
         marked = find_marked(self._platform.home.mark(f"{self._endpoint.name}.triton-v{version}"))
         (found,) = [one for one in marked if one.name().startswith(name[:15])]
         return found
+
+    def release_of(self, model: Path, version: str) -> Release:
+        """Another model than those of the suite."""
+        stored = self._store.put(model)
+        return replace(self.release(version), source=stored.source, digest=stored.manifest.digest)
+
+    def overwrite_in_repository(self, release: Release, file: str) -> None:
+        """From now on that file of the model repository holds other bytes, of the same number."""
+        stored = put_repository(self._store, self._endpoint, release)
+        bucket, prefix = split_source(stored.source)
+        path = f"{self._endpoint.name}/{release.version}/checkpoint/{file}"
+        (size,) = [one.size_bytes for one in stored.manifest.files if one.path == path]
+        self._store._client.put_object(Bucket=bucket, Key=f"{prefix}/{path}", Body=b" " * size)
+
+    def metric(self, version: str, name: str) -> int:
+        """One of Triton's own, of the model."""
+        folder = self._platform.home.folder(f"endpoints/{self._endpoint.name}/triton/{version}")
+        spec = RevisionSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+        status = httpx2.get(f"http://127.0.0.1:{spec.port}/status").json()
+        text = httpx2.get(status["metrics_url"]).text
+        return sum(
+            int(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith(f"{name}{{")
+        )
 
     def cut_off(self) -> LocalTritonTarget:
         folder = self._platform.envoy_folder(self._endpoint.name)
@@ -453,3 +481,47 @@ def test_a_revision_whose_own_process_is_gone_leaves_nothing_behind_and_is_appli
     seen = until(triton.target, lambda seen: seen.is_ready("7"))
     assert seen.revisions["7"].restarts == before + 1
     assert seen.traffic == Traffic.all_to("6")
+
+
+@pytest.mark.real
+@needs_triton
+def test_a_failure_that_tritons_cache_repeats_with_status_200_is_an_error_each_time(
+    triton: TritonWorld, tmp_path: Path
+) -> None:
+    from tests.tiny_model import TEMPLATE, write_tiny_model
+
+    broken = "{% if messages[0]['role'] == 'system' %}{{ 1 + nothing }}{% endif %}" + TEMPLATE
+    triton.target.apply(triton.release_of(write_tiny_model(tmp_path, template=broken), "8"))
+    until(triton.target, lambda seen: seen.is_ready("8"))
+    body = a_chat("hello", temperature=0)
+    body["messages"].insert(0, {"role": "system", "content": "Be brief."})
+
+    first, again = (triton.ask(body, **{VERSION_HEADER: "8"}) for _ in range(2))
+
+    told = [answer.json()["error"]["message"] for answer in (first, again)]
+    assert [first.status_code, again.status_code] == [500, 500]
+    assert "UndefinedError" in told[0]
+    assert "the response cache repeats that" in told[1]
+    # Triton itself saw nothing but a hit.
+    assert triton.metric("8", "nv_cache_num_hits_per_model") == 1
+    assert triton.metric("8", "nv_inference_request_failure") == 0
+    assert triton.ask(**{VERSION_HEADER: "8"}).status_code == 200
+    triton.target.retire("8")
+
+
+@pytest.mark.real
+@needs_triton
+def test_a_checkpoint_that_was_changed_in_the_repository_itself_is_not_loaded(
+    triton: TritonWorld, tmp_path: Path
+) -> None:
+    from tests.tiny_model import write_tiny_model
+
+    release = triton.release_of(write_tiny_model(tmp_path, seed=8), "8")
+    triton.overwrite_in_repository(release, "generation_config.json")
+
+    triton.target.apply(release)
+
+    seen = until(triton.target, lambda seen: readiness(seen, "8") is not Readiness.STARTING)
+    assert readiness(seen, "8") is Readiness.FAILED
+    assert f"{release.digest} was evaluated" in seen.revisions["8"].reason
+    triton.target.retire("8")
