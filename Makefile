@@ -75,10 +75,11 @@ format: setup ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## write docs/reference.md and docs/endpoints.schema.json anew from the code
+docs: setup ## write anew what is generated: the reference, the endpoint schema, rules and dashboard
 	$(BIN)/python -m tests.repo.reference
 
 bench: bench-guarantee ## everything we compare with others; half an hour
+	$(BIN)/python -m tests.bench.render
 	$(BIN)/python -m tests.bench.gptq
 
 bench bench-guarantee: export OMP_NUM_THREADS = 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from deploy_targets.rollout.commands import judging_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 endpoints_app = typer.Typer(help="The endpoint file.", no_args_is_help=True)
 app.add_typer(endpoints_app, name="endpoints")
+app.add_typer(judging_app)
 
 File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
@@ -36,19 +38,6 @@ _console = Console(highlight=False)
 
 def _say(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
-
-
-def _text(file: Path) -> str:
-    """What a file that the user names holds.
-
-    Raises:
-        BadInput: it cannot be read.
-    """
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{file} cannot be read ({error}). Name a readable file."
-        raise BadInput(message) from error
 
 
 def _compose(file: Path) -> "Composition":
@@ -266,44 +255,6 @@ def load(  # noqa: PLR0913 - each is a flag of its own
     typer.echo(json.dumps(report, indent=None if as_json else 1))
     if report["failures"]:
         raise typer.Exit(1)
-
-
-@app.command(epilog="Example: shipway judge --policy policy.yaml --observations obs.jsonl --json")
-def judge(
-    policy: Annotated[Path, typer.Option(help="The rules: YAML. See docs/guarantee.md.")],
-    observations: Annotated[
-        Path, typer.Option(help="Increments by version and interval: JSON lines; - reads stdin.")
-    ],
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Give the verdict on recorded observations, by the code that judges a rollout. Needs no server."""
-    from deploy_targets.rollout.judge_series import judge_series
-    from deploy_targets.rollout.observations import parse_observations, parse_policy
-
-    rules = parse_policy(_text(policy), origin=str(policy))
-    lines = _text(observations).splitlines()
-    series = parse_observations(lines, rules, origin=str(observations))
-    for verdict in judge_series(series, rules):
-        typer.echo(json.dumps(verdict.to_json()) if as_json else verdict.line())
-
-
-@app.command(
-    epilog="Example: shipway simulate --scenario scenario.yaml --runs 2000 --seed 1 --json"
-)
-def simulate(
-    scenario: Annotated[Path, typer.Option(help="Versions, traffic and policy: YAML.")],
-    *,
-    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rollouts to draw.")] = 2_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same one gives the same report.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Tell how a canary policy fares in a scenario: verdicts, requests, time, exposure. Needs no server."""
-    from deploy_targets.rollout import simulate as simulation
-
-    described = simulation.parse_scenario(_text(scenario), origin=str(scenario))
-    report = simulation.simulate(described, runs=runs, seed=seed)
-    typer.echo(json.dumps(report, indent=None if as_json else 1))
 
 
 @endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")

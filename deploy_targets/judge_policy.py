@@ -51,6 +51,9 @@ class ErrorsMetric(Metric):
     """The share that a first release, which has no champion beside it, may not exceed."""
 
 
+Quantile = Annotated[float, Field(gt=0, lt=1)]
+
+
 class LatencyMetric(Metric):
     """Requests that took longer than the objective, among all."""
 
@@ -59,7 +62,9 @@ class LatencyMetric(Metric):
     tolerance: Share = 0.05
     """What a promotion by claim must rule out: worse than the champion by this much."""
     limit: Limit | None = None
-    """The share that a first release may not exceed; without it latency is not judged there."""
+    """The share that a first release may not exceed; without it the metric is not judged there."""
+    quantiles: tuple[Quantile, ...] = (0.5, 0.95)
+    """Quantiles that a verdict tells of both versions, as confidence sequences. They decide nothing."""
 
 
 class QualityMetric(Metric):
@@ -82,6 +87,10 @@ class CostMetric(Metric):
     """The share of `max_per_request_micros` that a first release may not exceed; without it cost is not judged there."""
 
 
+TIMED = ("latency", "first_token", "per_token")
+"""The metrics that are about time: each from a histogram of its own."""
+
+
 class Metrics(Declared):
     """What is judged: each metric that is given. The rate of false rollbacks is for all of them together."""
 
@@ -89,6 +98,10 @@ class Metrics(Declared):
     """Requests that failed. Judged unless null is written down."""
     latency: LatencyMetric | None = None
     """Requests that took longer than an objective."""
+    first_token: LatencyMetric | None = None
+    """Requests whose first token took longer than an objective."""
+    per_token: LatencyMetric | None = None
+    """Requests whose tokens after the first took longer than an objective each, on average."""
     quality: QualityMetric | None = None
     """Answers that were judged bad."""
     cost: CostMetric | None = None
@@ -98,10 +111,15 @@ class Metrics(Declared):
         """The metrics that are judged, by name, in the order of this class."""
         named = {
             "errors": self.errors,
-            "latency": self.latency,
+            **self.timed(),
             "quality": self.quality,
             "cost": self.cost,
         }
+        return {name: metric for name, metric in named.items() if metric is not None}
+
+    def timed(self) -> dict[str, LatencyMetric]:
+        """Those that are about time, by name."""
+        named = {name: getattr(self, name) for name in TIMED}
         return {name: metric for name, metric in named.items() if metric is not None}
 
 

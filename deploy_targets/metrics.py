@@ -10,7 +10,7 @@ UNATTRIBUTED = "unattributed"
 
 ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
 
-CHAT_ROUTE, PINNED_ROUTE = "chat", "pinned"
+CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
 """Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
 
 

@@ -76,6 +76,20 @@ def test_an_unknown_key_is_refused_with_its_place(changes: dict[str, Any], place
             {"rollout": {"steps": [{"weight": 5, "dwell_s": 90}], "time_limit_s": 90}},
             "dwell for less or raise time_limit_s",
         ),
+        ({"rollout": {"metrics": {"errors": {"tolerance": 0}}}}, "or promote: {by: exposure"),
+        ({"rollout": {"metrics": {"errors": None}}}, "no metric is left"),
+        ({"rollout": {"metrics": {"quality": {}}}}, "the guard does not measure it yet"),
+        ({"rollout": {"metrics": {"cost": {"max_per_request_micros": 1}}}}, "shipway judge"),
+        ({"rollout": {"metrics": {"latency": {"slo_s": 1.5}}}}, "1, 2, .* choose one of these"),
+        (
+            {
+                "rollout": {
+                    "metrics": {"errors": None, "latency": {"slo_s": 1}},
+                    "first_release_requests": 10,
+                }
+            },
+            "give one a limit",
+        ),
     ],
 )
 def test_a_policy_that_contradicts_itself_is_refused_with_the_way_out(
@@ -98,7 +112,9 @@ def test_a_policy_that_contradicts_itself_is_refused_with_the_way_out(
         {"rollout": {"steps": []}},
         {"rollout": {"false_rollback_rate": 0}},
         {"rollout": {"smoke_prompts": []}},
-        {"rollout": {"promote": {"requests": 0}}},
+        {"rollout": {"promote": {"by": "exposure", "requests": 0}}},
+        {"rollout": {"promote": {"requests": 100}}},
+        {"rollout": {"false_promotion_rate": 0.5}},
         {"serving": {"timeout_s": 0}},
     ],
 )

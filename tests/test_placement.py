@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
-from deploy_targets.endpoint import Endpoint, parse_endpoints
+from deploy_targets.endpoint import Endpoint, endpoint_schema, parse_endpoints
 from registry.errors import EndpointFileInvalid
 from tests.builders import GATEWAY
+from tests.repo.reference import ROOT
 
 RAY = {"target": "ray-serve", "kubernetes": {"image": "engine:1", "gateway": GATEWAY}}
 TRITON = {"target": "triton", "kubernetes": {"gateway": GATEWAY}}
@@ -161,3 +163,12 @@ def test_several_faults_are_named_together() -> None:
     with pytest.raises(EndpointFileInvalid, match="image is missing") as refused:
         parse({"target": "ray-serve", "kubernetes": {}})
     assert "gateway is missing" in str(refused.value)
+
+
+def test_the_schema_for_editors_takes_the_guides_file_and_refuses_a_typo_in_it() -> None:
+    document = yaml.safe_load((ROOT / "examples" / "guide" / "endpoints.yaml").read_text())
+    document["endpoints"][1]["replicas"] = {"min": 1, **SCALING}
+    jsonschema.validate(document, endpoint_schema())
+    document["endpoints"][1]["triton"]["mood"] = "Standard"
+    with pytest.raises(jsonschema.ValidationError, match="mood"):
+        jsonschema.validate(document, endpoint_schema())

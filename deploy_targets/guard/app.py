@@ -151,7 +151,7 @@ class _Chat:
         try:
             async with self._upstream.chat(body, pin=pin, request_id=exchange.request_id) as answer:
                 exchange.version = answer.version
-                self._counters.appear(answer.version, route=exchange.route)
+                self._counters.appear(answer.version)
                 if exchange.is_streamed and answer.is_stream:
                     await _relay_stream(answer, exchange, send)
                 else:

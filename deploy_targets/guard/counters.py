@@ -1,7 +1,8 @@
 """The guard's side of `deploy_targets.metrics`: counts what each version finished.
 
-A request that its client cancelled counts neither as request nor as error. Requests and errors of a version appear
-together, at zero, with the first answer's first byte.
+A request that its client cancelled counts neither as request nor as error. All series of a version appear together, at
+zero: those of no version when the guard starts, those of a version with its first answer's first byte. Prometheus
+computes a rate from what it saw before, so a series that is born with its first error hides that error.
 """
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -30,12 +31,14 @@ class Counters:
             buckets=duration.buckets,
             registry=registry,
         )
+        self.appear(None)
 
-    def appear(self, version: str | None, *, route: str) -> None:
-        """Makes all series of this version and route exist."""
-        labels = self._labels(version, route)
-        for series in (self._requests, self._errors, self._duration):
-            series.labels(**labels)
+    def appear(self, version: str | None) -> None:
+        """Makes all series of this version exist, on every route."""
+        for route in metrics.ROUTES:
+            labels = self._labels(version, route)
+            for series in (self._requests, self._errors, self._duration):
+                series.labels(**labels)
 
     def count(self, version: str | None, *, route: str, is_error: bool, seconds: float) -> None:
         """One request that was finished; without a version it is counted as unattributed."""

@@ -27,6 +27,7 @@ from deploy_targets.local.demo_traffic import Traffic, talk
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
+from deploy_targets.target import Readiness
 from registry.errors import BadInput, DemoFailed
 from registry.promotion import CHAMPION, AliasTrigger, MoveAlias
 from registry.release import DIGEST_TAG, parse_digest
@@ -110,6 +111,8 @@ class _Demo:
             with self._phases.phase("first release"):
                 self._first_release(first)
                 serving = first
+        else:
+            self._wait(lambda status: status.revisions.get(serving) == Readiness.READY)
         self._chat()
         good = next(recipe for recipe in _GOOD_RECIPES if recipe != self._recipe_of(serving))
         with self._phases.phase(f"pipeline: a good challenger ({good})"):

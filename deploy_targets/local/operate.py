@@ -12,6 +12,7 @@ from rich.live import Live
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.local.envoy import Backend, render_routes
 from deploy_targets.manifest import Manifest, canonical_yaml, check_distinct, revision_name
+from deploy_targets.monitoring.manifests import monitoring_manifests
 from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.rollout.state import EndpointState, Override
@@ -19,7 +20,12 @@ from deploy_targets.rollout.status import Status
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service
-from deploy_targets.triton.model_config import CONFIG_FILE, render_model_config
+from deploy_targets.triton.model_config import (
+    CONFIG_FILE,
+    VLLM_FILE,
+    render_model_config,
+    render_vllm_arguments,
+)
 from registry.artifact_store import ArtifactStore
 from registry.errors import BadInput, PromotionRefused
 from registry.mlflow_registry import MlflowRegistry
@@ -124,9 +130,10 @@ def render_documents(
     source: str | None,
     registry: MlflowRegistry | None,
 ) -> dict[str, str]:
-    """What would be applied for `version` of each endpoint: text by file name.
+    """What would be applied for `version` of each endpoint, and what watches all of them: text by file name.
 
-    All of it is YAML but `<revision>.config.pbtxt`, which is for Triton's model repository and not for the cluster.
+    All of it is YAML but what is for Triton's model repository and not for the cluster: `<revision>.config.pbtxt`, and
+    `<revision>.model.json` with vLLM.
 
     Raises:
         BadInput: an endpoint that cannot be rendered: the reason is named.
@@ -138,8 +145,11 @@ def render_documents(
         release = _rendered_release(endpoint, version=version, source=source, registry=registry)
         manifests += _manifests(endpoint, release, is_source_given=source is not None)
         if endpoint.target in {TargetKind.TRITON, TargetKind.LOCAL_TRITON}:
-            name = f"{revision_name(endpoint.name, version)}.{CONFIG_FILE}"
-            texts[name] = render_model_config(endpoint, release)
+            name = revision_name(endpoint.name, version)
+            texts[f"{name}.{CONFIG_FILE}"] = render_model_config(endpoint, release)
+            if endpoint.engine.kind == "vllm":
+                texts[f"{name}.{VLLM_FILE}"] = render_vllm_arguments(endpoint, release)
+    manifests += monitoring_manifests(endpoints)
     check_distinct(manifests)
     return {f"{one.name}.yaml": canonical_yaml([one]) for one in manifests} | texts
 

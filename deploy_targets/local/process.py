@@ -4,6 +4,7 @@ A pid alone may have been given to another process since; together with the time
 a part leaves behind when it is killed is known by a mark that all its children inherit in their environment.
 """
 
+import random
 import socket
 import subprocess
 import time
@@ -141,9 +142,14 @@ def _mark_of(process: psutil.Process) -> str:
         return ""
 
 
+_QUIET_PORTS = range(20_000, 32_000)
+"""Below those that Linux hands to outgoing connections, any of which could take a port before its part has started."""
+
+
 def free_port(usual: int, taken: set[int]) -> int:
-    """`usual` where it can be bound on loopback, otherwise one that the kernel picks; never one of `taken`."""
-    for candidate in (usual, *([0] * 20)):
+    """`usual` (0: none) where it can be bound on loopback, otherwise one of `_QUIET_PORTS`; never one of `taken`."""
+    others = random.sample(_QUIET_PORTS, 50)
+    for candidate in (usual, *others) if usual else others:
         if candidate in taken:
             continue
         with socket.socket() as probe:
@@ -152,10 +158,8 @@ def free_port(usual: int, taken: set[int]) -> int:
                 probe.bind(("127.0.0.1", candidate))
             except OSError:
                 continue
-            port = int(probe.getsockname()[1])
-        if port not in taken:
-            taken.add(port)
-            return port
+        taken.add(candidate)
+        return candidate
     message = (
         f"No free port was found in place of {usual}. Close something that listens on loopback."
     )

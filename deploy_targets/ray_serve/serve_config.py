@@ -5,6 +5,7 @@ RayService has its Ray to itself. Ray ignores keys that it does not know, so `ch
 `app.EngineArgs` refuses unknown arguments. Next: `manifest`, which wraps the config in a RayService.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ VLLM_IMPORT_PATH = "ray.serve.llm:build_openai_app"
 
 _QUEUED_BATCHES = 8
 """Batches that may wait at a replica before it answers 503: an honest refusal beats a time-out."""
+_INGRESS_SHARE = 0.1
+"""Of a pod's cores, for the ingress in front of vLLM: it passes text on. A guess that leaves the engine nearly all."""
 _KEEP_ALIVE_S = 3900
 """Envoy, which most Gateways are, gives an idle connection up after an hour: Ray must not do so first."""
 
@@ -100,12 +103,17 @@ def _transformers(endpoint: Endpoint, release: Release) -> dict[str, Any]:
 
 
 def _vllm(endpoint: Endpoint, release: Release) -> dict[str, Any]:
-    """Cores and devices are asked for by the engine's workers: one for each GPU, or one on CPUs alone."""
+    """The engine's workers ask for the devices, one each, and for the cores that the ingress leaves.
+
+    The ingress asks for cores, too: what asks for nothing may be put on the head.
+    """
     engine, resources = endpoint.engine, endpoint.resources
     gpus = int(resources.gpus)
     workers = max(gpus, 1)
-    worker = {"CPU": resources.cpus / workers, **({"GPU": 1} if gpus else {})}
-    scale = {**_scale(endpoint), "ray_actor_options": {"num_cpus": 0}}
+    ingress_cpus = _milli(resources.cpus * _INGRESS_SHARE)
+    worker_cpus = _milli((resources.cpus - ingress_cpus) / workers)
+    worker = {"CPU": worker_cpus, **({"GPU": 1} if gpus else {})}
+    scale = _scale(endpoint)
     model = {
         "model_loading_config": {"model_id": endpoint.name, "model_source": release.source},
         "engine_kwargs": {
@@ -118,12 +126,19 @@ def _vllm(endpoint: Endpoint, release: Release) -> dict[str, Any]:
         "deployment_config": {
             **scale,
             "graceful_shutdown_timeout_s": endpoint.serving.timeout_s,
+            "ray_actor_options": {"num_cpus": 0},  # it sits with its first worker
         },
     }
+    ingress = {**scale, "ray_actor_options": {"num_cpus": ingress_cpus}}
     return {
         "import_path": VLLM_IMPORT_PATH,
-        "args": {"llm_configs": [model], "ingress_deployment_config": scale},
+        "args": {"llm_configs": [model], "ingress_deployment_config": ingress},
     }
+
+
+def _milli(cores: float) -> float:
+    """Rounded down to what Ray and Kubernetes can both count, so that the parts never exceed the pod."""
+    return math.floor(cores * 1000) / 1000
 
 
 def _scale(endpoint: Endpoint) -> dict[str, Any]:

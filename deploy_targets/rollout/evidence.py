@@ -209,9 +209,11 @@ def bounds(test: MetricTest, memory: Memory, *, ratio: bool = False) -> Bounds:
     is_open = memory.at_least[:, order] < -math.log(test.claim_alpha)
     highest = np.where(is_open.any(axis=1), order.size + 1 - is_open[:, ::-1].argmax(axis=1), 1)
     low, high = ends[lowest], ends[highest]
-    if ratio:
-        return Bounds(low=low, high=high)
     is_harmful = memory.peak >= math.log(test.harm_bound)
+    if ratio:
+        # A margin above 0 says something of the difference alone, and so does a tolerance.
+        is_larger = is_harmful & (test.margin == 0)
+        return Bounds(low=np.where(is_larger, np.maximum(low, 1.0), low), high=high)
     margin = test.margin if test.limit is None else test.limit
     tolerance = test.tolerance if test.limit is None else test.limit
     return Bounds(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from deploy_targets.judge_policy import Claim, Exposure, JudgePolicy
 from deploy_targets.rollout import evidence as ev
+from deploy_targets.rollout.quantiles import QuantileReading, quantiles_in_words
 from deploy_targets.rollout.sequential import Table
 from deploy_targets.rollout.state import Decision, Reading
 
@@ -22,10 +23,13 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
     *,
     requests: int,
     seconds: float,
+    quantiles: Sequence[QuantileReading] = (),
 ) -> str:
     """The decision's reason; `memories` are of one run. The metric that decided comes first."""
     told = {
-        test.name: _metric_in_words(test, memory, policy)
+        test.name: _metric_in_words(
+            test, memory, policy, [one for one in quantiles if one.metric == test.name]
+        )
         for test, memory in zip(tests, memories, strict=True)
     }
     names = sorted(told, key=lambda name: decider is None or name != decider.name)
@@ -53,18 +57,33 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
 
 def reading(test: ev.MetricTest, memory: ev.Memory) -> Reading:
     """Where the sequences of one run stand."""
-    ends = ev.bounds(test, memory)
-    low, high = float(ends.low[0]), float(ends.high[0])
+    low, high = _known(ev.bounds(test, memory))
+    ratio_low, ratio_high = (None, None)
+    if test.limit is None:
+        ratio_low, ratio_high = _known(ev.bounds(test, memory, ratio=True))
     return Reading(
         metric=test.name,
         e_value=math.exp(min(float(memory.peak[0]), _LARGEST)),
         bound=test.harm_bound,
-        low=low if math.isfinite(low) else None,
-        high=high if math.isfinite(high) else None,
+        low=low,
+        high=high,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
     )
 
 
-def _metric_in_words(test: ev.MetricTest, memory: ev.Memory, policy: JudgePolicy) -> str:
+def _known(ends: ev.Bounds) -> tuple[float | None, float | None]:
+    """The first run's ends; None where one is not known yet."""
+    low, high = float(ends.low[0]), float(ends.high[0])
+    return low if math.isfinite(low) else None, high if math.isfinite(high) else None
+
+
+def _metric_in_words(
+    test: ev.MetricTest,
+    memory: ev.Memory,
+    policy: JudgePolicy,
+    quantiles: Sequence[QuantileReading],
+) -> str:
     totals = Table(*(float(part) for part in memory.totals[0]))  # pyright: ignore[reportArgumentType] - one run's numbers in the place of arrays
     counts = _counts_in_words(test, totals, policy)
     seen = reading(test, memory)
@@ -76,7 +95,8 @@ def _metric_in_words(test: ev.MetricTest, memory: ev.Memory, policy: JudgePolicy
         against = f"worse by more than {_amount(test.margin, test, policy)}: "
     evidence = f"{against}e-value {_short(seen.e_value)} {sign} {_short(seen.bound)}"
     interval = _interval_in_words(test, seen, policy)
-    return "; ".join(part for part in (counts, evidence, interval) if part)
+    parts = (counts, evidence, interval, quantiles_in_words(quantiles))
+    return "; ".join(part for part in parts if part)
 
 
 def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) -> str:
@@ -88,8 +108,9 @@ def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) ->
         means = [f"{side} {bad * top / max(n, 1):,.4g} over {n:,.0f}" for side, bad, n in sides]
         return f"micros a request: {', '.join(means)}"
     noun = {"errors": " errors", "quality": " bad answers"}.get(test.name, "")
-    if test.name == "latency" and policy.metrics.latency is not None:
-        noun = f" slower than {policy.metrics.latency.slo_s:g} s"
+    timed = policy.metrics.timed()
+    if test.name in timed:
+        noun = f" slower than {timed[test.name].slo_s:g} s"
     nouns = (noun, "")
     counts = (
         f"{side} {bad:,.0f}{noun} in {n:,.0f}"
@@ -101,11 +122,20 @@ def _counts_in_words(test: ev.MetricTest, totals: Table, policy: JudgePolicy) ->
 def _interval_in_words(test: ev.MetricTest, seen: Reading, policy: JudgePolicy) -> str:
     what = "increase" if test.limit is None else "rate"
     scale, unit = _unit(test, policy)
-    if seen.low is not None and seen.high is not None:
-        return f"{what} between {seen.low * scale:.1f} and {seen.high * scale:.1f} {unit}"
-    if seen.low is not None:
-        return f"{what} above {seen.low * scale:.1f} {unit}"
-    return "" if seen.high is None else f"{what} below {seen.high * scale:.1f} {unit}"
+    told = _range(seen.low, seen.high, scale=scale, form=".1f")
+    if not told:
+        return ""
+    times = _range(seen.ratio_low, seen.ratio_high, scale=1, form="g")
+    return f"{what} {told} {unit}" + (f" ({times} times)" if times else "")
+
+
+def _range(low: float | None, high: float | None, *, scale: float, form: str) -> str:
+    """`between 2.1 and 7.0`; empty where neither end is known."""
+    if low is not None and high is not None:
+        return f"between {low * scale:{form}} and {high * scale:{form}}"
+    if low is not None:
+        return f"above {low * scale:{form}}"
+    return "" if high is None else f"below {high * scale:{form}}"
 
 
 def _claims_in_words(

@@ -6,7 +6,7 @@ the controller, `shipway judge` and `shipway simulate` all use. `learn` and `jud
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from deploy_targets import metrics
 from deploy_targets.judge_policy import Claim, Exposure, JudgePolicy
 from deploy_targets.rollout import evidence as ev
 from deploy_targets.rollout.explain import explain, reading
+from deploy_targets.rollout.quantiles import QuantileReading, quantile_readings
 from deploy_targets.rollout.sequential import Table
 from deploy_targets.rollout.state import (
     Counts,
@@ -101,11 +102,14 @@ def decide(
 
 
 def add_counts(total: Counts, more: Counts) -> Counts:
-    """The sum of both, field by field, without the histogram."""
+    """The sum of both, field by field; the histogram of one that has none is that of the other."""
     return Counts(
         requests=total.requests + more.requests,
         errors=total.errors + more.errors,
         duration_s=total.duration_s + more.duration_s,
+        within=tuple(map(sum, zip(total.within, more.within, strict=True)))
+        if total.within and more.within
+        else total.within or more.within,
     )
 
 
@@ -167,7 +171,15 @@ def judge(
     return Verdict(
         decision=decision,
         reason=explain(
-            decision, decider, tests, memories, policy, rule, requests=seen, seconds=exposed_s
+            decision,
+            decider,
+            tests,
+            memories,
+            policy,
+            rule,
+            requests=seen,
+            seconds=exposed_s,
+            quantiles=tuple(_quantiles(evidence, policy, has_champion=champion is not None)),
         ),
         metric=None if decider is None else decider.name,
         readings=tuple(reading(test, memory) for test, memory in zip(tests, memories, strict=True)),
@@ -192,9 +204,25 @@ def _table(name: str, policy: JudgePolicy, old: Counts, new: Counts) -> Table:
     sides: list[float] = []
     for counts in (old, new):
         n, bad = counts.requests, counts.errors
-        if name == "latency" and policy.metrics.latency is not None:
+        if policy.metrics.latency is not None and name == "latency":
             bound = metrics.DURATION.buckets.index(policy.metrics.latency.slo_s)
             n = counts.requests if counts.within else 0
             bad = n - counts.within[bound] if counts.within else 0
         sides += [n, bad]
     return Table(*(np.array([float(side)]) for side in sides))
+
+
+def _quantiles(
+    evidence: Evidence, policy: JudgePolicy, *, has_champion: bool
+) -> Iterator[QuantileReading]:
+    old, new, latency = evidence.champion, evidence.challenger, policy.metrics.latency
+    if latency is None or not new.within:
+        return
+    yield from quantile_readings(
+        "latency",
+        latency,
+        (*metrics.DURATION.buckets, math.inf),
+        champion=(*old.within, old.requests) if has_champion and old.within else None,
+        challenger=(*new.within, new.requests),
+        alpha=policy.false_promotion_rate,
+    )

@@ -1,6 +1,6 @@
 """`shipway judge`: the first verdict on each series of an observations file. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from deploy_targets.rollout import evidence as ev
 from deploy_targets.rollout.explain import explain, reading
 from deploy_targets.rollout.judge import DECISIONS, NOBODY, metric_tests
 from deploy_targets.rollout.observations import Held, PolicyFile, Series
+from deploy_targets.rollout.quantiles import QuantileReading, quantile_readings
 from deploy_targets.rollout.sequential import Array, Table
 from deploy_targets.rollout.state import Decision, Reading
 
@@ -28,6 +29,7 @@ class SeriesVerdict:
     """The one that decided, where one did alone."""
     evidence: str
     readings: tuple[Reading, ...]
+    quantiles: tuple[QuantileReading, ...]
     held: tuple[Held, ...]
     """The intervals of the whole series that cannot be true."""
 
@@ -98,6 +100,7 @@ def _verdict(
     which = int(ended.decisions.test[row])
     decider = None if which == NOBODY else tests[which]
     champion, challenger = (int(count) for count in ended.requests[row])
+    quantiles = tuple(_quantiles(series, ended.step, policy))
     counted = {} if policy.champion is None else {policy.champion: champion}
     return SeriesVerdict(
         series=series.name,
@@ -114,10 +117,27 @@ def _verdict(
             policy.promote,
             requests=challenger,
             seconds=float(ended.elapsed_s[row]),
+            quantiles=quantiles,
         ),
         readings=tuple(reading(*pair) for pair in zip(tests, memories, strict=True)),
+        quantiles=quantiles,
         held=series.held,
     )
+
+
+def _quantiles(series: Series, step: int, policy: PolicyFile) -> Iterator[QuantileReading]:
+    for name, metric in policy.metrics.timed().items():
+        histogram = series.histograms.get(name)
+        if histogram is not None:
+            champion, challenger = histogram.within[step].tolist()
+            yield from quantile_readings(
+                name,
+                metric,
+                histogram.bounds,
+                champion=None if policy.champion is None else champion,
+                challenger=challenger,
+                alpha=policy.false_promotion_rate,
+            )
 
 
 def _nothing_seen(
@@ -132,5 +152,6 @@ def _nothing_seen(
         metric=None,
         evidence="no line of the policy's versions",
         readings=tuple(reading(*pair) for pair in zip(tests, memories, strict=True)),
+        quantiles=(),
         held=(),
     )

@@ -6,9 +6,9 @@ interval: nothing of it is counted, and the verdict names it. A version that is 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import yaml
@@ -61,6 +61,16 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How many requests took at most each of the bounds, up to each interval."""
+
+    bounds: tuple[float, ...]
+    """Rising, in seconds; the last one is infinite."""
+    within: Array
+    """(T, 2, B) Of the champion and the challenger, summed over intervals without a gap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """The intervals of one series in their order, (T,)."""
 
@@ -72,6 +82,8 @@ class Series:
     """(T, 2) The champion's and the challenger's; zero where there was a gap."""
     tables: Mapping[str, Array]
     """By metric, (T, 4) as `sequential.Table`; zero where there was a gap."""
+    histograms: Mapping[str, "Histogram"]
+    """By metric that is about time; those whose bounds changed on the way are left out."""
     held: tuple[Held, ...]
 
 
@@ -92,17 +104,41 @@ class _Line(BaseModel):
     requests: _Number
     errors: _Number
     latency_s: dict[str, _Number] | None = None
+    first_token_s: dict[str, _Number] | None = None
+    per_token_s: dict[str, _Number] | None = None
     quality: _Quality | None = None
     cost_micros: _Number | None = None
+
+    @property
+    def timed(self) -> dict[str, dict[str, float] | None]:
+        """The histograms by metric: cumulative counts by bound, as they are written."""
+        return {
+            "latency": self.latency_s,
+            "first_token": self.first_token_s,
+            "per_token": self.per_token_s,
+        }
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One interval while the file is read: metric pairs by version, or why it is held."""
+    """One interval while the file is read: metric pairs and histograms by version, or why it is held."""
 
     seconds: float
     pairs: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    within: dict[tuple[str, str], list[float]] = field(
+        default_factory=dict[tuple[str, str], list[float]]
+    )
+    """Counts at the bounds, by version and metric."""
     fault: str = ""
+
+
+@dataclass(slots=True)
+class _Book:
+    """One series while the file is read."""
+
+    slots: dict[int, _Slot] = field(default_factory=dict[int, _Slot])
+    bounds: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """Of each histogram, as first seen; none any more once others were seen."""
 
 
 def parse_policy(text: str, *, origin: str) -> PolicyFile:
@@ -137,135 +173,164 @@ def parse_observations(
     Raises:
         BadInput: a line that cannot be read, an objective that is no bucket bound, or no line at all.
     """
-    series: dict[str, dict[int, _Slot]] = {}
+    reader = _Reader(policy)
     for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        line = _parse_line(text, place=f"{origin}, line {number}")
-        slots = series.setdefault(line.series, {})
-        if line.version not in policy.versions:
-            continue
-        slot = slots.setdefault(line.interval, _Slot(line.seconds))
-        fault = _fault(line, policy)
-        if line.version in slot.pairs:
-            fault = "it is there twice"
-        if fault:
-            slot.fault = slot.fault or f"version {line.version}: {fault}"
-            slot.pairs.setdefault(line.version, ())
-        else:
-            slot.pairs[line.version] = tuple(_pairs(line, policy, f"{origin}, line {number}"))
-    if not series:
+        if text.strip():
+            reader.read(text, place=f"{origin}, line {number}")
+    if not reader.books:
         message = f"{origin} holds no observation. Give one JSON object a line."
         raise BadInput(message)
-    return tuple(_series(name, slots, policy) for name, slots in series.items())
+    return tuple(_series(name, book, policy) for name, book in reader.books.items())
 
 
-def _parse_line(text: str, *, place: str) -> _Line:
+class _Untrue(Exception):
+    """An increment that cannot be true, and why; it holds its interval."""
+
+
+class _Bounds(NamedTuple):
+    """Bucket bounds as they are written, put in order."""
+
+    seconds: tuple[float, ...]
+    order: tuple[int, ...]
+    """Where in the written order each of them stands."""
+
+
+class _Reader:
+    """Reads line by line. What depends on the policy or on the spelling of bounds alone is worked out once."""
+
+    def __init__(self, policy: PolicyFile) -> None:
+        self.books: dict[str, _Book] = {}
+        self._versions = policy.versions
+        self._names = tuple(policy.metrics.given())
+        self._objectives = {name: metric.slo_s for name, metric in policy.metrics.timed().items()}
+        self._cost = policy.metrics.cost
+        self._known: dict[tuple[str, ...], _Bounds] = {}
+
+    def read(self, text: str, *, place: str) -> None:
+        """Enters one line into its book."""
+        try:
+            line = _Line.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            message = f"{place} cannot be read: {where + ': ' if where else ''}{first['msg']}. Mend or remove it."
+            raise BadInput(message) from error
+        book = self.books.get(line.series)
+        if book is None:
+            book = self.books[line.series] = _Book()
+        if line.version not in self._versions:
+            return
+        slot = book.slots.get(line.interval)
+        if slot is None:
+            slot = book.slots[line.interval] = _Slot(line.seconds)
+        fault = "it is there twice" if line.version in slot.pairs else ""
+        slot.pairs[line.version] = ()
+        if not fault:
+            try:
+                slot.pairs[line.version] = self._numbers(line, slot, book, place)
+            except _Untrue as error:
+                fault = str(error)
+        if fault:
+            slot.fault = slot.fault or f"version {line.version}: {fault}"
+
+    def _numbers(self, line: _Line, slot: _Slot, book: _Book, place: str) -> tuple[float, ...]:
+        """The number of requests, then each metric's n and bad in turn; zeros where it was not measured."""
+        if not (line.seconds > 0 and math.isfinite(line.seconds)):
+            raise _Untrue(f"seconds is {line.seconds}")
+        requests = _count("requests", line.requests)
+        if _count("errors", line.errors) > requests:
+            raise _Untrue(f"{line.errors:g} errors in {requests:g} requests")
+        pairs: dict[str, tuple[float, float]] = {"errors": (requests, line.errors)}
+        for name, written in line.timed.items():
+            if written:
+                counts, bounds = self._histogram(name, written, requests)
+                if name in self._objectives:
+                    pairs[name] = self._slow(name, counts, bounds, place)
+                    slot.within[line.version, name] = counts
+                    if book.bounds.setdefault(name, bounds) != bounds:
+                        book.bounds[name] = ()
+        if line.quality is not None:
+            judged = _count("quality.judged", line.quality.judged)
+            failed = _count("quality.failed", line.quality.failed)
+            if failed > judged:
+                raise _Untrue(f"{failed:g} bad answers in {judged:g} judged")
+            pairs["quality"] = judged, failed
+        if line.cost_micros is not None:
+            pairs["cost"] = requests, self._cost_share(line.cost_micros, requests)
+        nothing = (0.0, 0.0)
+        return (requests, *(number for name in self._names for number in pairs.get(name, nothing)))
+
+    def _histogram(
+        self, name: str, written: Mapping[str, float], requests: float
+    ) -> tuple[list[float], tuple[float, ...]]:
+        """The cumulative counts in the order of their bounds, and the bounds."""
+        keys = tuple(written)
+        bounds = self._known.get(keys)
+        if bounds is None:
+            bounds = self._known[keys] = _bounds(name, keys)
+        values = [_count(f"{name}_s", count) for count in written.values()]
+        counts = [values[at] for at in bounds.order]
+        if counts != sorted(counts):
+            raise _Untrue(f"{name}_s does not rise with its bounds")
+        if bounds.seconds[-1] != math.inf or counts[-1] > requests:
+            raise _Untrue(f"{name}_s must end with +Inf, of at most as many requests as there were")
+        return counts, bounds.seconds
+
+    def _slow(
+        self, name: str, counts: list[float], bounds: tuple[float, ...], place: str
+    ) -> tuple[float, float]:
+        """How many were timed, and how many of them took longer than the objective."""
+        slo_s = self._objectives[name]
+        if slo_s not in bounds:
+            told = ", ".join(f"{bound:g}" for bound in bounds[:-1])
+            message = (
+                f"{place}: metrics.{name}.slo_s is {slo_s:g}, which is none of the bucket bounds ({told}), so nobody "
+                "can tell how many requests missed it. Choose one of the bounds."
+            )
+            raise BadInput(message)
+        return counts[-1], counts[-1] - counts[bounds.index(slo_s)]
+
+    def _cost_share(self, micros: float, requests: float) -> float:
+        """The sum over the requests, each as a share of the most that one can cost; 0 where that is not declared."""
+        if not (micros >= 0 and math.isfinite(micros)):
+            raise _Untrue(f"cost_micros is {micros}")
+        if self._cost is None:
+            return 0.0
+        top = self._cost.max_per_request_micros
+        if micros > top * requests:
+            message = f"{micros:g} micros for {requests:g} requests is more than max_per_request_micros ({top:g}) allows"
+            raise _Untrue(message)
+        return micros / top
+
+
+def _count(name: str, number: float) -> float:
+    if number >= 0 and number.is_integer():
+        return number
+    raise _Untrue(f"{name} is {number}, not a count")
+
+
+def _bounds(name: str, keys: tuple[str, ...]) -> _Bounds:
     try:
-        return _Line.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = f"{place} cannot be read: {where + ': ' if where else ''}{first['msg']}. Mend or remove it."
-        raise BadInput(message) from error
+        seconds = [float(key) for key in keys]
+    except ValueError as error:
+        raise _Untrue(f"{name}_s has a bound that is no number: {', '.join(keys)}") from error
+    order = sorted(range(len(keys)), key=seconds.__getitem__)
+    return _Bounds(seconds=tuple(seconds[at] for at in order), order=tuple(order))
 
 
-def _fault(line: _Line, policy: PolicyFile) -> str:
-    """Why this increment cannot be true; empty when it can."""
-    counts = {"requests": line.requests, "errors": line.errors}
-    if line.quality is not None:
-        counts |= {"quality.judged": line.quality.judged, "quality.failed": line.quality.failed}
-    if line.latency_s is not None:
-        counts |= {f"latency_s.{bound}": count for bound, count in line.latency_s.items()}
-    for name, count in counts.items():
-        if not (count >= 0 and count.is_integer()):
-            return f"{name} is {count}, not a count"
-    if not line.seconds > 0 or math.isinf(line.seconds):
-        return f"seconds is {line.seconds}"
-    if line.errors > line.requests:
-        return f"{line.errors:g} errors in {line.requests:g} requests"
-    if line.quality is not None and line.quality.failed > line.quality.judged:
-        return f"{line.quality.failed:g} bad answers in {line.quality.judged:g} judged"
-    return _latency_fault(line) or _cost_fault(line, policy)
-
-
-def _latency_fault(line: _Line) -> str:
-    if not line.latency_s:
-        return ""
-    try:
-        bounds = sorted((float(bound), count) for bound, count in line.latency_s.items())
-    except ValueError:
-        return f"latency_s has a bound that is no number: {', '.join(line.latency_s)}"
-    counts = [count for _, count in bounds]
-    if counts != sorted(counts):
-        return "latency_s does not rise with its bounds"
-    if bounds[-1] != (math.inf, counts[-1]) or counts[-1] > line.requests:
-        return "latency_s must end with +Inf, of at most as many requests as there were"
-    return ""
-
-
-def _cost_fault(line: _Line, policy: PolicyFile) -> str:
-    if line.cost_micros is None:
-        return ""
-    if not (line.cost_micros >= 0 and math.isfinite(line.cost_micros)):
-        return f"cost_micros is {line.cost_micros}"
-    cost = policy.metrics.cost
-    if cost is not None and line.cost_micros > cost.max_per_request_micros * line.requests:
-        return (
-            f"{line.cost_micros:g} micros for {line.requests:g} requests is more than max_per_request_micros "
-            f"({cost.max_per_request_micros:g}) allows"
-        )
-    return ""
-
-
-def _pairs(line: _Line, policy: PolicyFile, place: str) -> Iterator[float]:
-    """The number of requests, then each metric's n and bad in turn; zeros where it was not measured."""
-    yield line.requests
-    for name in policy.metrics.given():
-        match name:
-            case "errors":
-                yield from (line.requests, line.errors)
-            case "latency":
-                yield from _slow(line, policy, place)
-            case "quality":
-                quality = line.quality
-                yield from (0, 0) if quality is None else (quality.judged, quality.failed)
-            case _:
-                yield from _cost(line, policy)
-
-
-def _cost(line: _Line, policy: PolicyFile) -> tuple[float, float]:
-    """How many requests were paid for, and their sum as a share of the most that one can cost."""
-    metric = policy.metrics.cost
-    if line.cost_micros is None or metric is None:
-        return 0, 0
-    return line.requests, line.cost_micros / metric.max_per_request_micros
-
-
-def _slow(line: _Line, policy: PolicyFile, place: str) -> tuple[float, float]:
-    """How many were timed, and how many of them took longer than the objective."""
-    latency = policy.metrics.latency
-    if not line.latency_s or latency is None:
-        return 0, 0
-    within = {float(bound): count for bound, count in line.latency_s.items()}
-    if latency.slo_s not in within:
-        bounds = ", ".join(f"{bound:g}" for bound in sorted(within) if math.isfinite(bound))
-        message = (
-            f"{place}: metrics.latency.slo_s is {latency.slo_s:g}, which is none of the bucket bounds ({bounds}), so "
-            "nobody can tell how many requests missed it. Choose one of the bounds."
-        )
-        raise BadInput(message)
-    return within[math.inf], within[math.inf] - within[latency.slo_s]
-
-
-def _series(name: str, slots: Mapping[int, _Slot], policy: PolicyFile) -> Series:
+def _series(name: str, book: _Book, policy: PolicyFile) -> Series:
     """The arrays of one series; an interval counts when it has no fault and both versions."""
-    intervals = sorted(slots)
+    intervals = sorted(book.slots)
     names = tuple(policy.metrics.given())
     rows = np.zeros((len(intervals), 2, 1 + 2 * len(names)))
+    within = {
+        metric: np.zeros((len(intervals), 2, len(bounds)))
+        for metric, bounds in book.bounds.items()
+        if bounds
+    }
     elapsed, before, held = np.zeros(len(intervals)), 0.0, list[Held]()
     for at, interval in enumerate(intervals):
-        slot = slots[interval]
+        slot = book.slots[interval]
         missed = interval - intervals[at - 1] if at else 1
         before += missed * slot.seconds if slot.seconds > 0 and math.isfinite(slot.seconds) else 0.0
         elapsed[at] = before
@@ -274,6 +339,8 @@ def _series(name: str, slots: Mapping[int, _Slot], policy: PolicyFile) -> Series
         elif all(version in slot.pairs for version in policy.versions):
             for side, version in zip((1, 0), reversed(policy.versions), strict=False):
                 rows[at, side] = slot.pairs[version]
+                for metric, counts in within.items():
+                    counts[at, side] = slot.within.get((version, metric), 0)
     return Series(
         name=name,
         intervals=np.array(intervals, dtype=np.int64),
@@ -282,6 +349,10 @@ def _series(name: str, slots: Mapping[int, _Slot], policy: PolicyFile) -> Series
         tables={
             metric: rows[:, :, 1 + 2 * at : 3 + 2 * at].reshape(len(intervals), 4)
             for at, metric in enumerate(names)
+        },
+        histograms={
+            metric: Histogram(bounds=book.bounds[metric], within=np.cumsum(counts, axis=0))
+            for metric, counts in within.items()
         },
         held=tuple(held),
     )

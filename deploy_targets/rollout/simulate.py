@@ -1,27 +1,23 @@
 """`shipway simulate`: how a policy fares in a scenario, by seeded traffic through the very code that judges. Pure.
 
-A scenario says what both versions are really like and how traffic reaches them; `simulate` draws many rollouts side by
-side and reports how often each verdict came, after how much, and what it cost the users, beside the fewest requests
-that any test with these error rates could do with (Wald's bound).
+Many rollouts of a scenario are drawn side by side. The report says how often each verdict came, after how much, and what
+it cost the users, beside the fewest requests that any test with these error rates could do with (Wald's bound).
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
 
-from deploy_targets.judge_policy import Declared, Share
+from deploy_targets.judge_policy import TIMED
 from deploy_targets.rollout import batch
 from deploy_targets.rollout import evidence as ev
 from deploy_targets.rollout.judge import DECISIONS, NOBODY, metric_tests
-from deploy_targets.rollout.observations import PolicyFile, faults_of
+from deploy_targets.rollout.scenario import Latency, RampStep, Scenario, Truth
 from deploy_targets.rollout.sequential import Array, Table
 from deploy_targets.rollout.state import Decision
-from registry.errors import BadInput
 
 MISS_RATE = 0.05
 """How often the test of Wald's bound may miss a bad challenger."""
@@ -31,114 +27,6 @@ WALD = (
     "I = (1-s) KL(p_champion, q) + s KL(p_challenger, q) with q = (1-s) p_champion + s p_challenger and s the "
     "challenger's share, or KL(p_challenger, limit) without a champion; I is summed over metrics, and over the ramp"
 )
-
-
-class Latency(Declared):
-    """A lognormal distribution of durations."""
-
-    median_s: Annotated[float, Field(gt=0)]
-    """Half of the requests take longer."""
-    sigma: Annotated[float, Field(gt=0)] = 0.5
-    """Of the logarithm."""
-
-    def slower_than(self, seconds: float) -> float:
-        """The share of requests that take longer."""
-        return 0.5 * math.erfc(math.log(seconds / self.median_s) / (self.sigma * math.sqrt(2)))
-
-
-class Cost(Declared):
-    """Costs of single requests, millionths of the currency; cut off at 0 and at the policy's maximum."""
-
-    mean_micros: Annotated[float, Field(ge=0)]
-    """Of a request."""
-    sd_micros: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation between requests."""
-
-
-class Truth(Declared):
-    """What a version is really like."""
-
-    errors: Share = 0.0
-    """The share of failed requests."""
-    latency: Latency | None = None
-    """How long requests take."""
-    quality: Share | None = None
-    """The share of bad answers."""
-    cost: Cost | None = None
-    """What requests cost."""
-
-
-class RampStep(Declared):
-    """A stretch of the rollout."""
-
-    weight: Annotated[float, Field(gt=0, le=100)]
-    """The challenger's share of requests, in percent."""
-    seconds: Annotated[float, Field(gt=0)] = math.inf
-    """How long; the last step lasts until the end."""
-    rate_factor: Annotated[float, Field(gt=0)] = 1.0
-    """Multiplies the rates of errors and bad answers of both versions in this stretch."""
-
-
-class SimulatedPolicy(PolicyFile):
-    """The policy of `shipway judge`; the names of the versions may be left out."""
-
-    champion: str | None = "champion"
-    """Its name; null for a first release."""
-    challenger: str = "challenger"
-    """Its name."""
-
-
-class Scenario(Declared):
-    """Two versions, their traffic, and the policy that judges it."""
-
-    policy: SimulatedPolicy = SimulatedPolicy()
-    """The rules that are tried."""
-    champion: Truth | None = Truth(errors=0.01)
-    """None for a first release; its policy then says `champion: null` too."""
-    challenger: Truth
-    """What is being released."""
-    requests_per_s: Annotated[float, Field(gt=0)] = 10.0
-    """Of the endpoint; their number in an interval is Poisson."""
-    interval_s: Annotated[float, Field(gt=0)] = 10.0
-    """Between two looks."""
-    duration_s: Annotated[float, Field(gt=0)] | None = None
-    """When the run is cut off without a verdict; the policy's time limit unless said otherwise."""
-    ramp: Annotated[tuple[RampStep, ...], Field(min_length=1)] = (RampStep(weight=50),)
-    """The weights, one after the other."""
-    judged_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """The share of answers whose quality is judged."""
-    burst_size: Annotated[float, Field(ge=1)] = 1.0
-    """Requests of one version come in groups of this mean (geometric), which fail together or not at all."""
-    share_drift: Share = 0.0
-    """The real share swings around the weight by this much of it, once in 100 intervals, each run in its own phase."""
-    counter_resets: Share = 0.0
-    """The chance that the counters begin again in an interval, which then says nothing."""
-    gaps: Share = 0.0
-    """The chance that one version's numbers of an interval are missing."""
-
-    @model_validator(mode="after")
-    def _fits_its_policy(self) -> Self:
-        if (self.champion is None) != (self.policy.champion is None):
-            message = (
-                "champion is null in one place only; write it in the scenario and in its policy"
-            )
-            raise ValueError(message)
-        for name in self.policy.metrics.given():
-            for side, truth in (("champion", self.champion), ("challenger", self.challenger)):
-                if truth is not None and getattr(truth, name) is None:
-                    message = f"the policy judges {name}, so {side}.{name} is needed"
-                    raise ValueError(message)
-        return self
-
-    @property
-    def steps(self) -> tuple[RampStep, ...]:
-        """The ramp's step of each interval."""
-        length = self.duration_s or self.policy.time_limit_s
-        ends = np.cumsum([step.seconds for step in self.ramp])
-        count = math.ceil(length / self.interval_s)
-        middles = (np.arange(count) + 0.5) * self.interval_s
-        places: list[int] = np.searchsorted(ends, middles).tolist()
-        return tuple(self.ramp[min(place, len(self.ramp) - 1)] for place in places)
 
 
 class Drawn(NamedTuple):
@@ -153,22 +41,6 @@ class Drawn(NamedTuple):
 
 
 Record = Callable[[int, batch.Rows, Drawn], None]
-
-
-def parse_scenario(text: str, *, origin: str) -> Scenario:
-    """The scenario that the YAML `text` declares; `origin` is named in errors.
-
-    Raises:
-        BadInput: not YAML, an unknown key, a value out of range, or parts that do not fit together.
-    """
-    try:
-        return Scenario.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        message = f"{origin} is not valid YAML: {error}. Mend it and try again."
-        raise BadInput(message) from error
-    except ValidationError as error:
-        message = f"{origin} is not a valid scenario:\n{faults_of(error)}\nMend it and try again."
-        raise BadInput(message) from error
 
 
 def simulate(
@@ -190,6 +62,37 @@ def simulate(
     return {"runs": runs, "seed": seed, **tally.report([test.name for test in tests])} | {
         "wald": _wald(scenario, tests, tally)
     }
+
+
+def summary(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for people, line by line."""
+    rates, errors = report["rates"], report["standard_errors"]
+    for name, rate in rates.items():
+        if not rate:
+            continue
+        line = f"{name:13} {rate:7.2%} ± {errors[name]:.2%}"
+        if told := report.get(name):
+            requests, seconds = told["requests"], told["seconds"]
+            line += (
+                f"   after {requests['mean']:,.0f} requests (95 %: {requests['p95']:,.0f}), "
+                f"{seconds['mean']:,.0f} s (95 %: {seconds['p95']:,.0f})"
+            )
+        yield line
+    exposure = report["exposure"]
+    yield (
+        f"users met {exposure['challenger_requests']['mean']:,.0f} challenger requests a rollout (95 %: "
+        f"{exposure['challenger_requests']['p95']:,.0f}), {exposure['challenger_errors']['mean']:,.1f} of them failed"
+    )
+    wald = report["wald"]
+    if wald is None:
+        yield "no counted metric of the challenger is worse"
+    elif wald["requests"] is None:
+        yield "the scenario is too short for any test of these rates: Wald's bound lies beyond its end"
+    else:
+        ratio = (
+            "" if wald["ratio"] is None else f"; rolling back took {wald['ratio']:.2f} times that"
+        )
+        yield f"Wald's bound: {wald['requests']:,.0f} requests{ratio}"
 
 
 class Traffic:
@@ -274,7 +177,7 @@ class Traffic:
             return
         if name == "quality":
             n = self._rng.binomial(n, self._scenario.judged_share)
-        rate = _rate(name, truth, self._scenario) * (1.0 if name == "latency" else ramp.rate_factor)
+        rate = _rate(name, truth, self._scenario) * (1.0 if name in TIMED else ramp.rate_factor)
         bad = draw_bad(self._rng, n, min(rate, 1.0), burst_size=self._scenario.burst_size)
         yield from (n.astype(np.float64), bad.astype(np.float64))
 
@@ -343,9 +246,9 @@ def _spread(values: Array) -> dict[str, float] | None:
 
 
 def _rate(name: str, truth: Truth, scenario: Scenario) -> float:
-    latency = scenario.policy.metrics.latency
-    if name == "latency" and truth.latency is not None and latency is not None:
-        return truth.latency.slower_than(latency.slo_s)
+    if name in TIMED:
+        latency: Latency = getattr(truth, name)
+        return latency.slower_than(scenario.policy.metrics.timed()[name].slo_s)
     return truth.errors if name == "errors" else truth.quality or 0.0
 
 
@@ -380,7 +283,7 @@ def _information(scenario: Scenario, tests: Sequence[ev.MetricTest], step: RampS
     for test in tests:
         if test.kind is ev.Kind.BOUNDED:
             continue
-        factor = 1.0 if test.name == "latency" else step.rate_factor
+        factor = 1.0 if test.name in TIMED else step.rate_factor
         seen = scenario.judged_share if test.name == "quality" else 1.0
         b = min(1.0, factor * _rate(test.name, scenario.challenger, scenario))
         if scenario.champion is None:

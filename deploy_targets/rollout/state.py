@@ -99,6 +99,9 @@ class Reading:
     low: float | None
     high: float | None
     """The increase over the champion, or the rate where there is none; None is not known yet."""
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    """How many times the champion's rate it is; None is not known yet, or there is no champion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

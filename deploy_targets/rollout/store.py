@@ -7,15 +7,19 @@ is what keeps two controllers, or a controller and an operator, from undoing eac
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from deploy_targets.rollout.state import SCHEMA, EndpointState
+from deploy_targets.rollout.state import SCHEMA, EndpointState, Evidence
 from registry.errors import StateConflict, StateUnreadable
 
 _DOCUMENT = TypeAdapter(EndpointState)
+
+_WITHOUT_METRICS = 1
+"""The schema whose evidence was of one metric, by another mixture."""
 
 _BUSY_S = 5.0
 """How long a writer waits for another one's transaction; a save takes about a millisecond."""
@@ -93,7 +97,7 @@ class SqliteStore:
 
 
 def parse_state(text: str) -> EndpointState:
-    """The state that a saved document spells.
+    """The state that a saved document spells. Schema 1 had another test: a rollout under way is judged anew.
 
     Raises:
         StateUnreadable: another schema, or damaged.
@@ -103,14 +107,17 @@ def parse_state(text: str) -> EndpointState:
     except (ValueError, KeyError, TypeError) as error:
         message = "The saved state is damaged. Restore the state database, or remove it to adopt what serves."
         raise StateUnreadable(message) from error
-    if schema != SCHEMA:
+    if schema not in {_WITHOUT_METRICS, SCHEMA}:
         message = (
             f"The saved state has schema {schema}; this version of Shipway reads schema {SCHEMA}. "
             "Run the version that wrote it."
         )
         raise StateUnreadable(message)
     try:
-        return _DOCUMENT.validate_json(text)
+        state = _DOCUMENT.validate_json(text)
     except ValidationError as error:
         message = f"The saved state is damaged: {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
         raise StateUnreadable(message) from error
+    if schema == _WITHOUT_METRICS and state.rollout is not None:
+        state = replace(state, rollout=replace(state.rollout, evidence=Evidence()))
+    return replace(state, schema=SCHEMA)

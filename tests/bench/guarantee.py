@@ -7,24 +7,23 @@ simulate`'s own code with a fixed seed. The peers judge traffic of the same scen
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from deploy_targets.rollout.evidence import MetricTest
 from deploy_targets.rollout.judge import metric_tests
-from deploy_targets.rollout.sequential import Array
-from deploy_targets.rollout.simulate import Scenario, Traffic, simulate
+from deploy_targets.rollout.scenario import Scenario
+from deploy_targets.rollout.simulate import Traffic, simulate
+from tests.bench.peers import CONFSEQ, SLOW_RUNS, STATED, Watched, peers
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantee.md"
 BEGIN, END = "<!-- numbers: begin -->", "<!-- numbers: end -->"
 SEED = 20261125
-STATED = 0.01
 FOREVER = {"by": "exposure", "requests": 10**9}
 RAMP = [
     {"weight": 5, "seconds": 1200, "rate_factor": 0.5},
@@ -129,19 +128,6 @@ def effect(name: str, weight: float, **changes: Any) -> Scenario:
     return scenario(policy=policy, **versions, ramp=ramp, judged_share=1, **changes)
 
 
-class Watched(NamedTuple):
-    """Counts of R runs, in T intervals: (R, T) each."""
-
-    champion_n: Array
-    champion_bad: Array
-    challenger_n: Array
-    challenger_bad: Array
-
-
-Peer = Callable[[Watched], NDArray[np.int64]]
-"""The interval in which each run is rolled back; T where it is not."""
-
-
 def watch(described: Scenario, *, runs: int) -> Watched:
     """All that happens in an hour, whatever a judge would say."""
     tests: tuple[MetricTest, ...] = metric_tests(
@@ -151,78 +137,6 @@ def watch(described: Scenario, *, runs: int) -> Watched:
     rows = np.arange(runs)
     tables = [traffic.interval(step, rows).tables[0] for step in range(len(described.steps))]
     return Watched(*(np.stack(parts, axis=1) for parts in zip(*tables, strict=True)))
-
-
-def _first(hits: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.where(hits.any(axis=1), hits.argmax(axis=1), hits.shape[1])
-
-
-def _z(n_a: Array, bad_a: Array, n_b: Array, bad_b: Array) -> Array:
-    """The pooled two-proportion z statistic; 0 where it is not defined."""
-    pooled = (bad_a + bad_b) / np.maximum(n_a + n_b, 1)
-    spread = np.sqrt(pooled * (1 - pooled) * (1 / np.maximum(n_a, 1) + 1 / np.maximum(n_b, 1)))
-    difference = bad_b / np.maximum(n_b, 1) - bad_a / np.maximum(n_a, 1)
-    return np.where(spread > 0, difference / np.where(spread > 0, spread, 1), 0.0)
-
-
-def _sums(watched: Watched) -> Watched:
-    return Watched(*(np.cumsum(part, axis=1) for part in watched))
-
-
-def peeked_z(watched: Watched) -> NDArray[np.int64]:
-    """A z-test at 1 %, one-sided, on everything so far, looked at every minute."""
-    hits = _z(*_sums(watched)) > norm.isf(STATED)
-    hits[:, np.arange(hits.shape[1]) % 6 != 5] = False
-    return _first(hits)
-
-
-def fixed_z(share: float) -> Peer:
-    """A z-test at 1 %, one-sided, looked at once, when 1 → 3 % would be missed in 5 % of the rollouts."""
-    a, b = 0.01, 0.03
-    pooled = (1 - share) * a + share * b
-    null = np.sqrt(pooled * (1 - pooled) / (share * (1 - share)))
-    other = np.sqrt(a * (1 - a) / (1 - share) + b * (1 - b) / share)
-    needed = ((norm.isf(STATED) * null + norm.isf(0.05) * other) / (b - a)) ** 2
-
-    def judge(watched: Watched) -> NDArray[np.int64]:
-        sums = _sums(watched)
-        at = np.argmax((sums.champion_n + sums.challenger_n) >= needed, axis=1)
-        rows = np.arange(at.size)
-        hit = _z(*(part[rows, at] for part in sums)) > norm.isf(STATED)
-        return np.where(hit, at, watched.champion_n.shape[1])
-
-    return judge
-
-
-def threshold_rule(*, minutes: int, limit: float, failures: int) -> Peer:
-    """The challenger's error rate in windows of so many minutes; too many windows above the limit roll back."""
-    width = 6 * minutes
-
-    def judge(watched: Watched) -> NDArray[np.int64]:
-        runs, intervals = watched.challenger_n.shape
-        windows = intervals // width
-        shape = (runs, windows, width)
-        n = watched.challenger_n[:, : windows * width].reshape(shape).sum(axis=2)
-        bad = watched.challenger_bad[:, : windows * width].reshape(shape).sum(axis=2)
-        failed = np.cumsum((n > 0) & (bad > limit * n), axis=1) >= failures
-        first = _first(failed)
-        return np.where(first < windows, (first + 1) * width - 1, intervals)
-
-    return judge
-
-
-def peers(share: float) -> dict[str, Peer]:
-    """What others do, as their documentation suggests."""
-    return {
-        "z-test, one look": fixed_z(share),
-        "z-test, a look every minute": peeked_z,
-        "Flagger-like: 1-minute windows above 2 %, 5 of them": threshold_rule(
-            minutes=1, limit=0.02, failures=5
-        ),
-        "Argo-like: 5-minute windows above 5 %, more than 3": threshold_rule(
-            minutes=5, limit=0.05, failures=4
-        ),
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,13 +249,14 @@ def beside_others(*, runs: int) -> Table:
         rows.append((f"{weight} %", "Shipway", f"{false:.2%}", f"{found:.1%}", f"{mean:,.0f}"))
         for name, peer in peers(weight / 100).items():
             intervals = seen_good.champion_n.shape[1]
-            wrong = (peer(seen_good) < intervals).mean()
-            ends = peer(seen_bad)
-            hit = ends < intervals
+            some = SLOW_RUNS if name == CONFSEQ else runs
+            wrong = (peer(Watched(*(part[:some] for part in seen_good))) < intervals).mean()
+            ends = peer(Watched(*(part[:some] for part in seen_bad)))
+            hit = np.flatnonzero(ends < intervals)
             totals = np.cumsum(seen_bad.champion_n + seen_bad.challenger_n, axis=1)
-            taken = totals[hit, ends[hit]].mean() if hit.any() else float("nan")
+            taken = totals[hit, ends[hit]].mean() if hit.size else float("nan")
             told = "-" if np.isnan(taken) else f"{taken:,.0f}"
-            rows.append((f"{weight} %", name, f"{wrong:.2%}", f"{hit.mean():.1%}", told))
+            rows.append((f"{weight} %", name, f"{wrong:.2%}", f"{hit.size / some:.1%}", told))
         _say(f"peers at {weight} %: done")
     head = (
         "weight",

@@ -19,15 +19,15 @@ import yaml
 from tests.repo.reference import ROOT
 
 FILES = {
-    ("ray.io/v1", "RayService"): "kuberay/ray.io_rayservices.yaml",
-    (
-        "serving.kserve.io/v1beta1",
-        "InferenceService",
-    ): "kserve/serving.kserve.io_inferenceservices.yaml",
-    (
-        "gateway.networking.k8s.io/v1",
-        "HTTPRoute",
-    ): "gateway-api/gateway.networking.k8s.io_httproutes.yaml",
+    ("ray.io/v1", "RayService"): "kuberay/ray.io_rayservices",
+    ("serving.kserve.io/v1beta1", "InferenceService"): (
+        "kserve/serving.kserve.io_inferenceservices"
+    ),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): (
+        "gateway-api/gateway.networking.k8s.io_httproutes"
+    ),
+    ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheus-operator/prometheusrules",
+    ("monitoring.coreos.com/v1", "PodMonitor"): "prometheus-operator/podmonitors",
 }
 _TYPES = {
     "object": Mapping,
@@ -52,7 +52,7 @@ def schema_folder() -> Path:
 def object_faults(document: Mapping[str, Any]) -> list[str]:
     """What an operator's schema finds wrong with the whole object, each fault with its place."""
     kind = (document["apiVersion"], document["kind"])
-    schema = _schema(schema_folder() / FILES[kind], kind[0].rpartition("/")[2])
+    schema = _schema(schema_folder() / f"{FILES[kind]}.yaml", kind[0].rpartition("/")[2])
     return [*_metadata_faults(document["metadata"]), *faults(document, schema)]
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from kubernetes import client
 from kubernetes.client import models
 
 from deploy_targets.local.operate import render_documents
 from deploy_targets.local.stack import read_endpoint_file
-from deploy_targets.manifest import Manifest
+from deploy_targets.manifest import Manifest, canonical_yaml
 from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.routing.http_route import Backend, render_route
 from deploy_targets.routing.traffic import Traffic
@@ -135,6 +137,51 @@ def unknown_fields(value: Any, model: Any, place: str = "") -> list[str]:
     return found
 
 
+AMOUNTS = {
+    "resources": st.fixed_dictionaries(
+        {
+            "cpus": st.floats(0.001, 256),
+            "gpus": st.integers(0, 1),
+            "memory_gib": st.floats(0.001, 4096),
+        }
+    ),
+    "replicas": st.integers(1, 100)
+    | st.builds(
+        lambda low, more, target: {
+            "min": low,
+            "max": low + more,
+            "target_ongoing_requests": target,
+        },
+        st.integers(1, 50),
+        st.integers(1, 50),
+        st.integers(1, 500),
+    ),
+    "batching": st.fixed_dictionaries({"max_size": st.integers(1, 1024)}),
+    "serving": st.fixed_dictionaries({"timeout_s": st.floats(0.001, 86_400)}),
+}
+VARIABLES = st.dictionaries(st.from_regex(r"\A[A-Z_][A-Z0-9_]{0,20}\Z"), st.text(max_size=40))
+
+
+@given(changes=st.fixed_dictionaries(AMOUNTS), env=VARIABLES, version=st.integers(1, 99_999))
+def test_whatever_is_declared_renders_to_what_the_schemas_take(
+    changes: dict[str, Any], env: dict[str, str], version: int
+) -> None:
+    release = a_release(str(version))
+    ray = a_ray_endpoint(**changes, kubernetes={**EVERYTHING, "env": env})
+    knative = a_knative_endpoint(**changes, kubernetes={"namespace": "llm", "env": env})
+    objects = (
+        *ray_service.render_all(ray, release),
+        *inference_service.render_all(knative, release, repository="s3://m/7"),
+    )
+    found = [
+        fault
+        for one in objects
+        if (one.body["apiVersion"], one.body["kind"]) in FILES
+        for fault in object_faults(yaml.safe_load(canonical_yaml([one])))
+    ]
+    assert found == []
+
+
 def test_a_field_that_kubernetes_does_not_have_is_found() -> None:
     body = copy.deepcopy(next(iter(BUILT_IN.values())).body)
     body["spec"]["ingress"][0]["form"] = []
@@ -157,6 +204,8 @@ def test_the_guides_endpoints_render_to_objects_that_the_schemas_take() -> None:
         "llm-inference.httproute.yaml",
         "llm-triton-v1.inferenceservice.yaml",
         "llm-triton.httproute.yaml",
+        "llm-monitoring.prometheusrule.yaml",
+        "llm-monitoring.podmonitor.yaml",
     }
     assert not any(checked.values()), checked
 

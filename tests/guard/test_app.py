@@ -17,6 +17,8 @@ from tests.builders import NOON
 from tests.guard.stub import COMPLETION, DONE, KEY, a_chat, chunk, keys_json
 from tests.guard.world import World
 
+AT_THE_START = {("unattributed", "chat"): 0, ("unattributed", "pinned"): 0}
+
 
 def error_of(response: httpx2.Response) -> dict[str, str | None]:
     error = response.json()["error"]
@@ -34,7 +36,7 @@ def test_an_answer_comes_back_byte_for_byte_with_its_version_and_a_request_id(
     line = world.line()
     assert response.headers["x-request-id"] == line["request_id"]
     assert world.counted() == (1, 0)
-    assert world.samples("llm_inference_duration_seconds_count") == {("7", "chat"): 1}
+    assert world.samples("llm_inference_duration_seconds_count")["7", "chat"] == 1
 
 
 def test_the_clients_own_bytes_go_on_but_not_its_key(world: World) -> None:
@@ -211,7 +213,7 @@ def test_a_client_that_hangs_up_while_it_waits_ends_the_work_and_counts_as_nothi
     line = world.line()
     assert (line["outcome"], line["status"]) == ("cancelled", None)
     assert world.stub.ended.wait(10)
-    assert world.counted("unattributed") is None
+    assert world.counted("unattributed") == (0, 0)
 
 
 def test_a_client_that_hangs_up_in_mid_stream_ends_the_work_and_counts_as_nothing(
@@ -243,8 +245,21 @@ def test_pinned_requests_go_on_with_their_pin_and_are_counted_apart(world: World
     world.post(**{"x-shipway-version": "7"})
     assert world.stub.headers[0]["x-shipway-version"] == "7"
     assert world.line()["route"] == "pinned"
-    assert world.counted() is None
+    assert world.counted() == (0, 0)
     assert world.counted(route="pinned") == (1, 0)
+
+
+def test_a_failure_that_no_version_can_be_named_for_is_counted_from_a_zero_that_was_there(
+    world: World,
+) -> None:
+    for name in ("requests_total", "errors_total", "duration_seconds_count"):
+        assert world.samples(f"llm_inference_{name}") == AT_THE_START
+
+
+def test_a_version_that_is_seen_on_one_route_appears_at_zero_on_the_other(world: World) -> None:
+    world.post(a_chat("500"))
+    assert world.counted() == (1, 1)
+    assert world.counted(route="pinned") == (0, 0)
 
 
 def test_the_rollout_can_read_the_metrics_page(world: World) -> None:
@@ -268,7 +283,7 @@ def test_without_a_good_key_nobody_comes_in(world: World, authorization: str) ->
         assert response.headers["www-authenticate"] == "Bearer"
         assert world.line()["outcome"] == "refused"
     assert not world.stub.bodies
-    assert world.samples("llm_inference_requests_total") == {}
+    assert world.samples("llm_inference_requests_total") == AT_THE_START
 
 
 def test_a_key_taken_out_of_the_file_is_refused_at_once(world: World, keys_file: Path) -> None:
@@ -318,7 +333,7 @@ def test_a_bad_body_is_a_clear_400_and_goes_nowhere(world: World) -> None:
     error = error_of(response)
     assert (response.status_code, error["param"]) == (400, "temperature")
     assert not world.stub.bodies
-    assert world.samples("llm_inference_requests_total") == {}
+    assert world.samples("llm_inference_requests_total") == AT_THE_START
 
 
 def test_a_body_past_a_mebibyte_is_a_413(world: World) -> None:

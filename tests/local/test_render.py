@@ -1,5 +1,6 @@
 """`shipway render`: everything that would be applied, without a server."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -36,8 +37,19 @@ def test_each_object_is_a_document_of_its_own() -> None:
         "other.httproute.yaml",
         "local-v7.serve.yaml",
         "local-v7.routes.yaml",
+        "llm-monitoring.prometheusrule.yaml",
+        "llm-monitoring.podmonitor.yaml",
         "other-v7.config.pbtxt",
     ]
+
+
+def test_what_belongs_into_tritons_repository_is_written_but_is_no_document_for_a_cluster() -> None:
+    vllm = a_triton_endpoint(engine={"kind": "vllm"}, resources={"gpus": 1})
+    texts = documents(vllm)
+    beside = {name: text for name, text in texts.items() if not name.endswith(".yaml")}
+    assert list(beside) == ["chat-v7.config.pbtxt", "chat-v7.model.json"]
+    assert 'backend: "vllm"' in beside["chat-v7.config.pbtxt"]
+    assert json.loads(beside["chat-v7.model.json"])["model"] == "/mnt/models/chat/7/checkpoint"
 
 
 def test_two_endpoints_that_render_one_object_are_refused() -> None:
@@ -105,6 +117,18 @@ def test_the_guides_inference_service_keeps_every_intent(guide) -> None:
     assert model["storageUri"] == "s3://models/llm"
     assert model["resources"]["limits"] == {"cpu": "8", "memory": "16Gi", "nvidia.com/gpu": "1"}
     assert model["args"] == ["--cache-config=local,size=8000000000"]
+
+
+def test_the_guides_two_alerts_are_there(guide) -> None:
+    (group,) = (
+        one
+        for one in guide["PrometheusRule", "llm-monitoring"]["spec"]["groups"]
+        if one["name"] == "LLMMetrics"
+    )
+    alerts = {rule["alert"]: rule for rule in group["rules"] if "alert" in rule}
+    told = {name: (one["for"], one["labels"]["severity"]) for name, one in alerts.items()}
+    assert told["HighLatency"] == ("5m", "warning")
+    assert told["HighErrorRate"] == ("5m", "critical")
 
 
 def test_the_guides_routes_have_the_plain_names(guide) -> None:

@@ -5,6 +5,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from ray.serve import schema
 from ray.serve.schema import ServeDeploySchema
@@ -105,9 +107,9 @@ def test_replicas_that_follow_the_load_name_no_fixed_number() -> None:
 @pytest.mark.parametrize(
     ("gpus", "workers", "worker", "hardware"),
     [
-        (0, 1, {"CPU": 8}, "cpu"),
-        (1, 1, {"CPU": 8, "GPU": 1}, "gpu"),
-        (4, 4, {"CPU": 2, "GPU": 1}, "gpu"),
+        (0, 1, {"CPU": 7.2}, "cpu"),
+        (1, 1, {"CPU": 7.2, "GPU": 1}, "gpu"),
+        (4, 4, {"CPU": 1.8, "GPU": 1}, "gpu"),
     ],
 )
 def test_rays_own_vllm_config_takes_the_rendering(
@@ -160,3 +162,24 @@ def test_a_key_that_ray_would_ignore_is_refused_with_its_place(
     part[key] = 1
     with pytest.raises(ManifestInvalid, match=re.escape(".".join(map(str, (*place, key))))):
         check_serve_config(config)
+
+
+@given(cpus=st.floats(0.1, 256), gpus=st.integers(0, 16))
+def test_vllms_workers_and_their_ingress_fit_into_the_pod(cpus: float, gpus: int) -> None:
+    resources = {"cpus": cpus, "gpus": gpus, "memory_gib": 8}
+    endpoint = a_ray_endpoint(engine={"kind": "vllm"}, resources=resources)
+    arguments = render_application(endpoint, a_release("7"))["args"]
+    (model,) = arguments["llm_configs"]
+    bundle = model["placement_group_config"]["bundle_per_worker"]
+    ingress = arguments["ingress_deployment_config"]["ray_actor_options"]["num_cpus"]
+    workers = model["engine_kwargs"]["tensor_parallel_size"]
+    assert workers * bundle.get("GPU", 0) == gpus
+    assert 0 < ingress + workers * bundle["CPU"] <= cpus + 1e-9
+    assert ingress > 0
+
+
+def test_our_own_rendering_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = KNOWN_KEYS["deployment"] - {"max_queued_requests"}
+    monkeypatch.setitem(KNOWN_KEYS, "deployment", known)
+    with pytest.raises(ManifestInvalid, match="max_queued_requests"):
+        render_serve_config(a_ray_endpoint(), a_release("7"))

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md and docs/endpoints.schema.json from the code: every command, setting and declared field.
+"""Writes what is generated from the code: docs/reference.md, docs/endpoints.schema.json, monitoring/generated/.
 
 `python -m tests.repo.reference` writes, `--check` only compares. What has no explanation in the code is named by
 `unexplained`, and a test refuses it. Nothing here starts a server or loads a model.
@@ -20,8 +20,12 @@ from pydantic_settings import BaseSettings
 
 from deploy_targets.cli import app
 from deploy_targets.endpoint import endpoint_schema
+from deploy_targets.manifest import Manifest, canonical_yaml
+from deploy_targets.monitoring.dashboards import dashboard_json
+from deploy_targets.monitoring.manifests import pod_monitor, prometheus_rule
+from deploy_targets.monitoring.rules import rule_groups
 from deploy_targets.rollout.observations import PolicyFile
-from deploy_targets.rollout.simulate import Scenario
+from deploy_targets.rollout.scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "pipelines", "deploy_targets")
@@ -266,9 +270,15 @@ def documents() -> dict[Path, str]:
         [INTRODUCTION.strip()]
         + ["\n\n".join([title, *(one.markdown() for one in sections)]) for title, sections in parts]
     )
+    monitoring = ROOT / "deploy_targets" / "monitoring" / "generated"
+    rules = Manifest(name="rules", body=rule_groups())
     return {
         ROOT / "docs" / "reference.md": page + "\n",
         ROOT / "docs" / "endpoints.schema.json": json.dumps(endpoint_schema(), indent=1) + "\n",
+        monitoring / "rules.yaml": canonical_yaml([rules]),
+        monitoring / "prometheusrule.yaml": canonical_yaml([prometheus_rule()]),
+        monitoring / "podmonitor.yaml": canonical_yaml([pod_monitor()]),
+        monitoring / "dashboard.json": dashboard_json(),
     }
 
 

@@ -218,7 +218,8 @@ def test_a_verdict_says_its_numbers_in_words() -> None:
     reason = verdict(learned(*[an_observation(v6=(147, 1), v7=(20, 1))] * 30), needed=30).reason
     assert reason.startswith("challenger 30 errors in 600, champion 30 in 4,410; worse: e-value ")
     assert "≥ 100; increase between " in reason
-    assert reason.endswith(" points")
+    assert " points (between " in reason
+    assert reason.endswith(" times)")
 
 
 def test_bursts_ask_for_more_evidence_than_independent_failures() -> None:

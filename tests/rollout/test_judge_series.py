@@ -122,6 +122,17 @@ def test_many_series_are_judged_each_by_itself() -> None:
         assert verdict.evidence == alone.evidence
 
 
+def test_a_verdict_tells_quantiles_of_both_versions() -> None:
+    policy = a_policy(metrics={"errors": None, "latency": {"slo_s": 1.0, "quantiles": [0.7]}})
+    text = [
+        json.dumps({**json.loads(line), "latency_s": {"0.5": 8, "1.0": 9, "+Inf": 10}})
+        for line in lines(300)
+    ]
+    verdict = judged(text, policy)
+    assert {one.is_challengers for one in verdict.quantiles} == {True, False}
+    assert "p70 below 0.5 s, champion below 0.5 s" in verdict.evidence
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     policy, observations = tmp_path / "policy.yaml", tmp_path / "obs.jsonl"

@@ -85,7 +85,7 @@ def test_a_version_that_is_missing_is_a_gap_and_another_version_is_left_out() ->
         ({"latency_s": {"0.5": 80, "1.0": 93}}, "must end with +Inf"),
         ({"latency_s": {"1.0": 93, "+Inf": 96}}, "at most as many requests as there were"),
         ({"latency_s": {"soon": 93, "1.0": 94, "+Inf": 95}}, "a bound that is no number: soon"),
-        ({"latency_s": {"1.0": -3, "+Inf": 95}}, "latency_s.1.0 is -3.0, not a count"),
+        ({"latency_s": {"1.0": -3, "+Inf": 95}}, "latency_s is -3.0, not a count"),
         ({"cost_micros": -1}, "cost_micros is -1"),
         ({"cost_micros": 3801}, "more than max_per_request_micros (40) allows"),
     ],
@@ -130,6 +130,33 @@ def test_a_line_that_cannot_be_read_is_named(line: str) -> None:
 def test_an_objective_that_is_no_bucket_bound_is_refused_at_the_line_that_shows_it() -> None:
     with pytest.raises(BadInput, match=r"line 2: metrics\.latency\.slo_s is 1, .* \(0\.5, 2\)"):
         parsed(a_line(latency_s=None), a_line(version="6", latency_s={"0.5": 1, "2": 2, "+Inf": 3}))
+
+
+def test_first_token_and_per_token_are_histograms_of_their_own() -> None:
+    policy = parse_policy(
+        "{champion: 6, challenger: 7, metrics: {first_token: {slo_s: 0.2}, per_token: {slo_s: 0.05}}}",
+        origin="policy.yaml",
+    )
+    first, each = {"0.2": 90, "+Inf": 95}, {"0.05": 80, "+Inf": 94}
+    lines = [
+        a_line(version=version, first_token_s=first, per_token_s=each) for version in ("6", "7")
+    ]
+    (series,) = parsed(*lines, policy=policy)
+    assert series.tables["first_token"].tolist() == [[95, 5, 95, 5]]
+    assert series.tables["per_token"].tolist() == [[94, 14, 94, 14]]
+    assert series.histograms["per_token"].bounds == (0.05, float("inf"))
+
+
+def test_histograms_add_up_over_intervals_and_are_dropped_when_their_bounds_change() -> None:
+    lines = [a_line(interval=at, version=version) for at in (1, 2) for version in ("6", "7")]
+    (series,) = parsed(*lines, a_line(interval=3))
+    assert series.histograms["latency"].within[:, 1].tolist() == [
+        [80, 93, 95],
+        [160, 186, 190],
+        [160, 186, 190],
+    ]
+    (series,) = parsed(*lines, a_line(interval=3, latency_s={"1.0": 93, "+Inf": 95}))
+    assert not series.histograms
 
 
 def test_no_observation_is_refused() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import httpx2
 import pytest
 
+from deploy_targets.metrics import DURATION
 from deploy_targets.rollout.observe import GuardMetrics, difference, parse_scrape
 from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
 from registry.errors import MetricsUnavailable
@@ -35,6 +36,36 @@ def test_a_page_gives_the_judged_route_of_this_endpoint_only() -> None:
         "6": Counts(requests=95),
         "7": Counts(requests=5, errors=2, duration_s=2.5),
     }
+
+
+def a_page_with_buckets(*counts: int) -> str:
+    lines = (
+        f'llm_inference_duration_seconds_bucket{{endpoint="chat",version="7",route="chat",le="{bound}"}} {count}'
+        for bound, count in zip(DURATION.buckets, counts, strict=True)
+    )
+    return PAGE.rstrip() + "\n" + "\n".join(lines) + "\n"
+
+
+def test_the_histogram_is_read_where_the_page_has_the_declared_bounds() -> None:
+    counts = range(1, len(DURATION.buckets) + 1)
+    page = a_page_with_buckets(*counts)
+    assert parse_scrape(page, endpoint="chat", at=NOON).totals["7"].within == tuple(counts)
+    coarser = page.replace('le="1.0"', 'le="1.5"')
+    assert parse_scrape(coarser, endpoint="chat", at=NOON).totals["7"].within == ()
+
+
+def test_the_histograms_increment_is_the_difference_and_may_not_go_backwards() -> None:
+    before = replace(BEFORE, totals={"6": Counts(requests=5, within=(1, 5))})
+    after = replace(BEFORE, totals={"6": Counts(requests=9, within=(3, 9))})
+    seen = difference(before, after)
+    assert isinstance(seen, Observation)
+    assert seen.increments["6"].within == (2, 4)
+    shrunk = replace(BEFORE, totals={"6": Counts(requests=9, within=(0, 9))})
+    assert isinstance(difference(before, shrunk), NoData)
+    without = replace(BEFORE, totals={"6": Counts(requests=9)})
+    lost = difference(before, without)
+    assert isinstance(lost, Observation)
+    assert lost.increments["6"].within == ()
 
 
 def test_increments_are_the_difference_and_a_new_version_began_at_zero() -> None:

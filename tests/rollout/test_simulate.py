@@ -16,7 +16,13 @@ from deploy_targets.rollout.batch import Rows
 from deploy_targets.rollout.judge import DECISIONS
 from deploy_targets.rollout.judge_series import judge_series
 from deploy_targets.rollout.observations import parse_observations
-from deploy_targets.rollout.simulate import Drawn, Scenario, draw_bad, parse_scenario, simulate
+from deploy_targets.rollout.scenario import Scenario, parse_scenario
+from deploy_targets.rollout.simulate import (
+    Drawn,
+    draw_bad,
+    simulate,
+    summary,
+)
 from registry.errors import BadInput
 
 RAMP = [
@@ -212,6 +218,20 @@ def test_the_same_seed_gives_the_same_report_and_another_one_another(tmp_path: P
 
     assert told(1) == told(1)
     assert told(1)["roll_back"] != told(2)["roll_back"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"challenger": {"errors": 0.05}}, "roll_back     100.00% ± 0.00%   after "),
+        ({"challenger": {"errors": 0.05}}, "times that"),
+        ({}, "no counted metric of the challenger is worse"),
+        ({"challenger": {"errors": 0.011}, "duration_s": 100}, "lies beyond its end"),
+    ],
+)
+def test_the_report_is_told_to_people_too(changes: dict[str, Any], told: str) -> None:
+    report = simulate(a_scenario(policy={"promote": FOREVER}, **changes), runs=50, seed=1)
+    assert told in "\n".join(summary(report))
 
 
 @pytest.mark.parametrize(

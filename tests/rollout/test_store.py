@@ -1,5 +1,6 @@
 """The store's promise: a state comes back as it was, and only the first of two savers wins."""
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from deploy_targets.rollout.state import (
     RolloutState,
     Scrape,
 )
-from deploy_targets.rollout.store import SqliteStore
+from deploy_targets.rollout.store import SqliteStore, parse_state
 from registry.errors import StateConflict, StateUnreadable
 from tests.builders import NOON, a_release, a_state
 
@@ -94,3 +95,37 @@ def test_a_state_of_another_schema_is_refused_not_guessed(tmp_path: Path, docume
     connection.close()
     with pytest.raises(StateUnreadable):
         store.load("chat")
+
+
+def test_a_rollout_saved_by_schema_1_goes_on_and_is_judged_anew() -> None:
+    """As the version before wrote it: one metric's e-values in the evidence, in the verdict and at each point."""
+    old = {
+        "schema": 1,
+        "endpoint": "chat",
+        "rollout": {
+            "id": "chat-v7",
+            "champion": "6",
+            "challenger": {
+                "model": "smollm2",
+                "version": "7",
+                "source": "s3://shipway/models/7",
+                "digest": a_release("7").digest,
+            },
+            "phase": "stepping",
+            "started": NOON.isoformat(),
+            "phase_since": NOON.isoformat(),
+            "evidence": {
+                "intervals": 3,
+                "champion": {"requests": 9, "errors": 0, "duration_s": 1.0},
+                "log_e_values": [0.1, -2.5],
+                "peak_log_e": 0.1,
+            },
+            "verdict": {"decision": "hold", "reason": "9 of 30", "e_value": 1.1},
+            "points": [{"index": 0, "at": NOON.isoformat(), "weight": 5, "e_value": 1.1}],
+        },
+    }
+    state = parse_state(json.dumps(old))
+    assert state.schema == 2
+    assert state.rollout is not None
+    assert state.rollout.evidence == Evidence()
+    assert state.rollout.points[0].weight == 5

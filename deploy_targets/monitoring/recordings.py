@@ -1,0 +1,96 @@
+"""The series that Prometheus computes from the guard's, under names that alerts and dashboard use alike. Pure.
+
+Only what the split decided about is counted (route `chat`), as in a rollout's judgement: a pinned request says nothing
+about a version's share. Sums leave out every other label, so that replicas of a guard add up and a label more on one of
+two series (an error's type, say) does not keep them from meeting. Without requests there is no ratio and no latency,
+never NaN; with requests but without a series of errors the ratio is 0.
+"""
+
+from dataclasses import dataclass
+
+from deploy_targets.metrics import (
+    CHAT_ROUTE,
+    DURATION,
+    ENDPOINT,
+    ERRORS,
+    REQUESTS,
+    ROUTE,
+    VERSION,
+    Series,
+)
+
+_CLIENTS = f'{{{ROUTE}="{CHAT_ROUTE}"}}'
+_BY_VERSION = f"{ENDPOINT}, {VERSION}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A recorded series."""
+
+    record: str
+    """Its name: the labels it keeps, the metric, what was done to it."""
+    expr: str
+    """PromQL."""
+
+
+def _rate(name: str, *, by: str, window: str) -> str:
+    return f"sum by ({by}) (rate({name}{_CLIENTS}[{window}]))"
+
+
+def _error_ratio(*, by: str, window: str) -> str:
+    errors, requests = (_rate(one.name, by=by, window=window) for one in (ERRORS, REQUESTS))
+    return f"({errors} or 0 * {requests}) / ({requests} > 0)"
+
+
+def _name(labels: str, series: Series, operation: str) -> str:
+    return f"{labels}:{series.name.removesuffix('_total')}:{operation}"
+
+
+_COUNT_5M = _rate(f"{DURATION.name}_count", by=_BY_VERSION, window="5m")
+
+REQUEST_RATE = Recording(
+    record=_name("endpoint_version", REQUESTS, "rate5m"),
+    expr=_rate(REQUESTS.name, by=_BY_VERSION, window="5m"),
+)
+"""Requests per second."""
+ERROR_RATIO = Recording(
+    record=_name("endpoint_version", ERRORS, "ratio_rate5m"),
+    expr=_error_ratio(by=_BY_VERSION, window="5m"),
+)
+"""The share of requests that failed, 0 to 1."""
+MEAN_LATENCY = Recording(
+    record=_name("endpoint_version", DURATION, "mean5m"),
+    expr=f"{_rate(f'{DURATION.name}_sum', by=_BY_VERSION, window='5m')} / ({_COUNT_5M} > 0)",
+)
+"""Seconds."""
+
+
+def _quantile(percent: int) -> Recording:
+    buckets = _rate(f"{DURATION.name}_bucket", by=f"{_BY_VERSION}, le", window="5m")
+    return Recording(
+        record=_name("endpoint_version", DURATION, f"p{percent}_5m"),
+        expr=f"histogram_quantile({percent / 100:g}, {buckets}) and {_COUNT_5M} > 0",
+    )
+
+
+P50, P95, P99 = QUANTILES = (_quantile(50), _quantile(95), _quantile(99))
+"""Seconds."""
+
+BY_VERSION = (REQUEST_RATE, ERROR_RATIO, MEAN_LATENCY, *QUANTILES)
+"""All series that are kept for each version."""
+
+
+def endpoint_error_ratio(window: str) -> Recording:
+    """The share of an endpoint's requests that failed in the last `window`, 0 to 1, whichever version answered."""
+    return Recording(
+        record=_name("endpoint", ERRORS, f"ratio_rate{window}"),
+        expr=_error_ratio(by=ENDPOINT, window=window),
+    )
+
+
+def endpoint_requests(window: str) -> Recording:
+    """How many requests an endpoint had in the last `window`."""
+    return Recording(
+        record=_name("endpoint", REQUESTS, f"increase{window}"),
+        expr=f"sum by ({ENDPOINT}) (increase({REQUESTS.name}{_CLIENTS}[{window}]))",
+    )

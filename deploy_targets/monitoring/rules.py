@@ -1,0 +1,149 @@
+"""Recording rules and alerts, as Prometheus reads them. Pure.
+
+HighLatency and HighErrorRate are the starting guide's, made to hold for each endpoint and version. The error-budget
+alerts look at an endpoint as a whole, since that is what its clients see. Every alert has a section in docs/runbook.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploy_targets.metrics import ENDPOINT, REQUESTS
+from deploy_targets.monitoring import limits, recordings
+from deploy_targets.monitoring.limits import BURN_RATES, BurnRate, Severity
+
+RUNBOOK = "docs/runbook.md"
+VERSION_GROUP, BUDGET_GROUP = "LLMMetrics", "LLMErrorBudget"
+
+_VERSION = "version {{ $labels.version }} of endpoint {{ $labels.endpoint }}"
+_SECONDS = '{{ $value | printf "%.2f" }} s'
+_PERCENT = "{{ $value | humanizePercentage }}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One alert, with what it tells people."""
+
+    name: str
+    expr: str
+    lasts: str = "5m"
+    """How long it holds before the alert fires."""
+    severity: Severity
+    summary: str
+    description: str
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def runbook(self) -> str:
+        """The section of the runbook that says what to do, relative to the project's root."""
+        return f"{RUNBOOK}#{self.name.lower()}"
+
+    def rule(self) -> dict[str, Any]:
+        """The alert as an entry of a rule group."""
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.lasts,
+            "labels": {"severity": str(self.severity), **self.labels},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook": self.runbook,
+            },
+        }
+
+
+_BY_VERSION = (
+    Alert(
+        name="HighLatency",
+        expr=f"{recordings.MEAN_LATENCY.record} > {limits.MEAN_LATENCY_S:g}",
+        severity=Severity.WARNING,
+        summary=f"Slow answers from {_VERSION}",
+        description=f"The mean answer took {_SECONDS} over 5 minutes; the limit is {limits.MEAN_LATENCY_S:g} s.",
+    ),
+    Alert(
+        name="HighTailLatency",
+        expr=f"{recordings.P95.record} > {limits.P95_LATENCY_S:g}",
+        severity=Severity.WARNING,
+        summary=f"Very slow answers from {_VERSION}",
+        description=f"One answer in 20 took more than {_SECONDS} over 5 minutes; the limit is {limits.P95_LATENCY_S:g} s.",
+    ),
+    Alert(
+        name="HighErrorRate",
+        expr=f"{recordings.ERROR_RATIO.record} > {limits.ERROR_RATIO:g}",
+        severity=Severity.CRITICAL,
+        summary=f"Failures of {_VERSION}",
+        description=f"{_PERCENT} of its requests failed over 5 minutes; the limit is {limits.ERROR_RATIO:.0%}.",
+    ),
+    Alert(
+        name="MetricsMissing",
+        expr=(
+            f"count by ({ENDPOINT}) (max_over_time({REQUESTS.name}[1h])) "
+            f"unless count by ({ENDPOINT}) ({REQUESTS.name})"
+        ),
+        severity=Severity.CRITICAL,
+        summary="Nothing is known of endpoint {{ $labels.endpoint }}",
+        description=(
+            "{{ $value }} series of its guard were there within the last hour, and for 5 minutes none is. "
+            "No other alert can fire for it."
+        ),
+    ),
+)
+
+
+def _burn(rate: BurnRate) -> Alert:
+    long, short = (
+        recordings.endpoint_error_ratio(window).record for window in (rate.long, rate.short)
+    )
+    requests = recordings.endpoint_requests(rate.long).record
+    is_urgent = rate.severity is Severity.CRITICAL
+    return Alert(
+        name="ErrorBudgetBurnsFast" if is_urgent else "ErrorBudgetBurnsSlowly",
+        expr=(
+            f"{long} > {rate.error_ratio:g} and {short} > {rate.error_ratio:g} "
+            f"and {requests} >= {limits.MIN_REQUESTS}"
+        ),
+        lasts=rate.lasts,
+        severity=rate.severity,
+        summary=f"The error budget of endpoint {{{{ $labels.endpoint }}}} burns at {rate.factor:g}x",
+        description=(
+            f"{_PERCENT} of its requests failed over {rate.long}, and more than {rate.error_ratio:.2%} over {rate.short}; "
+            f"{limits.ERROR_BUDGET:.1%} is what 30 days allow."
+        ),
+        labels={"window": rate.long},
+    )
+
+
+_OF_THE_BUDGET = tuple(_burn(rate) for rate in BURN_RATES)
+
+ALERTS = (*_BY_VERSION, *_OF_THE_BUDGET)
+
+_BUDGET_RECORDINGS = tuple(
+    recordings.endpoint_error_ratio(window)
+    for window in dict.fromkeys(window for rate in BURN_RATES for window in (rate.short, rate.long))
+) + tuple(recordings.endpoint_requests(rate.long) for rate in BURN_RATES)
+
+RECORDINGS = (*recordings.BY_VERSION, *_BUDGET_RECORDINGS)
+
+
+def rule_groups() -> dict[str, Any]:
+    """The `groups` of a rule file, which are also the spec of a PrometheusRule."""
+    return {
+        "groups": [
+            _group(VERSION_GROUP, recordings.BY_VERSION, _BY_VERSION),
+            _group(BUDGET_GROUP, _BUDGET_RECORDINGS, _OF_THE_BUDGET),
+        ]
+    }
+
+
+def _group(
+    name: str, recorded: tuple[recordings.Recording, ...], alerts: tuple[Alert, ...]
+) -> dict[str, Any]:
+    """Rules of a group are evaluated in their order: what an alert reads is computed just before."""
+    return {
+        "name": name,
+        "rules": [
+            *({"record": one.record, "expr": one.expr} for one in recorded),
+            *(alert.rule() for alert in alerts),
+        ],
+    }
