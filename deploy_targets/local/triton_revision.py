@@ -34,7 +34,7 @@ from deploy_targets.target import Readiness
 from deploy_targets.triton.front import Front, TritonModel, triton_session
 from deploy_targets.triton.repository import put_repository
 from registry.artifact_store import ArtifactStore, connect_store
-from registry.errors import ShipwayError, Unavailable
+from registry.errors import EngineDied, ModelNotLoaded, ShipwayError, Unavailable
 from registry.events import Event
 from registry.release import Release
 from registry.settings import RegistrySettings
@@ -72,14 +72,6 @@ class RevisionStatus(BaseModel):
     """Triton's own metrics, while it runs."""
 
 
-class LoadFailed(ShipwayError):
-    """Triton could not load the model; the message is its own."""
-
-
-class TritonDied(ShipwayError):
-    """tritonserver, or the process in which its model runs, has ended by itself."""
-
-
 class RevisionKeeper:
     """Keeps one tritonserver running."""
 
@@ -110,7 +102,7 @@ class RevisionKeeper:
             while True:
                 try:
                     await self._run_once(session, repository)
-                except TritonDied as error:
+                except EngineDied as error:
                     self._barren_starts += 1
                     if self._barren_starts >= _MAX_BARREN_STARTS:
                         raise
@@ -139,8 +131,8 @@ class RevisionKeeper:
         """One life of tritonserver.
 
         Raises:
-            TritonDied: always, in the end.
-            LoadFailed: it could not load the model.
+            EngineDied: always, in the end.
+            ModelNotLoaded: it could not load the model.
         """
         taken: set[int] = {self._spec.port}
         port, metrics_port = free_port(0, taken), free_port(0, taken)
@@ -169,7 +161,7 @@ class RevisionKeeper:
             await self._await_death(ended, child.pid)
         loading.cancel()
         message = f"tritonserver ended ({child.returncode}); its log is the revision's."
-        raise TritonDied(message)
+        raise EngineDied(message)
 
     async def _await_loaded(self, session: aiohttp.ClientSession) -> None:
         """It answers HTTP only once it has tried to load everything."""
@@ -186,7 +178,7 @@ class RevisionKeeper:
                     if model.get("state") == "READY":
                         return
                     if model.get("state") == "UNAVAILABLE":
-                        raise LoadFailed(str(model.get("reason") or "Triton gives no reason"))
+                        raise ModelNotLoaded(str(model.get("reason") or "Triton gives no reason"))
             await asyncio.sleep(_LOOK_S)
 
     async def _await_death(self, ended: asyncio.Task[int], pid: int) -> None:
@@ -197,7 +189,7 @@ class RevisionKeeper:
             if done:
                 return
         message = "The process in which Triton runs the model ended."
-        raise TritonDied(message)
+        raise EngineDied(message)
 
     async def _end_child(self) -> None:
         child, self._child, self.url = self._child, None, ""

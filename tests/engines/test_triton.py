@@ -118,7 +118,7 @@ def test_smollm2_is_promoted_canaried_and_rolled_back(
         "SmolLM2 on local Triton",
         {
             "first release to champion, s": round(ready_s, 1),
-            "answers (text, s): first, repeated, streamed": answers,
+            "answers (text, s), cached since the smoke test: whole, whole, streamed": answers,
             "promotion": promoted.to_json(),
             "rollback": rolled_back.to_json(),
         },
