@@ -15,12 +15,16 @@ import httpx2
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.home import Home, HomeSettings
+from deploy_targets.local.parts import BUCKET, s3_environment
+from deploy_targets.local.split import Split
 from deploy_targets.local.stack import (
     StackInfo,
     environment,
+    inherited_environment,
     load_stack,
     read_endpoint_file,
 )
+from deploy_targets.local.triton_adapter import LocalTritonTarget
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
@@ -66,10 +70,10 @@ class Composition:
             raise ComponentNotReady(message)
         declared = read_endpoint_file(file)
         for endpoint in declared.endpoints:
-            if endpoint.target is not TargetKind.LOCAL:
+            if not endpoint.target.is_local:
                 message = (
                     f"Endpoint {endpoint.name} names target {endpoint.target}, which this release cannot deploy to yet; "
-                    "`local` is the only one."
+                    "`local` and `local-triton` are the only ones."
                 )
                 raise BadInput(message)
             if f"{endpoint.name}.guard" not in info.ports:
@@ -106,23 +110,42 @@ class Composition:
         """The rollouts' states."""
         return SqliteStore(self.home.state_file)
 
-    def target(self, endpoint: Endpoint) -> LocalTarget:
+    def target(self, endpoint: Endpoint) -> LocalTarget | LocalTritonTarget:
         """The local target of one endpoint."""
+        admin = self.info.url(endpoint.name, "envoy_admin")
+        folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
+        split = Split(
+            endpoint, admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S), folder=folder
+        )
+        if endpoint.target is TargetKind.LOCAL_TRITON:
+            return LocalTritonTarget(
+                endpoint,
+                split=split,
+                http=httpx2.Client(timeout=_TIMEOUT_S),
+                home=self.home,
+                environment=self._revision_environment(),
+            )
         token = self.home.secrets().ray_token
         ray = httpx2.Client(
             base_url=self.info.ray_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
         )
-        admin = self.info.url(endpoint.name, "envoy_admin")
         return LocalTarget(
             endpoint,
             ray=ray,
-            envoy_admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S),
+            split=split,
             serve_port=self.info.ports["ray_serve"],
-            folder=self.home.folder(f"endpoints/{endpoint.name}/envoy"),
+            folder=folder,
             lock_file=self.home.folder("ray") / "applications.lock",
         )
+
+    def _revision_environment(self) -> dict[str, str]:
+        """The controller's own settings and secrets are not for those whom it starts."""
+        inherited = inherited_environment()
+        kept = {name: inherited[name] for name in inherited if not name.startswith("SHIPWAY_")}
+        s3 = s3_environment(self.home.secrets(), port=self.info.ports["s3"])
+        return {**kept, **s3, "SHIPWAY_BUCKET": BUCKET}
 
     def unit(self, endpoint: Endpoint) -> Unit:
         """Everything that the controller needs for one endpoint."""
