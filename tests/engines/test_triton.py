@@ -36,6 +36,7 @@ endpoints:
     %s
     rollout:
       steps: [{weight: 5, dwell_s: 5, requests: 20}, {weight: 25, dwell_s: 5}, {weight: 50, dwell_s: 5}]
+      settle_s: 2
       promote: {by: exposure, requests: %d}
       drain_s: 2
     serving: {timeout_s: 60}

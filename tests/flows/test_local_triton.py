@@ -30,6 +30,7 @@ endpoints:
     triton: {response_cache_bytes: 16777216}
     rollout:
       steps: [{weight: 25, dwell_s: 2, requests: 2}, {weight: 50, dwell_s: 1}]
+      settle_s: 0
       promote: {by: exposure, requests: 30}
       drain_s: 1
     serving: {timeout_s: 30}
