@@ -9,10 +9,10 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo down test check format docs bench bench-guarantee
+.PHONY: help setup setup-triton demo down test test-engines check format docs bench bench-guarantee
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## the environment in .venv; about a minute the first time, nothing the second
 
@@ -36,6 +36,21 @@ setup: .venv/.ready ## the environment in .venv; about a minute the first time, 
 	touch $@; \
 	say 'the environment is ready'
 
+setup-triton: .venv-triton/.ready ## the local Triton's own environment, for endpoints of target local-triton; 1.2 GB
+
+# Triton's backend folder is put together here: library, Python module and the stub of our Python must lie side by side.
+.venv-triton/.ready: requirements-triton.txt .venv/.ready
+	@set -euo pipefail; \
+	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear .venv-triton; fi; \
+	rm -f $@; \
+	quiet=; [ -t 1 ] || quiet=--quiet; \
+	env=.venv-triton; bundle=$$env/lib/python3.11/site-packages/pytriton/tritonserver; \
+	$$env/bin/python -m pip install $$quiet --disable-pip-version-check --no-compile $$(grep '^torch==' $<); \
+	$(BIN)/uv pip install --python $$env/bin/python $$quiet -r $<; \
+	rm -rf $$env/backends; mkdir $$env/backends; cp -r $$bundle/backends/python $$env/backends/; \
+	install -m 755 $$bundle/python_backend_stubs/3.11/triton_python_backend_stub $$env/backends/python/; \
+	touch $@
+
 demo: setup ## the main job on this machine: first release, good challenger, bad challenger
 	@$(BIN)/shipway demo
 
@@ -45,6 +60,10 @@ down: ## stop everything that demo or `shipway up` started; the data stays
 test: export OMP_NUM_THREADS = 1
 test: check ## all checks and all tests, those with real servers and models included
 	$(BIN)/python -m pytest
+
+test-engines: export OMP_NUM_THREADS = 1
+test-engines: setup-triton ## the longer tests of real engines, with their numbers: SmolLM2 and 2,000 requests on Triton
+	$(BIN)/python -m pytest -m engines -s
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

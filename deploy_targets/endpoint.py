@@ -50,8 +50,16 @@ class TargetKind(StrEnum):
     """Where revisions run."""
 
     LOCAL = "local"
+    """Ray Serve on this machine."""
+    LOCAL_TRITON = "local-triton"
+    """Triton on this machine, on the repository that KServe would load."""
     RAY_SERVE = "ray-serve"
     TRITON = "triton"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine."""
+        return self in {TargetKind.LOCAL, TargetKind.LOCAL_TRITON}
 
 
 class Engine(Declared):
@@ -224,16 +232,17 @@ class Endpoint(Declared):
 def _misfits(endpoint: Endpoint) -> Iterator[str]:
     """What is declared and would not act, or could not work, on the endpoint's target; with the way out."""
     target, kubernetes = endpoint.target, endpoint.kubernetes
-    for part, owner in (("ray_serve", TargetKind.RAY_SERVE), ("triton", TargetKind.TRITON)):
-        if getattr(endpoint, part) is not None and target is not owner:
-            yield f"{part} is for target {owner}, not {target}; leave it out or change the target"
+    tritons = (TargetKind.TRITON, TargetKind.LOCAL_TRITON)
+    for part, owners in (("ray_serve", (TargetKind.RAY_SERVE,)), ("triton", tritons)):
+        if getattr(endpoint, part) is not None and target not in owners:
+            named = " or ".join(owners)
+            yield f"{part} is for target {named}, not {target}; leave it out or change the target"
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
-    if target is TargetKind.LOCAL:
-        if kubernetes is not None:
-            yield f"kubernetes is not for target {target}; leave it out or change the target"
-        if endpoint.engine.kind == "vllm":
-            yield "the local Ray has no vLLM; use engine kind transformers, or target ray-serve"
+    if target in tritons:
+        yield from _misfits_of_a_triton_server(endpoint)
+    if target.is_local:
+        yield from _misfits_of_this_machine(endpoint)
     elif kubernetes is None:
         yield f"target {target} needs the part kubernetes: the namespace, the image, the gateway"
     else:
@@ -283,6 +292,24 @@ def _misfits_of_triton(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[s
         )
     if is_vllm and endpoint.resources.gpus == 0:
         yield "Triton's vLLM backend needs a GPU; give resources.gpus, or use engine kind transformers"
+
+
+def _misfits_of_this_machine(endpoint: Endpoint) -> Iterator[str]:
+    target = endpoint.target
+    if endpoint.kubernetes is not None:
+        yield f"kubernetes is not for target {target}; leave it out or change the target"
+    if endpoint.engine.kind == "vllm":
+        yield f"target {target} has no vLLM; use engine kind transformers, or a target in a cluster"
+    if target is not TargetKind.LOCAL_TRITON:
+        return
+    if endpoint.replicas != 1:
+        yield "replicas: this machine runs one Triton for each revision; leave it out"
+    if endpoint.triton is not None and "mode" in endpoint.triton.model_fields_set:
+        yield "triton.mode is KServe's, which does not run here; leave it out"
+
+
+def _misfits_of_a_triton_server(endpoint: Endpoint) -> Iterator[str]:
+    triton, is_vllm = endpoint.triton or Triton(), endpoint.engine.kind == "vllm"
     cache = triton.response_cache_bytes
     if is_vllm and cache is not None:
         yield (

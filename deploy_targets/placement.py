@@ -148,7 +148,7 @@ class RayServe(Declared):
 
 
 class Triton(Declared):
-    """What is peculiar to target triton, which KServe runs."""
+    """What is peculiar to Triton: target triton, which KServe runs, and local-triton."""
 
     mode: Literal["Standard", "Knative"] = "Standard"
     """KServe's deployment mode in this cluster: it decides how a canary is made."""

@@ -22,7 +22,8 @@ import typer
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
 from pipelines.workbench import Finished, Product, Workbench, is_disk_full
-from registry.artifact_store import ArtifactStore, connect_store, describe_folder
+from registry.artifact_store import ArtifactStore, connect_store
+from registry.digests import describe_folder
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
 from registry.release import ArtifactManifest, Digest
 

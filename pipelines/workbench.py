@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from registry.artifact_store import describe_folder
+from registry.digests import describe_folder
 from registry.errors import IntegrityError, StageFailed
 from registry.release import ArtifactManifest, Digest
 

@@ -1,5 +1,6 @@
 """Model artifacts in S3, by digest: `s3://<bucket>/models/<digest>/<files>` and a manifest beside them.
 
+What an engine needs in another arrangement is composed of an artifact by S3 itself, below `derived/<artifact's digest>/`.
 The manifest is written last, so a folder without one is an upload that did not finish and is never served. What is
 fetched is compared with the digest that was promised, file by file, before anybody may load it.
 """
@@ -10,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from registry.digests import MANIFEST_NAME, describe_folder, digest_bytes
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
 from registry.release import ArtifactManifest, Digest, FileEntry
 from registry.settings import RegistrySettings
 
-MANIFEST_NAME = "shipway-manifest.json"
-_PREFIX = "models"
+_PREFIX, _DERIVED = "models", "derived"
 _HEXADECIMAL = re.compile("[0-9a-f]{64}")
 _ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _TRANSFER = TransferConfig(
@@ -45,36 +46,6 @@ class StoredArtifact:
 
 def _ignore(_: int) -> None:
     """Nobody wants to know the progress."""
-
-
-def describe_folder(folder: Path) -> ArtifactManifest:
-    """The manifest of all files below `folder`; reads every byte once.
-
-    Raises:
-        IntegrityError: a link or another thing that is no plain file lies there.
-    """
-    entries: list[FileEntry] = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            message = (
-                f"{path.name} in the artifact is no plain file. Replace it by the file itself."
-            )
-            raise IntegrityError(message)
-        if path.is_file() and path.name != MANIFEST_NAME:
-            entries.append(
-                FileEntry(
-                    path=path.relative_to(folder).as_posix(),
-                    digest=digest_file(path),
-                    size_bytes=path.stat().st_size,
-                )
-            )
-    return ArtifactManifest.of(entries)
-
-
-def digest_file(path: Path) -> Digest:
-    """The SHA-256 of one file's bytes."""
-    with path.open("rb") as file:
-        return Digest("sha256:" + hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _is_copy_of(folder: Path, digest: Digest) -> bool:
@@ -107,7 +78,7 @@ class ArtifactStore:
         sent, from several threads.
         """
         manifest = describe_folder(folder)
-        prefix = f"{_PREFIX}/{manifest.digest.removeprefix('sha256:')}"
+        prefix = f"{_PREFIX}/{_hexadecimal(manifest.digest)}"
         source = f"s3://{self._bucket}/{prefix}"
         was_there = self._is_whole(source, manifest)
         if not was_there:
@@ -126,6 +97,58 @@ class ArtifactStore:
                     Body=manifest.to_json().encode(),
                 )
         return StoredArtifact(source=source, manifest=manifest, was_there=was_there)
+
+    def compose(
+        self, source: str, digest: Digest, *, under: str, beside: Mapping[str, bytes]
+    ) -> StoredArtifact:
+        """The files of the artifact at `source`, now below the folder `under`, and those of `beside` around them.
+
+        S3 copies what is there already, so that only `beside` is sent; nothing is when all of it is there. The bytes are
+        not read here: whoever loads them has to compare them with the digest.
+
+        Raises:
+            NotFound: there is no finished artifact at `source`.
+            IntegrityError: what lies there has another digest.
+        """
+        given = self._promised(source, digest)
+        from_bucket, from_prefix = split_source(source)
+        moved = {f"{under}/{file.path}": file for file in given.files}
+        manifest = ArtifactManifest.of(
+            [
+                *(replace(file, path=path) for path, file in moved.items()),
+                *(
+                    FileEntry(path=path, digest=digest_bytes(content), size_bytes=len(content))
+                    for path, content in beside.items()
+                ),
+            ]
+        )
+        names = (_DERIVED, _hexadecimal(digest), _hexadecimal(manifest.digest))
+        prefix = "/".join(names)
+        stored = f"s3://{self._bucket}/{prefix}"
+        was_there = self._is_whole(stored, manifest)
+        if not was_there:
+            with _answering(f"the copy of {source} to {stored}"):
+                for path, file in moved.items():
+                    self._client.copy(
+                        {"Bucket": from_bucket, "Key": f"{from_prefix}/{file.path}"},
+                        self._bucket,
+                        f"{prefix}/{path}",
+                        Config=_TRANSFER,
+                    )
+                last = {**beside, MANIFEST_NAME: manifest.to_json().encode()}
+                for path, content in last.items():
+                    self._client.put_object(
+                        Bucket=self._bucket, Key=f"{prefix}/{path}", Body=content
+                    )
+        return StoredArtifact(source=stored, manifest=manifest, was_there=was_there)
+
+    def _promised(self, source: str, digest: Digest) -> ArtifactManifest:
+        """The manifest at `source`, which is that of `digest`."""
+        manifest = self.manifest(source)
+        if manifest.digest != digest:
+            message = f"{source} holds {manifest.digest}, but {digest} was evaluated. It is not served; release it anew."
+            raise IntegrityError(message)
+        return manifest
 
     def _is_whole(self, source: str, manifest: ArtifactManifest) -> bool:
         """Whether `source` has that manifest and an object of the right size for each of its files."""
@@ -173,15 +196,12 @@ class ArtifactStore:
             NotFound: there is no finished artifact at `source`.
             IntegrityError: what lies there, or arrived, has another digest.
         """
-        final = into / digest.removeprefix("sha256:")
+        final = into / _hexadecimal(digest)
         if final.is_dir():
             if _is_copy_of(final, digest):
                 return final
             _discard(final)
-        manifest = self.manifest(source)
-        if manifest.digest != digest:
-            message = f"{source} holds {manifest.digest}, but {digest} was evaluated. It is not served; release it anew."
-            raise IntegrityError(message)
+        manifest = self._promised(source, digest)
         into.mkdir(parents=True, exist_ok=True)
         bucket, prefix = split_source(source)
         with tempfile.TemporaryDirectory(dir=into, prefix=".fetching-") as name:
@@ -229,7 +249,7 @@ class ArtifactStore:
         return newest
 
     def delete(self, source: str) -> None:
-        """Deletes the artifact: its manifest first, so that a half-deleted one is never taken for whole.
+        """Deletes the artifact, and what was composed of it. Manifests go first: what is half deleted is not whole.
 
         Raises:
             NotFound: `source` is not the address of an artifact; a folder of them, say, is never deleted.
@@ -241,8 +261,10 @@ class ArtifactStore:
             raise NotFound(message)
         with _answering(f"the deletion of {source}"):
             self._client.delete_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
-            for _, item in self._objects(source):
-                self._client.delete_object(Bucket=bucket, Key=item["Key"])
+            composed = self._objects(f"s3://{bucket}/{_DERIVED}/{name}")
+            keys = [item["Key"] for found in (self._objects(source), composed) for _, item in found]
+            for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST_NAME}")):
+                self._client.delete_object(Bucket=bucket, Key=key)
 
     def ensure_bucket(self) -> None:
         """Creates the bucket where it is missing."""
@@ -332,6 +354,10 @@ def split_source(source: str) -> tuple[str, str]:
         message = f"{source!r} is no address of an S3 folder. Give s3://bucket/folder."
         raise NotFound(message)
     return bucket, prefix
+
+
+def _hexadecimal(digest: Digest) -> str:
+    return digest.removeprefix("sha256:")
 
 
 def _code_of(error: ClientError) -> str:

@@ -21,6 +21,8 @@ ShipwayError
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
 ├── ComponentNotReady        a part of the local stack did not come up in its time
+├── ModelNotLoaded           an engine on this machine could not load the model, and trying again would not help
+├── EngineDied               an engine on this machine has ended by itself
 └── DemoFailed               the demo did not go as it should
 """
 
@@ -112,6 +114,14 @@ class StageFailed(ShipwayError):
 
 class ComponentNotReady(ShipwayError):
     """A part of the local stack did not become ready in its time."""
+
+
+class ModelNotLoaded(ShipwayError):
+    """An engine on this machine could not load the model; the message is the engine's own."""
+
+
+class EngineDied(ShipwayError):
+    """An engine on this machine, or the process in which its model runs, has ended by itself."""
 
 
 class DemoFailed(ShipwayError):

@@ -23,6 +23,7 @@ class Event(StrEnum):
     JOURNAL_FAILED = "journal.failed"
     HINT_ACCEPTED = "hint.accepted"
     HINT_REFUSED = "hint.refused"
+    REVISION_CHANGED = "revision.changed"
     REQUEST_FAILED = "engine.request_failed"
     STREAM_FAILED = "engine.stream_failed"
     TEMPLATE_BROKEN = "engine.template_broken"

@@ -6,7 +6,6 @@ Ray and from Envoy's admin page, never from the files that were written for them
 """
 
 import fcntl
-import json
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import envoy
 from deploy_targets.local.home import write_json
+from deploy_targets.local.split import Split, ask
 from deploy_targets.manifest import Manifest, revision_name
 from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.routing.traffic import Traffic
@@ -29,7 +29,6 @@ from registry.release import Release
 _APPLICATIONS = "/api/serve/applications/"
 _PUT_LIMIT_S = 60
 """The first application of a Ray starts its proxy and controller, which takes seconds on a busy machine."""
-_SHIFT_LIMIT_S, _SHIFT_LOOK_S = 5.0, 0.005
 _GONE_LIMIT_S, _GONE_LOOK_S = 10.0, 0.1
 _SEEN_FILE = "replicas.json"
 
@@ -54,15 +53,15 @@ class LocalTarget:
         endpoint: Endpoint,
         *,
         ray: httpx2.Client,
-        envoy_admin: httpx2.Client,
+        split: Split,
         serve_port: int,
         folder: Path,
         lock_file: Path,
     ) -> None:
-        """`ray` is a client of the dashboard that carries its token; `folder` holds Envoy's files."""
+        """`ray` is a client of the dashboard that carries its token; `folder` keeps what was seen."""
         self._endpoint = endpoint
         self._ray = ray
-        self._envoy_admin = envoy_admin
+        self._split = split
         self._serve_port = serve_port
         self._folder = folder
         self._lock_file = lock_file
@@ -70,7 +69,7 @@ class LocalTarget:
     def close(self) -> None:
         """Closes the connections that it was given."""
         self._ray.close()
-        self._envoy_admin.close()
+        self._split.close()
 
     def render(self, release: Release) -> tuple[Manifest, ...]:
         """The Serve application, and Envoy's routes with this version alone."""
@@ -99,7 +98,7 @@ class LocalTarget:
                 self._put(others)
                 self._await_gone(name)
             self._put([*others, application])
-        self._write_envoy({*self._versions(), release.version}, self._traffic())
+        self._write_split({*self._versions(), release.version}, self._split.traffic())
 
     def observe(self) -> Observed:
         """Revisions as Ray tells them, traffic as Envoy runs it."""
@@ -108,41 +107,26 @@ class LocalTarget:
             version: self._revision(version, details[name])
             for name, version in self._own(details).items()
         }
-        return Observed(revisions=revisions, traffic=self._traffic())
+        return Observed(revisions=revisions, traffic=self._split.traffic())
 
     def shift(self, traffic: Traffic) -> None:
-        """Rewrites Envoy's routes and returns when it runs them, within milliseconds; requests in flight finish.
-
-        Returning earlier would let the next act read the old weights back and write them again.
-        """
-        versions = set(self._versions())
-        if missing := sorted(traffic.weights.keys() - versions):
-            message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
-            raise ValueError(message)
-        self._write_envoy(versions, traffic)
-        deadline = time.monotonic() + _SHIFT_LIMIT_S
-        while (running := self._traffic()) != traffic:
-            if time.monotonic() > deadline:
-                message = (
-                    f"Envoy of {self._endpoint.name} did not take {dict(traffic.weights)} within {_SHIFT_LIMIT_S:.0f} s "
-                    f"and runs {dict(running.weights)}. Its log says why."
-                )
-                raise TargetUnavailable(message)
-            time.sleep(_SHIFT_LOOK_S)
+        """Rewrites Envoy's routes and returns when it runs them; requests in flight finish."""
+        self._split.shift(self._backends(self._versions()), traffic)
 
     def retire(self, version: str) -> None:
         """Takes the pinned route away, then the application."""
-        traffic = self._traffic()
-        if weight := traffic.percent(version):
-            message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
-            raise ValueError(message)
-        self._write_envoy(set(self._versions()) - {version}, traffic)
+        traffic = self._split.traffic_without(version)
+        self._write_split(set(self._versions()) - {version}, traffic)
         name = revision_name(self._endpoint.name, version)
         with self._serve_lock():
             deployed = _deployed(self._applications())
             if name in deployed:
                 self._put([config for key, config in deployed.items() if key != name])
         self._remember({key: seen for key, seen in self._seen().items() if key != version})
+
+    def _write_split(self, versions: set[str], traffic: Traffic) -> None:
+        """A version that has traffic keeps its route even where Ray has lost it, as after a crash, until it is shifted."""
+        self._split.write(self._backends({*versions, *traffic.weights}), traffic)
 
     def _versions(self) -> list[str]:
         return list(self._own(self._applications()).values())
@@ -155,14 +139,14 @@ class LocalTarget:
 
     def _applications(self) -> dict[str, Any]:
         """Ray Serve's details of every application that is not being deleted."""
-        document = self._ask(self._ray, "GET", _APPLICATIONS)
+        document = ask(self._ray, "GET", _APPLICATIONS)
         found: dict[str, Any] = document.get("applications", {})
         return {name: one for name, one in found.items() if one.get("status") != "DELETING"}
 
     def _await_gone(self, name: str) -> None:
         """Ray takes a failed application up again as it was, failure and all, while traces of it are left."""
         deadline = time.monotonic() + _GONE_LIMIT_S
-        while name in self._ask(self._ray, "GET", _APPLICATIONS).get("applications", {}):
+        while name in ask(self._ray, "GET", _APPLICATIONS).get("applications", {}):
             if time.monotonic() > deadline:
                 message = f"Ray did not let go of {name} within {_GONE_LIMIT_S:.0f} s. See its log; the next look tries again."
                 raise TargetUnavailable(message)
@@ -179,7 +163,7 @@ class LocalTarget:
             },
             "applications": applications,
         }
-        self._ask(self._ray, "PUT", _APPLICATIONS, json=document, timeout=_PUT_LIMIT_S)
+        ask(self._ray, "PUT", _APPLICATIONS, json=document, timeout=_PUT_LIMIT_S)
 
     def _revision(self, version: str, details: Mapping[str, Any]) -> Revision:
         deployments: dict[str, Any] = details.get("deployments") or {}
@@ -225,34 +209,6 @@ class LocalTarget:
     def _remember(self, seen: Mapping[str, Replicas]) -> None:
         write_json(self._folder / _SEEN_FILE, _SEEN.dump_python(dict(seen), mode="json"))
 
-    def _traffic(self) -> Traffic:
-        document = self._ask(
-            self._envoy_admin, "GET", "/config_dump?resource=dynamic_route_configs"
-        )
-        for entry in document.get("configs", ()):
-            configuration = entry.get("route_config", {})
-            if configuration.get("virtual_hosts"):
-                return envoy.parse_routes(configuration)
-        return Traffic()
-
-    def _write_envoy(self, versions: set[str], traffic: Traffic) -> None:
-        """Clusters before routes when a version comes, after them when it goes: no route ever lacks its cluster.
-
-        A version that has traffic keeps its route even where Ray has lost it, as after a crash, until it is shifted.
-        """
-        backends = self._backends({*versions, *traffic.weights})
-        routes = envoy.render_routes(backends, traffic, timeout_s=self._endpoint.serving.timeout_s)
-        clusters_file = self._folder / envoy.CLUSTERS_FILE
-        clusters = envoy.render_clusters(backends)
-        known: dict[str, Any] = {"resources": []}
-        if clusters_file.exists():
-            known = json.loads(clusters_file.read_text())
-        kept: dict[str, Any] = {one["name"]: one for one in known["resources"]}
-        union = {**kept, **{one["name"]: one for one in clusters["resources"]}}
-        write_json(clusters_file, {"resources": list(union.values())})
-        write_json(self._folder / envoy.ROUTES_FILE, routes)
-        write_json(clusters_file, clusters)
-
     def _backends(self, versions: Any) -> dict[str, envoy.Backend]:
         return {
             version: envoy.Backend(
@@ -268,23 +224,6 @@ class LocalTarget:
         with self._lock_file.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-    def _ask(self, client: httpx2.Client, method: str, path: str, **more: Any) -> dict[str, Any]:
-        try:
-            response = client.request(method, path, **more)
-            if response.is_error:
-                message = (
-                    f"{client.base_url} answered {response.status_code} to {method} {path}: {response.text[-500:]!r}. "
-                    "`shipway status` shows the parts; their logs are in the state folder."
-                )
-                raise TargetUnavailable(message)
-            return response.json() if response.content else {}
-        except (httpx2.HTTPError, ValueError) as error:
-            message = (
-                f"{client.base_url} did not answer {method} {path}: {error}. "
-                "`shipway status` shows the parts; their logs are in the state folder."
-            )
-            raise TargetUnavailable(message) from error
 
 
 def _deployed(applications: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -304,18 +243,3 @@ def _readiness(details: Mapping[str, Any]) -> Readiness:
         return Readiness.READY
     failed = "DEPLOY_FAILED" in {*said, details.get("status")}
     return Readiness.FAILED if failed else Readiness.STARTING
-
-
-def write_first_configuration(folder: Path, *, port: int, admin_port: int) -> Path:
-    """Envoy's files for an endpoint without revisions, where there are none yet; returns the bootstrap's path."""
-    bootstrap = folder / "bootstrap.json"
-    write_json(
-        bootstrap,
-        envoy.render_bootstrap(folder=str(folder.resolve()), port=port, admin_port=admin_port),
-    )
-    if not (folder / envoy.CLUSTERS_FILE).exists():
-        write_json(folder / envoy.CLUSTERS_FILE, envoy.render_clusters({}))
-    if not (folder / envoy.ROUTES_FILE).exists():
-        empty = envoy.render_routes({}, Traffic(), timeout_s=1)
-        write_json(folder / envoy.ROUTES_FILE, empty)
-    return bootstrap

@@ -22,12 +22,16 @@ from deploy_targets.kubernetes_targets import (
 )
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.home import Home, HomeSettings
+from deploy_targets.local.parts import BUCKET, s3_environment
+from deploy_targets.local.split import Split
 from deploy_targets.local.stack import (
     StackInfo,
     environment,
+    inherited_environment,
     load_stack,
     read_endpoint_file,
 )
+from deploy_targets.local.triton_adapter import LocalTritonTarget
 from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
@@ -74,7 +78,7 @@ class Composition:
             raise ComponentNotReady(message)
         declared = read_endpoint_file(file)
         for endpoint in declared.endpoints:
-            if endpoint.target is not TargetKind.LOCAL:
+            if not endpoint.target.is_local:
                 _check_cluster(endpoint)
                 continue
             if f"{endpoint.name}.guard" not in info.ports:
@@ -111,29 +115,48 @@ class Composition:
         """The rollouts' states."""
         return SqliteStore(self.home.state_file)
 
-    def target(self, endpoint: Endpoint) -> LocalTarget | GatewayTarget:
+    def target(self, endpoint: Endpoint) -> LocalTarget | LocalTritonTarget | GatewayTarget:
         """The target of one endpoint: on this machine, or on the cluster of the kube context that is set."""
         if endpoint.target is TargetKind.RAY_SERVE:
             return ray_target(endpoint, open_cluster(ClusterSettings().kube_context))
+        admin = self.info.url(endpoint.name, "envoy_admin")
+        folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
+        split = Split(
+            endpoint, admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S), folder=folder
+        )
+        if endpoint.target is TargetKind.LOCAL_TRITON:
+            return LocalTritonTarget(
+                endpoint,
+                split=split,
+                http=httpx2.Client(timeout=_TIMEOUT_S),
+                home=self.home,
+                environment=self._revision_environment(),
+            )
         token = self.home.secrets().ray_token
         ray = httpx2.Client(
             base_url=self.info.ray_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
         )
-        admin = self.info.url(endpoint.name, "envoy_admin")
         return LocalTarget(
             endpoint,
             ray=ray,
-            envoy_admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S),
+            split=split,
             serve_port=self.info.ports["ray_serve"],
-            folder=self.home.folder(f"endpoints/{endpoint.name}/envoy"),
+            folder=folder,
             lock_file=self.home.folder("ray") / "applications.lock",
         )
 
+    def _revision_environment(self) -> dict[str, str]:
+        """The controller's own settings and secrets are not for those whom it starts."""
+        inherited = inherited_environment()
+        kept = {name: inherited[name] for name in inherited if not name.startswith("SHIPWAY_")}
+        s3 = s3_environment(self.home.secrets(), port=self.info.ports["s3"])
+        return {**kept, **s3, "SHIPWAY_BUCKET": BUCKET}
+
     def unit(self, endpoint: Endpoint) -> Unit:
         """Everything that the controller needs for one endpoint."""
-        if endpoint.target is not TargetKind.LOCAL:
+        if not endpoint.target.is_local:
             settings = ClusterSettings()
             return Unit(
                 endpoint=endpoint,
@@ -183,7 +206,7 @@ def _check_cluster(endpoint: Endpoint) -> None:
     if endpoint.target is not TargetKind.RAY_SERVE:
         message = (
             f"Endpoint {endpoint.name} names target {endpoint.target}, which the controller cannot roll out yet: nothing "
-            "makes a version's Triton model repository. `shipway render` and `shipway diff` take one by --source."
+            "speaks OpenAI's protocol before Triton in a cluster. `shipway render` and `shipway diff` know it already."
         )
         raise BadInput(message)
     if ClusterSettings().kube_context is None:

@@ -2,15 +2,18 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 import httpx2
 
+from deploy_targets.endpoint import TargetKind
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.local.parts import BIN
 from deploy_targets.local.stack import load_stack, read_endpoint_file
+from deploy_targets.local.triton_server import triton_environment
 from registry.errors import ShipwayError
 
 _NEEDED_GIB = 6
@@ -38,7 +41,7 @@ def examine(file: Path) -> tuple[Finding, ...]:
         _python(),
         *(_binary(name) for name in ("weed", "envoy", "mlflow", "ray")),
         _disk(home),
-        _endpoints(file),
+        *_endpoints(file),
         *_stack(home),
     )
 
@@ -65,12 +68,26 @@ def _disk(home: Home) -> Finding:
     return Finding(what="disk", is_fine=True, said=said)
 
 
-def _endpoints(file: Path) -> Finding:
+def _endpoints(file: Path) -> Iterator[Finding]:
     try:
-        names = ", ".join(endpoint.name for endpoint in read_endpoint_file(file).endpoints)
+        endpoints = read_endpoint_file(file).endpoints
     except ShipwayError as error:
-        return Finding(what="endpoint file", is_fine=False, said=str(error))
-    return Finding(what="endpoint file", is_fine=True, said=names)
+        yield Finding(what="endpoint file", is_fine=False, said=str(error))
+        return
+    names = ", ".join(endpoint.name for endpoint in endpoints)
+    yield Finding(what="endpoint file", is_fine=True, said=names)
+    on_triton = [one.name for one in endpoints if one.target is TargetKind.LOCAL_TRITON]
+    if on_triton:
+        yield _triton(", ".join(on_triton))
+
+
+def _triton(users: str) -> Finding:
+    """Asked of those alone who need it: it is a gigabyte."""
+    try:
+        triton_environment().check()
+    except ShipwayError as error:
+        return Finding(what="triton", is_fine=False, said=f"{users} needs it. {error}")
+    return Finding(what="triton", is_fine=True, said="installed")
 
 
 def _stack(home: Home) -> tuple[Finding, ...]:

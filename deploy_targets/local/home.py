@@ -117,6 +117,10 @@ class Home:
         """Removes Ray's session files."""
         shutil.rmtree(self.ray_temp.parent, ignore_errors=True)
 
+    def mark(self, part: str = "") -> str:
+        """What the processes of a part bear; of all parts of this home, where none is named."""
+        return f"{self.path.resolve()}|{part}{'|' if part else ''}"
+
     def folder(self, name: str) -> Path:
         """The folder `name`, made if it is not there. The whole home is its owner's alone: models and logs lie in it."""
         if not self.path.exists():

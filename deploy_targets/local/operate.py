@@ -146,7 +146,7 @@ def render_documents(
     for endpoint in endpoints:
         release = _rendered_release(endpoint, version=version, source=source, registry=registry)
         manifests += _manifests(endpoint, release, is_source_given=source is not None)
-        if endpoint.target is TargetKind.TRITON:
+        if endpoint.target in {TargetKind.TRITON, TargetKind.LOCAL_TRITON}:
             name = revision_name(endpoint.name, version)
             texts[f"{name}.{CONFIG_FILE}"] = render_model_config(endpoint, release)
             if endpoint.engine.kind == "vllm":
@@ -162,6 +162,8 @@ def _manifests(
     match endpoint.target:
         case TargetKind.LOCAL:
             return _local_manifests(endpoint, release)
+        case TargetKind.LOCAL_TRITON:
+            return (_local_routes(endpoint, release, prefix="/"),)
         case TargetKind.RAY_SERVE:
             return ray_service.render_all(endpoint, release)
         case TargetKind.TRITON:
@@ -204,16 +206,19 @@ def preview_changes(
 
 def _local_manifests(endpoint: Endpoint, release: Release) -> tuple[Manifest, ...]:
     name = revision_name(endpoint.name, release.version)
-    backend = Backend(host="127.0.0.1", port=_SERVE_PORT, prefix=f"/{name}/")
+    return (
+        Manifest(name=f"{name}.serve", body=render_application(endpoint, release)),
+        _local_routes(endpoint, release, prefix=f"/{name}/"),
+    )
+
+
+def _local_routes(endpoint: Endpoint, release: Release, *, prefix: str) -> Manifest:
     routes = render_routes(
-        {release.version: backend},
+        {release.version: Backend(host="127.0.0.1", port=_SERVE_PORT, prefix=prefix)},
         Traffic.all_to(release.version),
         timeout_s=endpoint.serving.timeout_s,
     )
-    return (
-        Manifest(name=f"{name}.serve", body=render_application(endpoint, release)),
-        Manifest(name=f"{name}.routes", body=routes),
-    )
+    return Manifest(name=f"{revision_name(endpoint.name, release.version)}.routes", body=routes)
 
 
 def _rendered_release(

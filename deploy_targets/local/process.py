@@ -99,12 +99,17 @@ def await_ready(
 
 
 def end_all(processes: Sequence[psutil.Process], *, patience_s: float) -> None:
-    """Ends these processes and all their children: asked first, then forced after `patience_s`."""
+    """Ends these processes and all their children: asked first, then forced after `patience_s`.
+
+    A child that bears another mark is a part of its own, which was only started from here: it is left alone.
+    """
     family: dict[int, psutil.Process] = {}
     for process in processes:
         try:
+            mark = _mark_of(process)
             for one in (process, *process.children(recursive=True)):
-                family[one.pid] = one
+                if _mark_of(one) in {mark, ""}:
+                    family[one.pid] = one
         except psutil.NoSuchProcess:
             continue
     for process in family.values():
@@ -122,14 +127,19 @@ def find_marked(prefix: str) -> list[psutil.Process]:
     """
     me = psutil.Process()
     spared = {me.pid, *(parent.pid for parent in me.parents())}
-    return [one for one in psutil.process_iter() if one.pid not in spared and _bears(one, prefix)]
+    return [
+        one
+        for one in psutil.process_iter()
+        if one.pid not in spared and _mark_of(one).startswith(prefix)
+    ]
 
 
-def _bears(process: psutil.Process, prefix: str) -> bool:
+def _mark_of(process: psutil.Process) -> str:
+    """Empty for one that bears none, that ended meanwhile or belongs to another user."""
     try:
-        return process.environ().get(_MARK, "").startswith(prefix)
-    except (psutil.Error, OSError):  # it ended meanwhile, or belongs to another user
-        return False
+        return process.environ().get(_MARK, "")
+    except (psutil.Error, OSError):
+        return ""
 
 
 _QUIET_PORTS = range(20_000, 32_000)

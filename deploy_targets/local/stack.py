@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind, parse_endpoints
 from deploy_targets.local import parts
-from deploy_targets.local.adapter import write_first_configuration
 from deploy_targets.local.home import Home, Secrets, write_private
 from deploy_targets.local.process import (
     ProcessRecord,
@@ -28,6 +27,8 @@ from deploy_targets.local.process import (
     free_port,
     spawn,
 )
+from deploy_targets.local.split import write_first_configuration
+from deploy_targets.local.triton_server import triton_environment
 from deploy_targets.rollout.follow import check_model
 from deploy_targets.rollout.store import SqliteStore
 from registry.artifact_store import connect_store
@@ -134,17 +135,20 @@ def up(home: Home, endpoint_file: Path, *, announce: Announce) -> StackInfo:
     """Starts what does not run yet and returns when all parts are ready.
 
     Raises:
-        ComponentNotReady: a part did not come up; its log is named. What came up keeps running.
+        ComponentNotReady: a part did not come up; its log is named. What came up keeps running. Or Triton's environment
+            is missing, and an endpoint needs it; nothing was started.
         EndpointFileInvalid: nothing was started.
         StateUnreadable: the saved rollouts are of another version of Shipway; nothing was started.
     """
     endpoints = read_endpoint_file(endpoint_file).endpoints
+    if any(endpoint.target is TargetKind.LOCAL_TRITON for endpoint in endpoints):
+        triton_environment().check()
     with _locked(home):
         store = SqliteStore(home.state_file)
         for endpoint in endpoints:
             check_model(endpoint, store.load(endpoint.name).state)
         # What is on a cluster has its split and its guard there.
-        local = tuple(one for one in endpoints if one.target is TargetKind.LOCAL)
+        local = tuple(one for one in endpoints if one.target.is_local)
         return _Starter(home, endpoint_file, local, announce).start()
 
 
@@ -160,7 +164,7 @@ def down(home: Home, *, announce: Announce) -> None:
             for name, process in alive.items():
                 announce(f"ending {name} (pid {process.pid})")
             end_all([*alive.values()], patience_s=_PATIENCE_S)
-        end_all(find_marked(_mark(home, "")), patience_s=_PATIENCE_S)
+        end_all(find_marked(home.mark()), patience_s=_PATIENCE_S)
         home.remove_ray_temp()
         if info is not None:
             stopped = info.model_copy(update={"processes": {}})
@@ -215,10 +219,11 @@ class _Starter:
         home, secrets, ports = self._home, self._secrets, self._ports
         chosen = {
             "s3": parts.seaweedfs(home, secrets, ports),
-            "ray": parts.ray_head(home, secrets, ports),
             "mlflow": parts.mlflow_server(home, secrets, ports),
         }
-        home.make_ray_temp()
+        if self._needs_ray:
+            chosen["ray"] = parts.ray_head(home, secrets, ports)
+            home.make_ray_temp()
         for endpoint in self._endpoints:
             name, folder = endpoint.name, home.endpoint(endpoint.name)
             keys_file = folder / "keys.json"
@@ -241,6 +246,10 @@ class _Starter:
         chosen["controller"] = parts.controller(home, secrets, ports, self._file)
         return chosen
 
+    @property
+    def _needs_ray(self) -> bool:
+        return any(endpoint.target is TargetKind.LOCAL for endpoint in self._endpoints)
+
     def _choose_ports(self) -> None:
         """Keeps the ports of what runs; for the rest the last ones where they are free, or the usual ones."""
         wanted = dict(_USUAL_PORTS)
@@ -252,7 +261,7 @@ class _Starter:
             self._ports |= {name: free_port(port, taken) for name, port in missing.items()}
             return
         # What a killed stack has left behind would hold the ports until its part is started again.
-        end_all(find_marked(_mark(self._home, "")), patience_s=_PATIENCE_S)
+        end_all(find_marked(self._home.mark()), patience_s=_PATIENCE_S)
         taken: set[int] = set()
         self._ports = {
             name: free_port(self._ports.get(name, port), taken) for name, port in wanted.items()
@@ -267,7 +276,9 @@ class _Starter:
             if name == "controller" or part == "guard" or is_gone:
                 if record.find() is not None:
                     self._announce(f"ending {name}: the endpoint file has changed")
-                end_all(find_marked(_mark(self._home, name)), patience_s=_PATIENCE_S)
+                # With an endpoint that is gone go the revisions that its adapter has started.
+                mark = f"{self._home.mark()}{endpoint}." if is_gone else self._home.mark(name)
+                end_all(find_marked(mark), patience_s=_PATIENCE_S)
                 del self._processes[name]
         self._ports = {
             name: port
@@ -286,13 +297,13 @@ class _Starter:
 
     def _spawn(self, name: str, part: parts.Part) -> None:
         self._announce(f"starting {name}")
-        end_all(find_marked(_mark(self._home, name)), patience_s=_PATIENCE_S)
+        end_all(find_marked(self._home.mark(name)), patience_s=_PATIENCE_S)
         self._processes[name] = spawn(
             part.command,
             log=self._home.log(name),
-            environment={**_inherited(), **part.environment},
+            environment={**inherited_environment(), **part.environment},
             folder=part.folder,
-            mark=_mark(self._home, name),
+            mark=self._home.mark(name),
         )
         self._save()
 
@@ -309,6 +320,8 @@ class _Starter:
     def _await_shared(self, http: httpx2.Client) -> None:
         self._await("s3", self._buckets_are_there)
         self._await("mlflow", lambda: _answers(http, f"{self._save().mlflow_url}/health"))
+        if not self._needs_ray:
+            return
         headers = {"Authorization": f"Bearer {self._secrets.ray_token}"}
         applications = f"{self._save().ray_url}/api/serve/applications/"
         self._await("ray", lambda: _answers(http, applications, headers=headers))
@@ -352,12 +365,7 @@ def _answers(http: httpx2.Client, url: str, *, headers: Mapping[str, str] | None
         return False
 
 
-def _mark(home: Home, part: str) -> str:
-    """What the processes of a part bear; of all parts of this home, where none is named."""
-    return f"{home.path.resolve()}|{part}{'|' if part else ''}"
-
-
-def _inherited() -> dict[str, str]:
+def inherited_environment() -> dict[str, str]:
     """This process's environment without what would turn a part to another server or account than this stack's."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
 

@@ -1,5 +1,4 @@
 """Ray Serve: one application for each version in flight.
 
-`serve_config` renders it (pure), `app` is what runs in the replica, `chat` speaks OpenAI's protocol (pure) and
-`generation` drives the model.
+`serve_config` renders it (pure) and `app` is what runs in the replica; the model itself is `deploy_targets.engine`.
 """

@@ -5,9 +5,7 @@ streams or not. A replica whose artifact does not have its promised digest never
 """
 
 import importlib
-import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import structlog
@@ -22,9 +20,10 @@ from starlette.responses import (
     StreamingResponse,
 )
 
-from deploy_targets.ray_serve import chat
+from deploy_targets.engine import chat
+from deploy_targets.engine.answer import Answer
+from deploy_targets.engine.generation import Generator, Row
 from deploy_targets.ray_serve.batcher import Batcher
-from deploy_targets.ray_serve.generation import Generator, Row
 from deploy_targets.ray_serve.serve_config import DEPLOYMENT
 from deploy_targets.ray_serve.settings import EngineSettings
 from registry.artifact_store import connect_store
@@ -95,7 +94,7 @@ class Engine:
             _log.error(Event.TEMPLATE_BROKEN, version=self._args.version, error=str(error))
             body = chat.envelope(f"The model's chat template failed: {error}", kind="server_error")
             return JSONResponse(body, status_code=500)
-        answer = _Answer(model=self._args.model_name, prompt_tokens=len(row.prompt))
+        answer = Answer(model=self._args.model_name, prompt_tokens=len(row.prompt))
         deltas = self._deltas(asked, row, answer)
         if asked.stream:
             events = answer.events(deltas, include_usage=asked.include_usage)
@@ -104,7 +103,7 @@ class Engine:
         return JSONResponse(answer.whole(text))
 
     async def _deltas(
-        self, asked: chat.ChatRequest, row: Row, answer: "_Answer"
+        self, asked: chat.ChatRequest, row: Row, answer: Answer
     ) -> AsyncGenerator[str]:
         """The answer's text piece by piece. When the client leaves, its row ends with the next token."""
         text = chat.AnswerText(stop=asked.stop)
@@ -122,56 +121,6 @@ class Engine:
             )
         finally:
             await steps.aclose()
-
-
-class _Answer:
-    """The frame around one answer's text: its id, time, usage and finish reason."""
-
-    def __init__(self, *, model: str, prompt_tokens: int) -> None:
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-        self._model = model
-        self._prompt_tokens = prompt_tokens
-        self.completion_tokens = 0
-        self.finish = "stop"
-
-    @property
-    def _usage(self) -> chat.Usage:
-        return chat.Usage(prompt=self._prompt_tokens, completion=self.completion_tokens)
-
-    def whole(self, text: str) -> dict[str, Any]:
-        return chat.completion(
-            request_id=self._id,
-            created=self._created,
-            model=self._model,
-            text=text,
-            finish=self.finish,
-            usage=self._usage,
-        )
-
-    async def events(
-        self, deltas: AsyncGenerator[str], *, include_usage: bool
-    ) -> AsyncIterator[bytes]:
-        """The answer as server-sent events; a failure under way is sent as an error, without the end mark."""
-        frame: dict[str, Any] = {
-            "request_id": self._id,
-            "created": self._created,
-            "model": self._model,
-        }
-        try:
-            yield chat.chunk(**frame, delta={"role": "assistant", "content": ""})
-            async for delta in deltas:
-                yield chat.chunk(**frame, delta={"content": delta})
-        except Exception as error:  # noqa: BLE001 - the stream's top: the status is sent already, so this is the only way to tell
-            _log.exception(Event.STREAM_FAILED)
-            yield chat.event(chat.envelope(f"Generation failed: {error}", kind="server_error"))
-            return
-        finally:
-            await deltas.aclose()
-        yield chat.chunk(**frame, delta={}, finish=self.finish)
-        if include_usage:
-            yield chat.usage_chunk(**frame, usage=self._usage)
-        yield chat.DONE
 
 
 def _listen_on_the_nodes_address_only() -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from deploy_targets.ray_serve.generation import Row
+from deploy_targets.engine.generation import Row
 
 Generate = Callable[[Sequence[Row], Callable[[], object]], None]
 

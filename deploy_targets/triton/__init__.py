@@ -1,4 +1,6 @@
-"""Triton, run by KServe: one model repository for each version, and the InferenceService that loads it.
+"""Triton, run by KServe or on this machine: one model repository for each version, and what loads it.
 
-`model_config` is what the repository says to Triton, `manifest` what KServe is told. Both are pure.
+`model_config` is what the repository says to Triton, `manifest` what KServe is told, `tensors` how a chat becomes tensors
+and back (all pure). `repository` puts a version's repository into S3, with `model`, which runs inside Triton; `front`
+speaks OpenAI's protocol before it.
 """

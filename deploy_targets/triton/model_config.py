@@ -1,25 +1,22 @@
 """What a model repository says to Triton: `config.pbtxt`, and the arguments of its vLLM backend. Pure.
 
 The repository is `<endpoint>/config.pbtxt` and `<endpoint>/<version>/`, where the version is MLflow's own number. Engine
-kind transformers is our model on Triton's python backend; kind vllm is Triton's vLLM backend. Both take the same inputs,
-and every one that changes an answer is an input, for the response cache's key is made of the inputs alone.
+kind transformers is our model on Triton's python backend; kind vllm is Triton's vLLM backend. The tensors have the same
+names in both (ours take a chat, vLLM's a prompt), and whatever changes an answer is an input, for the response cache's
+key is made of the inputs alone. Triton caches no streamed answers: ours are streamed where there is no cache.
 """
 
 import json
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.placement import Triton
+from deploy_targets.triton import tensors
 from registry.errors import ManifestInvalid
 from registry.release import Release
 
 CONFIG_FILE, VLLM_FILE = "config.pbtxt", "model.json"
-CHECKPOINT_FOLDER = "checkpoint"
-"""Where a version's weights and tokenizer lie, inside its version folder."""
 MOUNT = "/mnt/models"
 """Where KServe puts the repository before Triton starts."""
-
-TEXT_INPUT, SAMPLING_PARAMETERS, TEXT_OUTPUT = "text_input", "sampling_parameters", "text_output"
-"""The tensors, as the vLLM backend names them; sampling parameters are a JSON object of vLLM's SamplingParams."""
 
 _QUEUED_BATCHES = 8
 """Batches that may wait before Triton refuses, as on Ray: an honest refusal beats a time-out."""
@@ -53,7 +50,7 @@ def render_model_config(endpoint: Endpoint, release: Release) -> str:
 def render_vllm_arguments(endpoint: Endpoint, release: Release) -> str:
     """The text of the vLLM backend's `model.json`: the checkpoint, where KServe mounts it, and how to run it."""
     arguments = {
-        "model": f"{MOUNT}/{endpoint.name}/{release.version}/{CHECKPOINT_FOLDER}",
+        "model": f"{MOUNT}/{endpoint.name}/{release.version}/{tensors.CHECKPOINT_FOLDER}",
         "max_model_len": endpoint.engine.max_context_tokens,
         "max_num_seqs": batch_size(endpoint),
         "tensor_parallel_size": int(endpoint.resources.gpus),
@@ -80,11 +77,13 @@ def _python_backend(endpoint: Endpoint, release: Release) -> list[str]:
     }
     return [
         f"max_batch_size: {batch}",
-        "input [",
-        f'  {{ name: "{TEXT_INPUT}" data_type: TYPE_STRING dims: [ 1 ] }},',
-        f'  {{ name: "{SAMPLING_PARAMETERS}" data_type: TYPE_STRING dims: [ 1 ] optional: true }}',
-        "]",
-        f'output [ {{ name: "{TEXT_OUTPUT}" data_type: TYPE_STRING dims: [ 1 ] }} ]',
+        *_tensors("input", TYPE_STRING=(tensors.TEXT_INPUT, tensors.SAMPLING_PARAMETERS)),
+        *_tensors(
+            "output",
+            TYPE_STRING=(tensors.TEXT_OUTPUT, tensors.FINISH_REASON),
+            TYPE_INT32=(tensors.INPUT_TOKENS, tensors.OUTPUT_TOKENS),
+        ),
+        f"model_transaction_policy {{ decoupled: {'false' if caches else 'true'} }}",
         f"instance_group [ {{ count: 1 kind: {kind} }} ]",
         "dynamic_batching {",
         f"  max_queue_delay_microseconds: {endpoint.batching.max_delay_ms * 1000}",
@@ -100,3 +99,13 @@ def _python_backend(endpoint: Endpoint, release: Release) -> list[str]:
             for key, value in parameters.items()
         ),
     ]
+
+
+def _tensors(side: str, **names: tuple[str, ...]) -> list[str]:
+    """The lines that declare the tensors of one side, by data type."""
+    lines = [
+        f'  {{ name: "{name}" data_type: {kind} dims: [ 1 ] }}'
+        for kind, several in names.items()
+        for name in several
+    ]
+    return [f"{side} [", ",\n".join(lines), "]"]

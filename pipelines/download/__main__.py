@@ -15,7 +15,7 @@ from pipelines.download.sources import Fetcher, Found, parse_source
 from pipelines.progress import Announcer
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of
-from registry.artifact_store import describe_folder, digest_file
+from registry.digests import describe_folder, digest_file
 from registry.errors import IntegrityError, SourceInvalid
 from registry.release import parse_digest
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipelines.checkpoint import check_names
-from registry.artifact_store import ArtifactStore, describe_folder, digest_file, split_source
+from registry.artifact_store import ArtifactStore, split_source
+from registry.digests import describe_folder, digest_file
 from registry.errors import NotFound, SourceInvalid, Unavailable
 from registry.release import DIGEST_TAG, parse_digest
 

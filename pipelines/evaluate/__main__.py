@@ -21,7 +21,7 @@ from pipelines.loading import has_gpu, load_model, load_tokenizer
 from pipelines.progress import Announcer, hushed
 from pipelines.session import Model, Session, Stage, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full, key_of
-from registry.artifact_store import describe_folder, digest_file
+from registry.digests import describe_folder, digest_file
 from registry.errors import BadInput, IntegrityError, NotFound, ShipwayError, StageFailed
 from registry.promotion import CHAMPION
 from registry.release import SCORECARD_TAG, Digest, parse_digest

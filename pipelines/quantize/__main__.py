@@ -28,7 +28,7 @@ from pipelines.quantize.recipes import (
 )
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full
-from registry.artifact_store import digest_file
+from registry.digests import digest_file
 from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
 
 _LIBRARIES = ("torch", "transformers", "gptqmodel", "optimum", "torchao", "safetensors")

@@ -1,31 +1,41 @@
-"""What every `Target` promises, asked of each: the fake that other tests trust, the local one for real, and two on a cluster.
+"""What every `Target` promises, asked of each: the fake that other tests trust, the local ones for real, and two on a cluster.
 
-Those stand on a stand-in for the API server; Knative mode has room for two versions, so `test_rollouts` asks it. The local one runs on a real Ray, a real S3 and a real Envoy for each endpoint; its models are tiny. Versions 6 and 7 are
-deployed once and stay; version 9 is promised other bytes than lie in S3, until they are mended.
+The local ones run on a real Ray or real Tritons, a real S3 and a real Envoy for each endpoint; their models are tiny.
+Versions 6 and 7 are deployed once and stay; version 9 is promised other bytes than lie in S3, until they are mended. Those
+on a cluster stand on a stand-in for its API server; Knative mode has room for two versions, so `test_rollouts` asks it.
 """
 
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx2
+import psutil
 import pytest
 
-from deploy_targets.endpoint import Endpoint, Resources
-from deploy_targets.local.adapter import LocalTarget
+from deploy_targets.endpoint import Endpoint, Resources, TargetKind
+from deploy_targets.local.process import find_marked
+from deploy_targets.local.split import Split
+from deploy_targets.local.triton_adapter import LocalTritonTarget
+from deploy_targets.local.triton_revision import SPEC_FILE, RevisionSpec
+from deploy_targets.local.triton_server import STUB
+from deploy_targets.placement import Triton
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from deploy_targets.target import Observed, Readiness, Target
-from registry.artifact_store import MANIFEST_NAME, ArtifactStore, split_source
+from deploy_targets.triton.repository import put_repository
+from registry.artifact_store import split_source
+from registry.digests import MANIFEST_NAME
 from registry.errors import TargetUnavailable
 from registry.release import Release
 from tests.builders import a_digest, a_release, an_endpoint
 from tests.contracts.cluster_world import ClusterWorld
 from tests.fakes import FakeTarget
 from tests.guard.stub import a_chat
-from tests.local.platform import Platform, a_platform
+from tests.local.platform import Platform, a_platform, needs_triton
 from tests.servers import Servers
 
 LIMIT_S = 240
@@ -85,15 +95,16 @@ class LocalWorld:
         self,
         platform: Platform,
         endpoint: Endpoint,
-        store: ArtifactStore,
+        servers: Servers,
         models: tuple[Path, Path],
     ) -> None:
         self._platform = platform
         self._endpoint = endpoint
-        self._store = store
+        self._s3 = servers.environment
+        self._store = servers.store
         self._models = models
-        self._good, self._wrong = map(store.put, models)
-        self.target = platform.target(endpoint)
+        self._good, self._wrong = map(self._store.put, models)
+        self.target = self.fresh_target()
 
     def release(self, version: str) -> Release:
         stored = self._wrong if version == WRONG else self._good
@@ -113,7 +124,7 @@ class LocalWorld:
             Body=self._good.manifest.to_json().encode(),
         )
 
-    def fresh_target(self) -> LocalTarget:
+    def fresh_target(self) -> Target:
         return self._platform.target(self._endpoint)
 
     def kill_a_replica(self, version: str) -> None:
@@ -125,14 +136,15 @@ class LocalWorld:
     def mend(self) -> None:
         self._store.put(self._models[1])
 
-    def cut_off(self) -> LocalTarget:
-        nobody = httpx2.Client(base_url="http://127.0.0.1:1")
-        self._platform.clients.enter_context(nobody)
-        return self._platform.target(self._endpoint, nobody)
+    def cut_off(self) -> Target:
+        return self._platform.target(self._endpoint, self._nobody())
 
-    def ask(self, **pin: str) -> httpx2.Response:
+    def _nobody(self) -> httpx2.Client:
+        return self._platform.clients.enter_context(httpx2.Client(base_url="http://127.0.0.1:1"))
+
+    def ask(self, body: Mapping[str, Any] | None = None, **pin: str) -> httpx2.Response:
         url = f"{self._platform.url(f'{self._endpoint.name}.envoy')}/v1/chat/completions"
-        return httpx2.post(url, json=a_chat("hello"), headers=pin, timeout=60)
+        return httpx2.post(url, json=body or a_chat("hello"), headers=pin, timeout=60)
 
     def make_ready(self) -> None:
         seen = self.target.observe()
@@ -141,6 +153,50 @@ class LocalWorld:
                 self.target.apply(self.release(version))
         until(self.target, lambda seen: all(map(seen.is_ready, KEPT)))
         self.target.shift(Traffic.all_to("6"))
+
+
+class TritonWorld(LocalWorld):
+    def fresh_target(self) -> LocalTritonTarget:
+        return self._platform.triton_target(self._endpoint, self._s3)
+
+    def kill_a_replica(self, version: str) -> None:
+        self.process(version, "tritonserver").kill()
+
+    def process(self, version: str, name: str) -> psutil.Process:
+        """The one of that name among the revision's processes."""
+        marked = find_marked(self._platform.home.mark(f"{self._endpoint.name}.triton-v{version}"))
+        (found,) = [one for one in marked if one.name().startswith(name[:15])]
+        return found
+
+    def release_of(self, model: Path, version: str) -> Release:
+        """Another model than those of the suite."""
+        stored = self._store.put(model)
+        return replace(self.release(version), source=stored.source, digest=stored.manifest.digest)
+
+    def overwrite_in_repository(self, release: Release, file: str) -> None:
+        """From now on that file of the model repository holds other bytes, of the same number."""
+        stored = put_repository(self._store, self._endpoint, release)
+        bucket, prefix = split_source(stored.source)
+        path = f"{self._endpoint.name}/{release.version}/checkpoint/{file}"
+        (size,) = [one.size_bytes for one in stored.manifest.files if one.path == path]
+        self._store._client.put_object(Bucket=bucket, Key=f"{prefix}/{path}", Body=b" " * size)
+
+    def metric(self, version: str, name: str) -> int:
+        """One of Triton's own, of the model."""
+        folder = self._platform.home.folder(f"endpoints/{self._endpoint.name}/triton/{version}")
+        spec = RevisionSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+        status = httpx2.get(f"http://127.0.0.1:{spec.port}/status").json()
+        text = httpx2.get(status["metrics_url"]).text
+        return sum(
+            int(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith(f"{name}{{")
+        )
+
+    def cut_off(self) -> LocalTritonTarget:
+        folder = self._platform.envoy_folder(self._endpoint.name)
+        split = Split(self._endpoint, admin=self._nobody(), folder=folder)
+        return self._platform.triton_target(self._endpoint, self._s3, split)
 
 
 def until(target: Target, holds: Callable[[Observed], bool]) -> Observed:
@@ -174,12 +230,36 @@ def local_worlds(
         worlds: list[LocalWorld] = []
         for endpoint in (small("chat", "smollm2"), small("chat-v2", "other")):
             platform.start_envoy(endpoint.name)
-            worlds.append(LocalWorld(platform, endpoint, servers.store, models))
+            worlds.append(LocalWorld(platform, endpoint, servers, models))
         first, second = worlds
         first.tamper()
         for version in (*KEPT, WRONG):
             first.target.apply(first.release(version))
         yield first, second
+
+
+@pytest.fixture(scope="module")
+def triton_world(
+    servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonWorld]:
+    from tests.tiny_model import write_tiny_model
+
+    models = tuple(write_tiny_model(tmp_path_factory.mktemp("tiny"), seed=n) for n in (3, 4))
+    cached = {"target": TargetKind.LOCAL_TRITON, "triton": Triton(response_cache_bytes=1 << 24)}
+    endpoint = small("chat", "smollm2").model_copy(update=cached)
+    with a_platform(tmp_path_factory.mktemp("tritons")) as platform:
+        platform.start_envoy(endpoint.name)
+        world = TritonWorld(platform, endpoint, servers, models)
+        world.tamper()
+        for version in (*KEPT, WRONG):
+            world.target.apply(world.release(version))
+        yield world
+
+
+@pytest.fixture
+def triton(triton_world: TritonWorld) -> TritonWorld:
+    triton_world.make_ready()
+    return triton_world
 
 
 @pytest.fixture
@@ -189,14 +269,18 @@ def local(local_worlds: tuple[LocalWorld, LocalWorld]) -> LocalWorld:
     return world
 
 
-@pytest.fixture(
-    params=["fake", "ray-serve", "standard", pytest.param("local", marks=pytest.mark.real)]
-)
+REAL = [
+    pytest.param("local", marks=pytest.mark.real),
+    pytest.param("triton", marks=[pytest.mark.real, needs_triton]),
+]
+
+
+@pytest.fixture(params=["fake", "ray-serve", "standard", *REAL])
 def world(request: pytest.FixtureRequest) -> World:
     if request.param == "fake":
         return FakeWorld()
-    if request.param == "local":
-        return request.getfixturevalue("local")
+    if request.param in {"local", "triton"}:
+        return request.getfixturevalue(request.param)
     server = request.getfixturevalue("cluster")
     return ClusterWorld(server, request.param, versions=KEPT, wrong=WRONG)
 
@@ -326,27 +410,30 @@ def test_what_would_be_applied_can_be_rendered_beforehand(world: World) -> None:
     assert "7" in str(twice[0])
 
 
-@pytest.mark.real
-def test_a_pin_is_answered_by_its_version_or_by_none(local: LocalWorld) -> None:
-    answers = {pin: local.ask(**{VERSION_HEADER: pin}) for pin in (*KEPT, UNKNOWN)}
+@pytest.fixture(params=REAL)
+def real(request: pytest.FixtureRequest) -> LocalWorld:
+    return request.getfixturevalue(request.param)
+
+
+def test_a_pin_is_answered_by_its_version_or_by_none(real: LocalWorld) -> None:
+    answers = {pin: real.ask(**{VERSION_HEADER: pin}) for pin in (*KEPT, UNKNOWN)}
 
     assert [answers[pin].headers[VERSION_HEADER] for pin in KEPT] == list(KEPT)
     assert [answer.status_code for answer in answers.values()] == [200, 200, 404]
     assert answers["7"].json()["choices"][0]["message"]["content"]
 
 
-@pytest.mark.real
-def test_a_version_that_is_retired_is_no_longer_to_be_pinned(local: LocalWorld) -> None:
+def test_a_version_that_is_retired_is_no_longer_to_be_pinned(real: LocalWorld) -> None:
     def is_known() -> bool:
-        """Ray has a 404 of its own for a version that is not ready, to which Envoy adds the version."""
-        return VERSION_HEADER in local.ask(**{VERSION_HEADER: "5"}).headers
+        """One that is not ready answers with an error, to which Envoy adds the version."""
+        return VERSION_HEADER in real.ask(**{VERSION_HEADER: "5"}).headers
 
-    local.target.apply(local.release("5"))
-    until(local.target, lambda _: is_known())
+    real.target.apply(real.release("5"))
+    until(real.target, lambda _: is_known())
 
-    local.target.retire("5")
+    real.target.retire("5")
 
-    until(local.target, lambda _: not is_known())
+    until(real.target, lambda _: not is_known())
 
 
 @pytest.mark.real
@@ -368,3 +455,80 @@ def test_two_endpoints_on_one_ray_do_not_delete_each_others_applications(
     seen = local.target.observe()
     assert all(map(seen.is_ready, KEPT))
     assert seen.traffic == Traffic.all_to("6")
+
+
+@pytest.mark.real
+@needs_triton
+def test_a_dead_model_process_counts_as_a_restart_though_triton_would_replace_it_unseen(
+    triton: TritonWorld,
+) -> None:
+    before = triton.target.observe().revisions["7"].restarts
+
+    triton.process("7", STUB).kill()
+
+    until(triton.target, lambda seen: not seen.is_ready("7"))
+    until(triton.target, lambda seen: seen.is_ready("7"))
+    assert triton.target.observe().revisions["7"].restarts == before + 1
+
+
+@pytest.mark.real
+@needs_triton
+def test_a_revision_whose_own_process_is_gone_leaves_nothing_behind_and_is_applied_again(
+    triton: TritonWorld,
+) -> None:
+    before = triton.target.observe().revisions["7"].restarts
+    server, keeper = triton.process("7", "tritonserver"), triton.process("7", "python")
+
+    keeper.kill()
+
+    until(triton.target, lambda seen: "7" not in seen.revisions)
+    assert triton.ask(**{VERSION_HEADER: "7"}).status_code == 503
+    until(triton.target, lambda _: not server.is_running())
+    triton.target.apply(triton.release("7"))
+    seen = until(triton.target, lambda seen: seen.is_ready("7"))
+    assert seen.revisions["7"].restarts == before + 1
+    assert seen.traffic == Traffic.all_to("6")
+
+
+@pytest.mark.real
+@needs_triton
+def test_a_failure_that_tritons_cache_repeats_with_status_200_is_an_error_each_time(
+    triton: TritonWorld, tmp_path: Path
+) -> None:
+    from tests.tiny_model import TEMPLATE, write_tiny_model
+
+    broken = "{% if messages[0]['role'] == 'system' %}{{ 1 + nothing }}{% endif %}" + TEMPLATE
+    triton.target.apply(triton.release_of(write_tiny_model(tmp_path, template=broken), "8"))
+    until(triton.target, lambda seen: seen.is_ready("8"))
+    body = a_chat("hello", temperature=0)
+    body["messages"].insert(0, {"role": "system", "content": "Be brief."})
+
+    first, again = (triton.ask(body, **{VERSION_HEADER: "8"}) for _ in range(2))
+
+    told = [answer.json()["error"]["message"] for answer in (first, again)]
+    assert [first.status_code, again.status_code] == [500, 500]
+    assert "UndefinedError" in told[0]
+    assert "the response cache repeats that" in told[1]
+    # Triton itself saw nothing but a hit.
+    assert triton.metric("8", "nv_cache_num_hits_per_model") == 1
+    assert triton.metric("8", "nv_inference_request_failure") == 0
+    assert triton.ask(**{VERSION_HEADER: "8"}).status_code == 200
+    triton.target.retire("8")
+
+
+@pytest.mark.real
+@needs_triton
+def test_a_checkpoint_that_was_changed_in_the_repository_itself_is_not_loaded(
+    triton: TritonWorld, tmp_path: Path
+) -> None:
+    from tests.tiny_model import write_tiny_model
+
+    release = triton.release_of(write_tiny_model(tmp_path, seed=8), "8")
+    triton.overwrite_in_repository(release, "generation_config.json")
+
+    triton.target.apply(release)
+
+    seen = until(triton.target, lambda seen: readiness(seen, "8") is not Readiness.STARTING)
+    assert readiness(seen, "8") is Readiness.FAILED
+    assert f"{release.digest} was evaluated" in seen.revisions["8"].reason
+    triton.target.retire("8")

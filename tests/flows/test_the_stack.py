@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from deploy_targets.local.process import ProcessRecord, find_marked
 from deploy_targets.local.stack import StackInfo, read_endpoint_file
 from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
+from deploy_targets.target import Observed
 from registry.promotion import CHAMPION, MoveAlias
 from registry.release import DIGEST_TAG, GATE_TAG
 
@@ -49,6 +50,7 @@ endpoints:
     engine: {max_context_tokens: 256}
     rollout:
       steps: [{weight: 25, dwell_s: 2, requests: 2}, {weight: 50, dwell_s: 1}]
+      settle_s: 0
       promote: {by: exposure, requests: 30}
       drain_s: 1
     serving: {timeout_s: 30}
@@ -58,10 +60,10 @@ endpoints:
 class Stack:
     """What runs, seen from outside."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, endpoints: str = ENDPOINTS) -> None:
         self.home = Home(folder / "home")
         self.file = folder / "endpoints.yaml"
-        self.file.write_text(ENDPOINTS)
+        self.file.write_text(endpoints)
         self.endpoint = read_endpoint_file(self.file).endpoints[0]
         self.said: list[str] = []
         self.info = self.up()
@@ -104,6 +106,10 @@ class Stack:
     @property
     def status(self) -> Status:
         return self.composition.status(self.endpoint)
+
+    def observed(self) -> Observed:
+        with closing(self.composition.target(self.endpoint)) as target:
+            return target.observe()
 
     def answered(self, version: str) -> tuple[str, str]:
         """What Shipway wrote on that version."""
@@ -335,7 +341,7 @@ def test_an_operator_goes_back_at_once_without_a_canary(running: Stack) -> None:
         clients.wait_for_answers(clients.report.requests + 4)
 
     assert clients.report.failures == 0
-    assert running.answered(champion)[0] == "turned_down"
+    running.until(lambda: running.answered(champion)[0] == "turned_down")
 
 
 def test_the_command_line_tells_what_is_there(running: Stack, tmp_path: Path) -> None:

@@ -6,18 +6,27 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import parts
-from deploy_targets.local.adapter import LocalTarget, write_first_configuration
+from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.home import Home, write_private
 from deploy_targets.local.process import await_ready, end_all, find_marked, free_port, spawn
+from deploy_targets.local.split import Split, write_first_configuration
 from deploy_targets.local.stack import keys_document
+from deploy_targets.local.triton_adapter import LocalTritonTarget
+from deploy_targets.local.triton_server import triton_environment
 
 _RAY_PORTS = (
     "ray_gcs", "ray_dashboard", "ray_agent", "ray_agent_grpc", "ray_runtime_env", "ray_metrics",
     "ray_client", "ray_node_manager", "ray_object_manager", "ray_serve",
 )  # fmt: skip
+
+needs_triton = pytest.mark.skipif(
+    not triton_environment().is_ready,
+    reason="Triton's own environment is missing: run `make setup-triton`",
+)
 
 
 class Platform:
@@ -33,7 +42,7 @@ class Platform:
 
     @property
     def mark(self) -> str:
-        return f"{self.home.path}|"
+        return self.home.mark()
 
     def start_ray(self, environment: Mapping[str, str]) -> None:
         """`environment` says where S3 is."""
@@ -78,10 +87,30 @@ class Platform:
         return LocalTarget(
             endpoint,
             ray=client,
-            envoy_admin=self.envoy_admin(endpoint.name),
+            split=self.split(endpoint),
             serve_port=self.ports["ray_serve"],
             folder=self.envoy_folder(endpoint.name),
             lock_file=self.home.folder("ray") / "applications.lock",
+        )
+
+    def triton_target(
+        self, endpoint: Endpoint, environment: Mapping[str, str], split: Split | None = None
+    ) -> LocalTritonTarget:
+        """An adapter that knows nothing yet; `environment` says where S3 is."""
+        http = self.clients.enter_context(httpx2.Client(timeout=30))
+        return LocalTritonTarget(
+            endpoint,
+            split=split or self.split(endpoint),
+            http=http,
+            home=self.home,
+            environment={**os.environ, **environment},
+        )
+
+    def split(self, endpoint: Endpoint) -> Split:
+        return Split(
+            endpoint,
+            admin=self.envoy_admin(endpoint.name),
+            folder=self.envoy_folder(endpoint.name),
         )
 
     def envoy_admin(self, name: str) -> httpx2.Client:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from deploy_targets.local import parts
-from deploy_targets.local.adapter import write_first_configuration
 from deploy_targets.local.envoy import render_bootstrap
 from deploy_targets.local.home import Home
+from deploy_targets.local.split import write_first_configuration
 from deploy_targets.local.stack import _ENDPOINT_PORTS, _USUAL_PORTS
 from tests.builders import an_endpoint
 

@@ -136,6 +136,21 @@ def test_ending_takes_the_children_along_and_forces_the_deaf(start: Start, tmp_p
     assert ProcessRecord(pid=child.pid, started=began).find() is None
 
 
+def test_a_part_of_its_own_outlives_the_part_that_started_it(start: Start, mark: str) -> None:
+    other = mark.replace("|part|", "|another|")
+    code = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {WAITING!r}], env={{**os.environ, 'SHIPWAY_PART': {other!r}}})"
+    starter = start(code).find()
+    assert starter is not None
+    until(lambda: find_marked(other))
+
+    end_all([starter], patience_s=5)
+
+    assert find_marked(mark) == []
+    (left,) = find_marked(other)
+    end_all([left], patience_s=5)
+    assert find_marked(other) == []
+
+
 def test_waiting_for_one_that_ends_shows_the_end_of_its_log(start: Start, tmp_path: Path) -> None:
     record, log = start("print('no such disk'); exit(3)"), tmp_path / "part.log"
     with pytest.raises(ComponentNotReady, match=r"(?s)disk-server ended.*part.log:\nno such disk"):

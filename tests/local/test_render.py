@@ -52,6 +52,15 @@ def test_what_belongs_into_tritons_repository_is_written_but_is_no_document_for_
     assert json.loads(beside["chat-v7.model.json"])["model"] == "/mnt/models/chat/7/checkpoint"
 
 
+def test_on_the_local_triton_it_is_the_repositorys_configuration_and_the_route() -> None:
+    endpoint = Endpoint.model_validate(
+        {"name": "chat", "model": "smollm2", "target": "local-triton"}
+    )
+    texts = documents(endpoint)
+    assert "chat-v7.routes.yaml" in texts
+    assert 'backend: "python"' in texts["chat-v7.config.pbtxt"]
+
+
 def test_two_endpoints_that_render_one_object_are_refused() -> None:
     knative = a_knative_endpoint(name="chat-v7", model="other")
     with pytest.raises(ManifestInvalid, match="InferenceService chat-v7 in namespace llm"):

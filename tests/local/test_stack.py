@@ -51,7 +51,7 @@ def test_a_part_inherits_no_account_or_server_of_the_shell(monkeypatch: pytest.M
     for name in (*foreign, "SHIPWAY_POLL_S", "LANG"):
         monkeypatch.setenv(name, "x")
 
-    inherited = stack._inherited()
+    inherited = stack.inherited_environment()
 
     assert [name for name in foreign if name in inherited] == []
     assert {"SHIPWAY_POLL_S", "LANG", "PATH"} <= inherited.keys()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.datasets import DataFolder, demo_data, write_demo_data
-from registry.artifact_store import describe_folder
+from registry.digests import describe_folder
 from registry.errors import BadInput
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.session import OUTPUT_TAG, REUSED_TAG, STAGE_TAG
 from pipelines.version import VERSION_TAG
-from registry.artifact_store import describe_folder
+from registry.digests import describe_folder
 from registry.promotion import Refused, check_gate
 from registry.release import (
     BASE_TAG,

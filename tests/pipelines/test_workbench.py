@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.workbench import Product, Workbench, code_of, is_disk_full, key_of, subfolder
-from registry.artifact_store import describe_folder
+from registry.digests import describe_folder
 from registry.errors import StageFailed
 
 JSON = st.dictionaries(st.text(max_size=3), st.one_of(st.text(max_size=3), st.integers()))

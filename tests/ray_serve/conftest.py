@@ -1,18 +1,5 @@
-"""A tiny real model, loaded once."""
+"""The engine's tiny model, for the application around it."""
 
-from pathlib import Path
+from tests.engine.conftest import checkpoint
 
-import pytest
-
-from deploy_targets.ray_serve.generation import Generator
-from tests.tiny_model import write_tiny_model
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def generator(checkpoint: Path) -> Generator:
-    return Generator(checkpoint, threads=1, max_context_tokens=256)
+__all__ = ["checkpoint"]

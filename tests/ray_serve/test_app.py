@@ -9,9 +9,9 @@ import httpx2
 import pytest
 from starlette.requests import Request
 
+from deploy_targets.engine.generation import Row
 from deploy_targets.ray_serve import app
 from deploy_targets.ray_serve.app import Engine, EngineArgs
-from deploy_targets.ray_serve.generation import Row
 from tests.tiny_model import TEMPLATE, write_tiny_model
 
 pytestmark = pytest.mark.real

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from deploy_targets.engine.generation import Row
 from deploy_targets.ray_serve.batcher import Batcher
-from deploy_targets.ray_serve.generation import Row
 
 
 def a_row(tokens: int = 1) -> Row:

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from deploy_targets.local.process import free_port
-from registry.artifact_store import (
-    MANIFEST_NAME,
-    ArtifactStore,
-    StoredArtifact,
-    connect_store,
-    describe_folder,
-    split_source,
-)
+from registry.artifact_store import ArtifactStore, StoredArtifact, connect_store, split_source
+from registry.digests import MANIFEST_NAME, describe_folder
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
 from registry.release import Digest
 from registry.settings import RegistrySettings
@@ -320,3 +314,57 @@ def test_wrong_keys_are_refused_and_said_to_be_the_reason(
     for attempt in (lambda: store.put(tmp_path), store.written, store.ensure_bucket):
         with pytest.raises(ArtifactStoreUnavailable, match="credentials"):
             attempt()
+
+
+def compose(store: ArtifactStore, artifact: Artifact, text: str = "hello") -> StoredArtifact:
+    return store.compose(
+        artifact.source, artifact.digest, under="chat/7/weights", beside={"chat/say": text.encode()}
+    )
+
+
+def test_what_is_composed_holds_the_artifact_in_another_place_and_the_files_beside_it(
+    store: ArtifactStore, artifact: Artifact, tmp_path: Path
+) -> None:
+    composed = compose(store, artifact)
+
+    fetched = store.fetch(composed.source, composed.manifest.digest, into=tmp_path / "cache")
+    given = {f"chat/7/weights/{name}": text for name, text in contents(artifact.folder).items()}
+    assert contents(fetched) == {**given, "chat/say": b"hello"}
+
+
+def test_the_same_is_never_composed_twice_and_another_one_lies_elsewhere(
+    store: ArtifactStore, artifact: Artifact
+) -> None:
+    first, again, other = (compose(store, artifact, text) for text in ("hello", "hello", "bye"))
+
+    assert (first.was_there, again.was_there, other.was_there) == (False, True, False)
+    assert first.source == again.source != other.source
+
+
+def test_a_copy_that_is_not_whole_is_made_anew(store: ArtifactStore, artifact: Artifact) -> None:
+    bucket = Bucket(store, compose(store, artifact).source)
+    bucket.remove("chat/7/weights/nested/weights.bin")
+
+    assert not compose(store, artifact).was_there
+
+    assert bucket.keys() >= {"chat/7/weights/nested/weights.bin"}
+
+
+def test_nothing_is_composed_of_other_bytes_than_were_promised(
+    store: ArtifactStore, artifact: Artifact
+) -> None:
+    with pytest.raises(IntegrityError, match=f"{digest_of('other')} was evaluated"):
+        store.compose(artifact.source, digest_of("other"), under="weights", beside={})
+
+
+def test_what_was_composed_of_an_artifact_goes_with_it(
+    store: ArtifactStore, artifact: Artifact, tmp_path: Path
+) -> None:
+    composed = [compose(store, artifact, text) for text in ("hello", "bye")]
+    (tmp_path / "other").mkdir()
+    kept = compose(store, Artifact(store, tmp_path / "other"))
+
+    store.delete(artifact.source)
+
+    assert [Bucket(store, one.source).keys() for one in composed] == [set(), set()]
+    assert Bucket(store, kept.source).keys()

@@ -46,6 +46,16 @@ def test_every_line_of_constraints_pins_one_version() -> None:
     assert not [version for version in PINS.values() if "+" in version], "a local build is no pin"
 
 
+def test_tritons_environment_is_pinned_too_and_runs_models_with_the_same_libraries() -> None:
+    lines = (ROOT / "requirements-triton.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+
+    shared = ("torch", "transformers", "accelerate", "safetensors", "tokenizers", "torchao")
+    assert {name: pins[name] for name in shared} == {name: PINS[name] for name in shared}
+    assert int(pins["numpy"].split(".")[0]) < 2
+    assert not [version for version in pins.values() if "+" in version], "a local build is no pin"
+
+
 def test_every_direct_dependency_is_pinned_within_its_range() -> None:
     ours = [*PROJECT["dependencies"], *(r for e, rs in EXTRAS.items() if e != ISOLATED for r in rs)]
     requirements = [Requirement(text) for text in ours if not text.startswith("shipway[")]

@@ -58,8 +58,13 @@ def test_answers_are_cached_only_where_there_is_a_cache() -> None:
 def test_whatever_changes_an_answer_is_an_input_for_parameters_are_no_part_of_the_caches_key() -> (
     None
 ):
-    inputs = config().split("input [")[1].split("] output")[0]
+    inputs = config().split("input [")[1].split("] output [")[0]
     assert re.findall(r'name: "(\w+)"', inputs) == ["text_input", "sampling_parameters"]
+
+
+def test_answers_are_streamed_where_no_cache_would_keep_them() -> None:
+    assert "model_transaction_policy { decoupled: true }" in config()
+    assert "decoupled: false" in config(triton={"response_cache_bytes": 1 << 30})
 
 
 def test_the_model_is_told_what_it_must_know() -> None:

@@ -19,7 +19,7 @@ from pipelines.download.sources import (
     _hub_answering,
     parse_source,
 )
-from registry.artifact_store import describe_folder, digest_file
+from registry.digests import describe_folder, digest_file
 from registry.errors import IntegrityError, NotFound, SourceInvalid, Unavailable
 from registry.promotion import MoveAlias
 from registry.release import DIGEST_TAG

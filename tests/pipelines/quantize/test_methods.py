@@ -11,7 +11,7 @@ import torch
 
 from pipelines.loading import load_model, load_tokenizer
 from pipelines.quantize.__main__ import main as quantize
-from registry.artifact_store import describe_folder
+from registry.digests import describe_folder
 from tests.pipelines.conftest import RECIPE
 
 pytestmark = pytest.mark.real

@@ -7,8 +7,8 @@ import pytest
 import torch
 from jinja2.exceptions import TemplateError, UndefinedError
 
-from deploy_targets.ray_serve.chat import BadRequest, ChatRequest
-from deploy_targets.ray_serve.generation import Generator, Row
+from deploy_targets.engine.chat import BadRequest, ChatRequest
+from deploy_targets.engine.generation import Generator, Row
 from registry.errors import SourceInvalid
 from tests.tiny_model import TEMPLATE, write_tiny_model
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from deploy_targets.ray_serve.chat import BadRequest, ChatRequest
+from deploy_targets.engine.chat import BadRequest, ChatRequest
 from registry.errors import SourceInvalid
 
 _GREEDY_BELOW = 1e-5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_targets.ray_serve.chat import AnswerText, BadRequest, ChatRequest, chunk, parse_chat
+from deploy_targets.engine.chat import AnswerText, BadRequest, ChatRequest, chunk, parse_chat
 
 
 def body(**fields: object) -> bytes:
