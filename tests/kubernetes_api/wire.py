@@ -216,30 +216,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
 
+_PLANNED = {
+    400: ("BadRequest", "the object is refused"),
+    403: ("Forbidden", "it is forbidden"),
+    404: ("NotFound", "it is not there"),
+    422: ("Invalid", "the object is invalid"),
+    429: ("TooManyRequests", "Too many requests, please try again later."),
+    500: ("InternalError", "an error on the server, on demand"),
+    503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
+    504: ("Timeout", "the server did not answer in time"),
+}
+"""The reason and the usual message of each answer that can be planned, a conflict aside."""
+
+
 def _refusal(planned: Planned, address: Address) -> status.Refusal:
-    match planned.code:
-        case 409:
-            return status.modified(address.resource, address.name)
-        case 429:
-            message = "Too many requests, please try again later."
-            return status.Refusal(
-                status.failure(
-                    429,
-                    "TooManyRequests",
-                    message,
-                    {"retryAfterSeconds": planned.retry_after_s or 1},
-                ),
-                retry_after_s=planned.retry_after_s or 1,
-            )
-        case 503:
-            return status.Refusal(
-                status.failure(
-                    503,
-                    "ServiceUnavailable",
-                    "the server is currently unable to handle the request",
-                )
-            )
-        case code:
-            return status.Refusal(
-                status.failure(code, "InternalError", "an error on the server, on demand")
-            )
+    if planned.code == 409:
+        return status.modified(address.resource, address.name, planned.message or None)
+    reason, usual = _PLANNED[planned.code]
+    is_later = planned.code == 429
+    details = {"retryAfterSeconds": planned.retry_after_s} if is_later else None
+    body = status.failure(planned.code, reason, planned.message or usual, details)
+    return status.Refusal(body, retry_after_s=planned.retry_after_s if is_later else None)
