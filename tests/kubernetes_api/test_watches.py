@@ -179,6 +179,20 @@ def test_after_a_compaction_a_new_list_can_be_watched(cluster, objects):
     assert told(objects, 1, resource_version=new) == [("ADDED", "b")]
 
 
+def test_what_is_long_ago_is_forgotten_event_by_event(cluster, objects, monkeypatch):
+    monkeypatch.setattr("tests.kubernetes_api.store._REMEMBERED", 2)
+    first = objects.post(named("a"))["metadata"]["resourceVersion"]
+    for name in ("b", "c", "d"):
+        last = objects.post(named(name))["metadata"]["resourceVersion"]
+
+    assert [event.key.name for event in cluster.server.store.events] == ["c", "d"]
+    with pytest.raises(ApiException) as caught:
+        told(objects, 1, resource_version=first)
+    assert caught.value.status == 410
+    before_last = str(int(last) - 1)
+    assert told(objects, 1, resource_version=before_last) == [("ADDED", "d")]
+
+
 LABELS = {"metadata": {"name": "a", "labels": {"app": "shipway", "version": "7"}}}
 
 
