@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -52,6 +53,11 @@ class Http(ThreadingHTTPServer):
         self._watching: set[socket.socket] = set()
         self._loop = threading.Thread(target=self.serve_forever, args=(_POLL_S,))
 
+    def server_bind(self) -> None:
+        """Without asking a name server what loopback is called."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+
     def start(self) -> None:
         self._loop.start()
 
@@ -73,6 +79,8 @@ class Http(ThreadingHTTPServer):
     def opened(self, connection: socket.socket) -> None:
         with self.stand_in.changed:
             self._open.add(connection)
+            if self.is_gone.is_set():  # it came while the others were cut
+                _cut({connection})
 
     def watches(self, connection: socket.socket) -> Callable[[], bool]:
         """Mark the connection as a watch's; what is returned says whether it was cut since."""
