@@ -73,11 +73,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
 @pytest.fixture
 def cluster() -> Generator[Any]:
     """A stand-in for a Kubernetes API server with the operators' CRDs (`tests.kubernetes_api.cluster.Cluster`)."""
+    from tests.contracts.custom_resources import schema_folder
     from tests.kubernetes_api.cluster import a_cluster
-    from tests.kubernetes_api.resources import crd_folder, read_catalogue
+    from tests.kubernetes_api.resources import read_catalogue
 
-    folder = crd_folder()
-    if not folder.is_dir():
-        pytest.skip(f"there are no CRD files in {folder}; SHIPWAY_CRD_DIR names another folder")
-    with a_cluster(read_catalogue(folder)) as running:
+    with a_cluster(read_catalogue(schema_folder())) as running:
         yield running

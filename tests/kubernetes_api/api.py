@@ -155,6 +155,8 @@ def _list(store: Store, address: Address, request: Request) -> Answer:
 
 def _watch(address: Address, request: Request) -> Watch:
     since = request.query.get("resourceVersion", "")
+    if since and not since.isdecimal():
+        raise status.bad_request(f'Invalid value: "{since}": no resourceVersion')
     timeout = request.query.get("timeoutSeconds")
     return Watch(
         resource=address.resource,
@@ -240,7 +242,10 @@ def _parsed(body: bytes, content_type: str) -> Any:
 
 
 def _deletion(address: Address, key: Key, request: Request, moment: Moment) -> deletes.Deletion:
-    options = dict(_parsed(request.body, "application/json") or {}) if request.body else {}
+    options = _parsed(request.body, "application/json") if request.body else {}
+    if not isinstance(options, Mapping):
+        raise status.bad_request("the options of a deletion are an object")
+    options = dict(options)
     if policy := request.query.get("propagationPolicy"):
         options["propagationPolicy"] = policy
     return deletes.Deletion(

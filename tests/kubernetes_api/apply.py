@@ -179,8 +179,10 @@ def _type_faults(value: Any, schema: Schema, place: str) -> list[str]:
             if (inner := schema_of(key, schema)) is not None:
                 found += _type_faults(one, inner, joined(place, key))
     elif isinstance(value, list):
+        items = schema.get("items", ANYTHING)
         for index, one in enumerate(value):
-            found += _type_faults(one, schema.get("items", ANYTHING), f"{place}[{index}]")
+            inner = f"{place}[{index}]"
+            found += [f".{inner}: got null"] if one is None else _type_faults(one, items, inner)
         if not found:
             found += [
                 f".{fault.field}: duplicate entries for key"

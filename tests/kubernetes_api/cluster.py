@@ -4,7 +4,6 @@ Only the API is used here, tokens included, so that a real server can stand in t
 the stand-in itself, which is `server`.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +23,6 @@ class Cluster:
         """Talk to `server`."""
         self.server = server
         self._clients: list[client.ApiClient] = []
-        self._numbers = itertools.count(1)
         self.admin = self.client_with(ADMIN_TOKEN)
 
     def client_with(self, token: str, *, retries: int | None = None) -> client.ApiClient:
@@ -38,8 +36,9 @@ class Cluster:
 
     def a_namespace(self) -> str:
         """A new namespace."""
-        name = f"test-{next(self._numbers)}"
-        self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        metadata = client.V1ObjectMeta(generate_name="shipway-test-")
+        made = client.CoreV1Api(self.admin).create_namespace(client.V1Namespace(metadata=metadata))
+        name: str = made.metadata.name
         return name
 
     def create(self, *manifests: Body) -> None:

@@ -53,6 +53,8 @@ _MORE: Mapping[tuple[str, str], Schema] = {
     ("V1Secret", "type"): {"default": "Opaque"},
     ("V1DeploymentSpec", "replicas"): {"default": 1, "minimum": 0},
     ("V1LeaseSpec", "leaseDurationSeconds"): {"minimum": 1},
+    ("V1LeaseSpec", "acquireTime"): {"format": "micro-time"},
+    ("V1LeaseSpec", "renewTime"): {"format": "micro-time"},
     ("V1LeaseSpec", "leaseTransitions"): {"minimum": 0},
     ("V1ObjectMeta", "finalizers"): {"x-kubernetes-list-type": "set"},
 }

@@ -49,6 +49,8 @@ def delete(store: Store, deletion: Deletion) -> tuple[Store, Body]:
 
 
 def _check_preconditions(resource: Resource, live: Body, wanted: Mapping[str, str]) -> None:
+    if not isinstance(wanted, Mapping):
+        raise status.bad_request("preconditions are an object")
     for key in ("uid", "resourceVersion"):
         if wanted.get(key, live["metadata"][key]) != live["metadata"][key]:
             why = f"Precondition failed: {key} is {live['metadata'][key]}, not {wanted[key]}"

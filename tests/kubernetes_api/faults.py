@@ -12,7 +12,8 @@ class Planned:
     """An answer to be given instead of the right one."""
 
     code: int
-    retry_after_s: int | None = None
+    message: str = ""
+    retry_after_s: int = 1
     verbs: frozenset[str] = frozenset()
     """RBAC's words; empty for every request."""
     plural: str = ""
@@ -39,11 +40,19 @@ class Faults:
         times: int = 1,
         verbs: tuple[str, ...] = (),
         plural: str = "",
-        retry_after_s: int | None = None,
+        message: str = "",
+        retry_after_s: int = 1,
     ) -> None:
-        """The next `times` requests that match get this code, and change nothing."""
+        """The next `times` requests that match get this code, and change nothing; an apply is a patch.
+
+        With a message it can be what a quota (403) or an operator's webhook (400, 403, 422) says.
+        """
         planned = Planned(
-            code=code, retry_after_s=retry_after_s, verbs=frozenset(verbs), plural=plural
+            code=code,
+            message=message,
+            retry_after_s=retry_after_s,
+            verbs=frozenset(verbs),
+            plural=plural,
         )
         with self._lock:
             self._planned.extend([planned] * times)

@@ -56,9 +56,12 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = {
     ),
     "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
 }
-_DATE_TIME = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
-)
+_SECOND, _ZONE = r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}", r"([Zz]|[+-]\d{2}:\d{2})"
+_FORMATS = {
+    "date-time": re.compile(rf"{_SECOND}(\.\d+)?{_ZONE}", re.ASCII),
+    "micro-time": re.compile(rf"{_SECOND}\.\d{{6}}{_ZONE}", re.ASCII),
+}
+"""Of texts. The second is that of a Lease's times, which are refused without six digits."""
 _LIMITS = (
     ("minimum", "maximum", "be", lambda value: value, (int, float)),
     ("minLength", "maxLength", "have a length that is", len, str),
@@ -216,8 +219,10 @@ def _value_faults(value: Any, schema: Schema, place: str) -> Iterator[Fault]:
     if isinstance(value, str):
         if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
             yield invalid(f"match '{schema['pattern']}'")
-        if schema.get("format") == "date-time" and not _DATE_TIME.fullmatch(value):
-            yield invalid("be a date and time as in RFC 3339")
+        kind = schema.get("format", "")
+        if kind in _FORMATS and not _FORMATS[kind].fullmatch(value):
+            message = f"Invalid value: {shown(value)}: {place} in body must be of type {kind}"
+            yield Fault(field=place, reason="FieldValueTypeInvalid", message=message)
 
 
 @cache

@@ -25,6 +25,8 @@ from tests.kubernetes_api.wire import Http
 
 ADMIN_TOKEN = "administrator-of-the-test"
 _NAMESPACES = ("default", "kube-system")
+_LIVED = 1000
+"""A server has lived before a test meets it: a watch from resourceVersion 1 comes too late."""
 
 
 class StandIn:
@@ -175,7 +177,7 @@ class StandIn:
 
 
 def _begun() -> Store:
-    store = Store()
+    store = Store(revision=_LIVED, oldest=_LIVED)
     for name in _NAMESPACES:
         metadata = {
             "name": name,

@@ -122,6 +122,12 @@ def bad_request(message: str) -> Refusal:
     return Refusal(failure(400, "BadRequest", message))
 
 
+def undecodable(resource: Resource, why: str) -> Refusal:
+    """What was sent is no object of the kind."""
+    kind, version = resource.kind, resource.version
+    return bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {why}')
+
+
 def unknown_error(message: str) -> Refusal:
     """What Kubernetes says when it did not foresee the error: 500 without a reason."""
     return Refusal(failure(500, "", message))

@@ -13,7 +13,7 @@ from tests.kubernetes_api.resources import Resource
 
 Body = Mapping[str, Any]
 
-_REMEMBERED = 4096
+_REMEMBERED = 10_000
 """More events than any test waits through; `compacted` forgets them all at once."""
 
 
@@ -78,7 +78,7 @@ def _after(store: Store, event: Event, objects: Mapping[Key, Body]) -> Store:
     events = (*store.events, event)
     oldest = store.oldest
     if len(events) > _REMEMBERED:
-        oldest, events = events[0].revision, events[1:]
+        oldest, events = events[-_REMEMBERED - 1].revision, events[-_REMEMBERED:]
     return replace(store, revision=event.revision, objects=objects, events=events, oldest=oldest)
 
 

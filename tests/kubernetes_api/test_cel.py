@@ -11,6 +11,7 @@ from tests.kubernetes_api import cel
 from tests.kubernetes_api.objects import Objects, a_route, backend
 from tests.kubernetes_api.resources import read_catalogue
 from tests.kubernetes_api.schema import ANYTHING, Schema, defaulted, faults, schema_of
+from tests.kubernetes_api.test_measured_answers import refused
 
 FILTERS = {
     "cors": "CORS",
@@ -167,6 +168,23 @@ def test_over_http_what_is_not_known_is_501(cluster):
         objects.post(route)
 
     assert caught.value.status == 501
+
+
+def test_a_gateway_is_taken_and_two_listeners_of_one_name_are_not(cluster):
+    objects = Objects(by=cluster.admin, namespace=cluster.a_namespace())
+    gateway = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "llm"},
+        "spec": {"gatewayClassName": "envoy", "listeners": [HTTP]},
+    }
+
+    created = objects.post(gateway, field_validation="Strict")
+
+    (listener,) = created["spec"]["listeners"]
+    assert listener["allowedRoutes"]["namespaces"]["from"] == "Same"
+    spec = {**gateway["spec"], "listeners": [HTTP, HTTP]}
+    refused(422, objects.post, {**gateway, "metadata": {"name": "other"}, "spec": spec})
 
 
 @pytest.mark.parametrize("name", CUSTOM)

@@ -60,6 +60,15 @@ def test_a_request_that_fails_changes_nothing(cluster, objects, code, reason):
     assert objects.list(a_route())["items"] == []
 
 
+def test_a_quota_or_a_webhook_can_say_no(cluster, objects):
+    cluster.server.faults.answer_next(403, verbs=("create",), message="exceeded quota: gpus")
+
+    status = refused(403, objects.post, a_route(backend("v6", 100)))
+
+    assert (status["reason"], status["message"]) == ("Forbidden", "exceeded quota: gpus")
+    assert objects.list(a_route())["items"] == []
+
+
 def test_the_next_writes_conflict_and_reads_do_not(cluster, objects):
     created = objects.post(a_route(backend("v6", 100)))
     cluster.server.faults.conflict_next_writes(2)

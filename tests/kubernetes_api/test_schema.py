@@ -63,7 +63,7 @@ def found(**values: Any) -> list[tuple[str, str]]:
         ({"weight": True}, "weight", "FieldValueTypeInvalid"),
         ({"share": "a"}, "share", "FieldValueTypeInvalid"),
         ({"kind": "C"}, "kind", "FieldValueNotSupported"),
-        ({"since": "yesterday"}, "since", "FieldValueInvalid"),
+        ({"since": "yesterday"}, "since", "FieldValueTypeInvalid"),
         ({"port": 1.5}, "port", "FieldValueTypeInvalid"),
         ({"is_on": "true"}, "is_on", "FieldValueTypeInvalid"),
         ({"labels": {"a": 1}}, "labels.a", "FieldValueTypeInvalid"),

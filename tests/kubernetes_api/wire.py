@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -52,6 +53,11 @@ class Http(ThreadingHTTPServer):
         self._watching: set[socket.socket] = set()
         self._loop = threading.Thread(target=self.serve_forever, args=(_POLL_S,))
 
+    def server_bind(self) -> None:
+        """Without asking a name server what loopback is called."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+
     def start(self) -> None:
         self._loop.start()
 
@@ -73,6 +79,8 @@ class Http(ThreadingHTTPServer):
     def opened(self, connection: socket.socket) -> None:
         with self.stand_in.changed:
             self._open.add(connection)
+            if self.is_gone.is_set():  # it came while the others were cut
+                _cut({connection})
 
     def watches(self, connection: socket.socket) -> Callable[[], bool]:
         """Mark the connection as a watch's; what is returned says whether it was cut since."""
@@ -216,30 +224,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
 
+_PLANNED = {
+    400: ("BadRequest", "the object is refused"),
+    403: ("Forbidden", "it is forbidden"),
+    404: ("NotFound", "it is not there"),
+    422: ("Invalid", "the object is invalid"),
+    429: ("TooManyRequests", "Too many requests, please try again later."),
+    500: ("InternalError", "an error on the server, on demand"),
+    503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
+    504: ("Timeout", "the server did not answer in time"),
+}
+"""The reason and the usual message of each answer that can be planned, a conflict aside."""
+
+
 def _refusal(planned: Planned, address: Address) -> status.Refusal:
-    match planned.code:
-        case 409:
-            return status.modified(address.resource, address.name)
-        case 429:
-            message = "Too many requests, please try again later."
-            return status.Refusal(
-                status.failure(
-                    429,
-                    "TooManyRequests",
-                    message,
-                    {"retryAfterSeconds": planned.retry_after_s or 1},
-                ),
-                retry_after_s=planned.retry_after_s or 1,
-            )
-        case 503:
-            return status.Refusal(
-                status.failure(
-                    503,
-                    "ServiceUnavailable",
-                    "the server is currently unable to handle the request",
-                )
-            )
-        case code:
-            return status.Refusal(
-                status.failure(code, "InternalError", "an error on the server, on demand")
-            )
+    if planned.code == 409:
+        return status.modified(address.resource, address.name, planned.message or None)
+    reason, usual = _PLANNED[planned.code]
+    is_later = planned.code == 429
+    details = {"retryAfterSeconds": planned.retry_after_s} if is_later else None
+    body = status.failure(planned.code, reason, planned.message or usual, details)
+    return status.Refusal(body, retry_after_s=planned.retry_after_s if is_later else None)

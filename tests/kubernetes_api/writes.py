@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.kubernetes_api import deletes, status
 from tests.kubernetes_api.apply import Applied, apply, typed_faults, updated_managers
+from tests.kubernetes_api.core_kinds import METADATA
 from tests.kubernetes_api.ownership import Manager, Managers, written_managers, written_since
 from tests.kubernetes_api.resources import Resource
 from tests.kubernetes_api.schema import Fault, defaulted, faults, pruned, unknown_fields
@@ -96,8 +97,9 @@ def merge_patch(store: Store, write: Write, sent: Body) -> tuple[Store, Body]:
     live = find(store, write)
     if not isinstance(sent, Mapping):
         raise status.bad_request("a merge patch is an object")
-    _check_versions(write, live, {"metadata": sent.get("metadata") or {}})
-    return _settled(store, write, live, _cleaned(write, _merged(live, sent)))
+    body = _of_kind(write, _merged(live, sent))
+    _check_versions(write, live, body)
+    return _settled(store, write, live, _cleaned(write, body))
 
 
 def _merged(live: Any, patch: Any) -> Any:
@@ -158,7 +160,9 @@ def _of_kind(write: Write, sent: Any) -> Body:
                 f"the {key} in the data ({sent[key]}) does not match the expected one ({value})"
             )
             raise status.bad_request(message)
-    metadata = sent.get("metadata") or {}
+    metadata = defaulted(sent.get("metadata") or {}, METADATA)
+    if found := list(faults(metadata, METADATA, "metadata")):
+        raise _refusal(resource, write.name, found)
     for key, value in (("name", write.name), ("namespace", write.namespace)):
         if value and metadata.get(key, value) != value:
             message = f"the {key} of the object ({metadata[key]}) does not match the one on the URL ({value})"
@@ -171,11 +175,7 @@ def _cleaned(write: Write, body: Body) -> Body:
     resource = write.resource
     if write.is_strict and (unknown := list(unknown_fields(body, resource.schema))):
         said = ", ".join(f'unknown field "{one}"' for one in unknown)
-        message = (
-            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-            f"strict decoding error: {said}"
-        )
-        raise status.bad_request(message)
+        raise status.undecodable(resource, f"strict decoding error: {said}")
     return pruned(body, resource.schema)
 
 
@@ -220,7 +220,7 @@ def _settled(
     name = body["metadata"]["name"]
     old = None if live is None else live
     if found := [*_metadata_faults(body["metadata"]), *faults(body, resource.schema, old=old)]:
-        raise status.invalid(resource, name, found)
+        raise _refusal(resource, name, found)
     if live is None and resource.is_namespaced:
         _check_namespace(store, write.namespace)
     if managers is None:
@@ -240,6 +240,15 @@ def _settled(
         stored, body = put(store, key, body)
         return deletes.removed(stored, key, write.now), body
     return put(store, key, body)
+
+
+def _refusal(resource: Resource, name: str, found: list[Fault]) -> status.Refusal:
+    """What is no metadata, or no object of a kind of Kubernetes' own, cannot even be read: 400 before any validation."""
+    for fault in found:
+        is_typed = not resource.is_custom or fault.field.partition(".")[0] == "metadata"
+        if fault.reason == "FieldValueTypeInvalid" and is_typed:
+            return status.undecodable(resource, fault.message)
+    return status.invalid(resource, name, found)
 
 
 def _joined_with_live(write: Write, live: Body | None, sent: Body) -> Body:
@@ -283,10 +292,14 @@ def _generation(live: Body | None, body: Body, resource: Resource) -> int:
 
 
 def _encoded_secret(body: Body) -> Body:
-    texts = body.get("stringData") or {}
+    texts, before = body.get("stringData") or {}, body.get("data") or {}
+    if not all(isinstance(one, Mapping) for one in (texts, before)) or not all(
+        isinstance(one, str) for one in texts.values()
+    ):
+        return body  # to be refused for its types
     data = {key: base64.b64encode(one.encode()).decode() for key, one in texts.items()}
     left = {key: one for key, one in body.items() if key != "stringData"}
-    return {**left, "data": {**left.get("data", {}), **data}} if data else left
+    return {**left, "data": {**before, **data}} if data else left
 
 
 def _check_namespace(store: Store, namespace: str) -> None:
@@ -302,7 +315,7 @@ def _metadata_faults(metadata: Mapping[str, Any]) -> Iterator[Fault]:
     if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH:
         message = f'Invalid value: "{name}": a lowercase RFC 1123 subdomain is wanted'
         yield Fault(field="metadata.name", reason="FieldValueInvalid", message=message)
-    for key, one in (metadata.get("labels") or {}).items():
-        if isinstance(one, str) and not _LABEL.fullmatch(one):
+    for key, one in metadata.get("labels", {}).items():
+        if not _LABEL.fullmatch(one):
             message = f'Invalid value: "{one}": a valid label is wanted for {key}'
             yield Fault(field="metadata.labels", reason="FieldValueInvalid", message=message)

@@ -1,7 +1,8 @@
 """The operators at work: each round they look at every object and write its status through the API.
 
 A test steps them by hand (`step`) or lets a thread do it (`working`). How each behaves is set by kind and name; without
-a word everything is ready at once. A conflict, a missing CRD or a server that is away costs them a round, no more.
+a word everything is ready at once. What is settled is left alone until it or its behaviour changes. A conflict, a missing
+CRD or a server that is away costs them a round, no more.
 """
 
 import json
@@ -62,6 +63,8 @@ class Operators:
         self._behaviours: dict[tuple[str, str], Behaviour] = {}
         self._known: dict[tuple[str, str, str], _Known] = {}
         """By kind, name and uid."""
+        self._settled: dict[str, tuple[str, Look]] = {}
+        """By uid, the version and the look at which there was nothing to write, and so is not again."""
         self._lock = threading.Lock()
 
     def behave(self, kind: str, name: str, behaviour: Behaviour) -> None:
@@ -112,7 +115,15 @@ class Operators:
 
     def _look(self, kind: str, place: tuple[str, str, str], body: Body) -> None:
         look, revision = self._next_look(kind, body)
-        _try(lambda: self._write(kind, place, body, look, revision))
+        uid, stamp = body["metadata"]["uid"], (body["metadata"]["resourceVersion"], look)
+        if self._settled.get(uid) == stamp:
+            return
+
+        def write() -> None:
+            if not self._write(kind, place, body, look, revision):
+                self._settled[uid] = stamp
+
+        _try(write)
 
     def _next_look(self, kind: str, body: Body) -> tuple[Look, int]:
         metadata = body["metadata"]
@@ -131,7 +142,8 @@ class Operators:
 
     def _write(
         self, kind: str, place: tuple[str, str, str], body: Body, look: Look, revision: int
-    ) -> None:
+    ) -> bool:
+        """Write what is new; False when nothing was."""
         now = self._now()
         status: Body | None
         if kind == "RayService":
@@ -144,7 +156,7 @@ class Operators:
             generation = self._write_deployment(body, look, now)
             status = standard_status(body, look, now, deployment_generation=generation)
         if status is None or status == body.get("status"):
-            return
+            return False
         metadata = body["metadata"]
         self._objects.replace_namespaced_custom_object_status(
             *place[:2],
@@ -153,6 +165,7 @@ class Operators:
             metadata["name"],
             {**body, "status": status},
         )
+        return True
 
     def _write_deployment(self, body: Body, look: Look, now: str) -> int:
         """Make the Deployment as the spec wants it, and its status as the look says; returns its generation."""
