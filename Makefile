@@ -69,7 +69,7 @@ test: check ## all checks and all tests, those with real servers and models incl
 	$(BIN)/python -m pytest
 
 test-engines: export OMP_NUM_THREADS = 1
-test-engines: setup setup-vllm ## real engines in environments of their own, with their numbers; neither `test` nor CI runs it
+test-engines: setup setup-vllm ## real engines in environments of their own; ten minutes, and neither `test` nor CI runs it
 	$(BIN)/python -m pytest -m engines -s
 
 check: setup ## format, lint, types, import contracts
