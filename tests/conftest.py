@@ -68,3 +68,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
 
     with start_servers(tmp_path_factory.mktemp("servers")) as running:
         yield running
+
+
+@pytest.fixture
+def cluster() -> Generator[Any]:
+    """A stand-in for a Kubernetes API server with the operators' CRDs (`tests.kubernetes_api.cluster.Cluster`)."""
+    from tests.contracts.custom_resources import schema_folder
+    from tests.kubernetes_api.cluster import a_cluster
+    from tests.kubernetes_api.resources import read_catalogue
+
+    with a_cluster(read_catalogue(schema_folder())) as running:
+        yield running
