@@ -151,9 +151,7 @@ class RolloutPolicy(JudgePolicy):
             raise ValueError(message)
         limits = [metric.limit for metric in self.metrics.given().values()]
         if self.first_release_requests and not any(limits):
-            message = (
-                "first_release_requests needs a metric with a limit to judge by; give one a limit"
-            )
+            message = "first_release_requests needs a metric to judge by; give one a limit"
             raise ValueError(message)
         latency, bounds = self.metrics.latency, metrics.DURATION.buckets
         if latency is not None and latency.slo_s not in bounds:
