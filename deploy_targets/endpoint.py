@@ -142,20 +142,16 @@ class RolloutPolicy(JudgePolicy):
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:
-        judged = self.metrics.given().keys()
-        for name in ("first_token", "per_token", "quality", "cost"):
-            if name in judged:
-                message = (
-                    f"metrics.{name}: the guard does not measure it yet, so a rollout could not be judged by it; leave "
-                    "it out here, and judge observations of your own with `shipway judge`"
-                )
-                raise ValueError(message)
+        unmeasured = self.metrics.given().keys() & {"first_token", "per_token", "quality", "cost"}
+        if unmeasured:
+            message = (
+                f"metrics.{min(unmeasured)}: the guard does not measure it yet, so a rollout could not be judged by it; "
+                "leave it out here, and judge observations of your own with `shipway judge`"
+            )
+            raise ValueError(message)
         limits = [metric.limit for metric in self.metrics.given().values()]
         if self.first_release_requests and not any(limits):
-            message = (
-                "first_release_requests asks to judge a first release, but no metric has a limit to judge it by; give "
-                "one a limit"
-            )
+            message = "first_release_requests needs a metric to judge by; give one a limit"
             raise ValueError(message)
         latency, bounds = self.metrics.latency, metrics.DURATION.buckets
         if latency is not None and latency.slo_s not in bounds:

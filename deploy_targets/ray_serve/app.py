@@ -4,7 +4,6 @@ One deployment, no second hop. Requests of all clients are batched; each gets it
 streams or not. A replica whose artifact does not have its promised digest never becomes ready.
 """
 
-import importlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -24,6 +23,7 @@ from deploy_targets.engine import chat
 from deploy_targets.engine.answer import Answer
 from deploy_targets.engine.generation import Generator, Row
 from deploy_targets.ray_serve.batcher import Batcher
+from deploy_targets.ray_serve.listener import listen_on_the_nodes_address_only
 from deploy_targets.ray_serve.serve_config import DEPLOYMENT
 from deploy_targets.ray_serve.settings import EngineSettings
 from registry.artifact_store import connect_store
@@ -54,7 +54,7 @@ class Engine:
 
     def __init__(self, args: EngineArgs) -> None:
         """Fetches, verifies and loads the artifact."""
-        _listen_on_the_nodes_address_only()
+        listen_on_the_nodes_address_only()
         store = connect_store(RegistrySettings())
         copies = EngineSettings().home / "models"
         folder = store.fetch(args.source, Digest(args.digest), into=copies)
@@ -121,23 +121,6 @@ class Engine:
             )
         finally:
             await steps.aclose()
-
-
-def _listen_on_the_nodes_address_only() -> None:
-    """Keeps this replica's own gRPC server off the other networks of the machine.
-
-    Ray 2.60 opens it on every address, without its token, and unpickles what it is sent: whoever reaches the port runs
-    code here. There is no setting for it, so the one call that opens it is given the node's own address.
-    """
-    replica: Any = importlib.import_module("ray.serve._private.replica")
-    open_port: Any = importlib.import_module("ray._common.tls_utils").add_port_to_grpc_server
-    own: str = importlib.import_module("ray.util").get_node_ip_address()
-
-    def open_own_port(server: Any, everywhere: str) -> int:
-        port = everywhere.rpartition(":")[2]
-        return open_port(server, f"[{own}]:{port}" if ":" in own else f"{own}:{port}")
-
-    replica.add_port_to_grpc_server = open_own_port
 
 
 def build(args: dict[str, Any]) -> serve.Application:

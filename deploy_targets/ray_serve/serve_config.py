@@ -2,7 +2,7 @@
 
 The same rendering runs on a local Ray and in a RayService, so there is one truth; only the route prefix differs, for a
 RayService has its Ray to itself. Ray ignores keys that it does not know, so `check_serve_config` refuses them, and
-`app.EngineArgs` refuses unknown arguments. Next: `manifest`, which wraps the config in a RayService.
+`app.EngineArgs` and `vllm_app.VllmArgs` refuse unknown arguments. Next: `manifest`, which wraps the config in a RayService.
 """
 
 import math
@@ -17,8 +17,8 @@ from registry.release import Release
 
 IMPORT_PATH = "deploy_targets.ray_serve.app:build"
 DEPLOYMENT = "llm"
-VLLM_IMPORT_PATH = "ray.serve.llm:build_openai_app"
-"""Ray's own builder around vLLM. It finds out by itself that a checkpoint is quantized by GPTQ."""
+VLLM_IMPORT_PATH = "deploy_targets.ray_serve.vllm_app:build"
+"""Ray's own builder around vLLM, with our artifact. vLLM finds out by itself that a checkpoint is quantized by GPTQ."""
 
 _QUEUED_BATCHES = 8
 """Batches that may wait at a replica before it answers 503: an honest refusal beats a time-out."""
@@ -115,11 +115,13 @@ def _vllm(endpoint: Endpoint, release: Release) -> dict[str, Any]:
     worker = {"CPU": worker_cpus, **({"GPU": 1} if gpus else {})}
     scale = _scale(endpoint)
     model = {
-        "model_loading_config": {"model_id": endpoint.name, "model_source": release.source},
+        "model_loading_config": {"model_id": endpoint.name},
         "engine_kwargs": {
             "max_model_len": engine.max_context_tokens,
             "max_num_seqs": endpoint.batching.max_size,
             "tensor_parallel_size": workers,
+            # Without a GPU compiling takes longer than all the rest of a start, and a C++ compiler in the image.
+            "enforce_eager": not gpus,
         },
         "placement_group_config": {"bundle_per_worker": worker},
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(engine.threads)}},
@@ -132,7 +134,12 @@ def _vllm(endpoint: Endpoint, release: Release) -> dict[str, Any]:
     ingress = {**scale, "ray_actor_options": {"num_cpus": ingress_cpus}}
     return {
         "import_path": VLLM_IMPORT_PATH,
-        "args": {"llm_configs": [model], "ingress_deployment_config": ingress},
+        "args": {
+            "source": release.source,
+            "digest": release.digest,
+            "llm_config": model,
+            "ingress_deployment_config": ingress,
+        },
     }
 
 
@@ -191,11 +198,11 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
             for j, one in enumerate(application.get("deployments", ()))
         }
         if application.get("import_path") == VLLM_IMPORT_PATH:
-            ingress = "ingress_deployment_config"
+            ingress, engine = "ingress_deployment_config", arguments.get("llm_config", {})
             deployments[f"{place}args.{ingress}."] = arguments.get(ingress, {})
-            for j, model in enumerate(arguments.get("llm_configs", ())):
-                name = f"{place}args.llm_configs.{j}.deployment_config."
-                deployments[name] = model.get("deployment_config", {})
+            deployments[f"{place}args.llm_config.deployment_config."] = engine.get(
+                "deployment_config", {}
+            )
         for name, one in deployments.items():
             yield name, "deployment", one
             options = one.get("ray_actor_options", {})

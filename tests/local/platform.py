@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -44,11 +45,12 @@ class Platform:
     def mark(self) -> str:
         return self.home.mark()
 
-    def start_ray(self, environment: Mapping[str, str]) -> None:
-        """`environment` says where S3 is."""
+    def start_ray(self, environment: Mapping[str, str], bin_folder: Path = parts.BIN) -> None:
+        """`environment` says where S3 is; `bin_folder` may be that of another Python environment."""
         self._choose(*_RAY_PORTS, "s3")
         self.home.make_ray_temp()
         part = parts.ray_head(self.home, self.secrets, self.ports)
+        part = replace(part, command=(str(bin_folder / "ray"), *part.command[1:]))
         self.ray = self._client("ray_dashboard")
         self.ray.headers["Authorization"] = f"Bearer {self.secrets.ray_token}"
         url = "/api/serve/applications/"

@@ -20,6 +20,7 @@ from deploy_targets.ray_serve.serve_config import (
     render_application,
     render_serve_config,
 )
+from deploy_targets.ray_serve.vllm_app import VllmArgs, verified
 from registry.errors import ManifestInvalid
 from tests.builders import a_digest, a_ray_endpoint, a_release, an_endpoint
 
@@ -121,17 +122,16 @@ def test_rays_own_vllm_config_takes_the_rendering(
         batching={"max_size": 16},
     )
     application = render_application(endpoint, a_release("7"))
-    assert application["import_path"] == "ray.serve.llm:build_openai_app"
-    (rendered,) = application["args"]["llm_configs"]
+    rendered = application["args"]["llm_config"]
     # Its schema is in every Ray; building the application wants vLLM as well.
     config = importlib.import_module("ray.llm._internal.serve.core.configs.llm_config")
-    parsed = config.LLMConfig.model_validate(rendered)
+    parsed = config.LLMConfig.model_validate(verified(VllmArgs(**application["args"])))
     assert parsed.model_id == "chat"
-    assert parsed.model_loading_config.model_source == "s3://shipway/models/7"
     assert parsed.engine_kwargs == {
         "max_model_len": 1024,
         "max_num_seqs": 16,
         "tensor_parallel_size": workers,
+        "enforce_eager": hardware == "cpu",
     }
     assert parsed.placement_group_config == {"bundle_per_worker": worker}
     assert parsed.accelerator_config.kind == hardware
@@ -149,7 +149,7 @@ def test_rays_own_vllm_config_takes_the_rendering(
         (("applications", 0, "deployments", 0), "num_replica", "transformers"),
         (("applications", 0, "deployments", 0, "ray_actor_options"), "num_gpu", "transformers"),
         (("applications", 0, "args", "ingress_deployment_config"), "num_replica", "vllm"),
-        (("applications", 0, "args", "llm_configs", 0, "deployment_config"), "num_replica", "vllm"),
+        (("applications", 0, "args", "llm_config", "deployment_config"), "num_replica", "vllm"),
     ],
 )
 def test_a_key_that_ray_would_ignore_is_refused_with_its_place(
@@ -169,7 +169,7 @@ def test_vllms_workers_and_their_ingress_fit_into_the_pod(cpus: float, gpus: int
     resources = {"cpus": cpus, "gpus": gpus, "memory_gib": 8}
     endpoint = a_ray_endpoint(engine={"kind": "vllm"}, resources=resources)
     arguments = render_application(endpoint, a_release("7"))["args"]
-    (model,) = arguments["llm_configs"]
+    model = arguments["llm_config"]
     bundle = model["placement_group_config"]["bundle_per_worker"]
     ingress = arguments["ingress_deployment_config"]["ray_actor_options"]["num_cpus"]
     workers = model["engine_kwargs"]["tensor_parallel_size"]

@@ -22,12 +22,24 @@ def test_without_its_part(): pytest.importorskip("a_part_that_is_missing")
 MODULE = 'import pytest\npytest.importorskip("another_missing_part")\n'
 
 
-def _suite(folder, in_ci: str, **files: str) -> subprocess.CompletedProcess[str]:
+ENGINES = """
+import pytest
+
+def test_that_runs(): pass
+
+@pytest.mark.engines
+def test_of_an_engine(): pytest.skip("its environment is missing")
+"""
+
+
+def _suite(
+    folder, in_ci: str, *words: object, config: object = os.devnull, **files: str
+) -> subprocess.CompletedProcess[str]:
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, str(folder)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", config, folder, *words],
         cwd=folder,
         env={**os.environ, "SHIPWAY_CI": in_ci},
         capture_output=True,
@@ -52,3 +64,17 @@ def test_a_skipped_module_fails_in_ci(tmp_path) -> None:
 
     assert done.returncode != 0
     assert "another_missing_part" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [((), 0, "1 passed, 1 deselected"), (("-m", "engines"), 1, "its environment is missing")],
+)
+def test_ci_leaves_the_tests_of_engines_out_rather_than_skip_them(
+    tmp_path, words, code, said
+) -> None:
+    config = ROOT / "pyproject.toml"
+    done = _suite(tmp_path, "1", "--rootdir", tmp_path, *words, config=config, test_parts=ENGINES)
+
+    assert done.returncode == code, done.stdout
+    assert said in done.stdout

