@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from deploy_targets import metrics
 from deploy_targets.batching import BatchPolicy
-from deploy_targets.judge_policy import Declared, JudgePolicy
+from deploy_targets.judge_policy import NOT_YAML, Declared, JudgePolicy, faults_of
 from deploy_targets.placement import Autoscaling, Kubernetes, RayServe, Replicas, Triton
 from registry.errors import EndpointFileInvalid, ManifestInvalid, NotFound
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
@@ -377,18 +377,14 @@ def parse_endpoints(text: str, *, origin: str) -> EndpointFile:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         message = f"{origin} is not valid YAML: {error}. Mend it and try again."
         raise EndpointFileInvalid(message) from error
     try:
         return EndpointFile.model_validate(document)
     except ValidationError as error:
-        faults = "\n".join(
-            f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-            for fault in error.errors()
-        )
         message = (
-            f"{origin} is not a valid endpoint file:\n{faults}\n"
+            f"{origin} is not a valid endpoint file:\n{faults_of(error)}\n"
             "Mend it and run `shipway endpoints validate`; `shipway endpoints schema` prints what is allowed."
         )
         raise EndpointFileInvalid(message) from error

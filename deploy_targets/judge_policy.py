@@ -6,7 +6,8 @@ is refused here, when the file is read. How the rules are turned into tests is `
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Rate = Annotated[float, Field(ge=1e-12, lt=0.5)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -18,6 +19,18 @@ class Declared(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+NOT_YAML = (yaml.YAMLError, ValueError)
+"""What reading YAML raises where it is none; a date that there never was is a ValueError."""
+
+
+def faults_of(error: ValidationError) -> str:
+    """One line for each fault, with its place."""
+    return "\n".join(
+        f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+        for fault in error.errors()
     )
 
 

@@ -128,6 +128,7 @@ def test_a_value_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     ("text", "said"),
     [
         ("endpoints: [", "not valid YAML"),
+        ("endpoints: 2024-13-45", "not valid YAML"),
         ("", "not a valid endpoint file"),
         ("[]", "not a valid endpoint file"),
         ("apiVersion: shipway/v2\nendpoints: []", "apiVersion"),

@@ -6,7 +6,7 @@ the controller, `shipway judge` and `shipway simulate` all use. `learn` and `jud
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -170,7 +170,7 @@ def judge(
     """The verdict on all the evidence; `exposed_s` is the time since the challenger first had traffic."""
     tests = metric_tests(policy, has_champion=champion is not None)
     evidence = _of_these_rules(evidence, tests)
-    memories = memories_of(tests, evidence.metrics)
+    memories = tuple(ev.load(test, evidence.metrics.get(test.name)) for test in tests)
     seen = evidence.compared
     decisions = decide(
         tests,
@@ -204,13 +204,6 @@ def _of_these_rules(evidence: Evidence, tests: Sequence[ev.MetricTest]) -> Evide
     learned_by = {name: metric.signature for name, metric in evidence.metrics.items()}
     rules = {test.name: test.signature for test in tests}
     return evidence if not learned_by or learned_by == rules else Evidence()
-
-
-def memories_of(
-    tests: Sequence[ev.MetricTest], saved: Mapping[str, ev.MetricEvidence]
-) -> tuple[ev.Memory, ...]:
-    """Each test's memory of one run."""
-    return tuple(ev.load(test, saved.get(test.name)) for test in tests)
 
 
 def _measure(metric: AnyMetric) -> str:

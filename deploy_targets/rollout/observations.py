@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deploy_targets.judge_policy import Declared, JudgePolicy
+from deploy_targets.judge_policy import NOT_YAML, Declared, JudgePolicy, faults_of
 from deploy_targets.rollout.sequential import Array
 from registry.errors import BadInput
 
@@ -159,7 +159,7 @@ def parse_declared(model: type[D], text: str, *, what: str, origin: str) -> D:
     """
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there never was
+    except NOT_YAML as error:
         message = f"{origin} is not valid YAML: {error}. Mend it and try again."
         raise BadInput(message) from error
     try:
@@ -167,14 +167,6 @@ def parse_declared(model: type[D], text: str, *, what: str, origin: str) -> D:
     except ValidationError as error:
         message = f"{origin} is not a valid {what}:\n{faults_of(error)}\nMend it and try again."
         raise BadInput(message) from error
-
-
-def faults_of(error: ValidationError) -> str:
-    """One line for each fault, with its place."""
-    return "\n".join(
-        f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-        for fault in error.errors()
-    )
 
 
 def parse_observations(
