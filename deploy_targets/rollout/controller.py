@@ -15,7 +15,9 @@ import structlog
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.follow import check_model, forget_withdrawn
+from deploy_targets.rollout.gap import policy_of
 from deploy_targets.rollout.observe import difference
+from deploy_targets.rollout.pause import word_against
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
 from deploy_targets.rollout.state import (
     Action,
@@ -103,6 +105,8 @@ class Unit:
     counters: Counters
     smoke: Smoke
     record: Record
+    is_removed: bool = False
+    """It is no longer declared: what was under way there is brought to its end, and nothing new begins."""
 
 
 class Controller:
@@ -154,7 +158,12 @@ class Controller:
         # Last, because people click meanwhile: a smoke test may take a minute.
         facts = self._facts(endpoint)
         situation = Situation(
-            now=self._clock(), observed=observed, facts=facts, observation=observation, smoke=smoke
+            now=self._clock(),
+            observed=observed,
+            facts=facts,
+            observation=observation,
+            smoke=smoke,
+            is_removed=unit.is_removed,
         )
         planned = plan(endpoint, before.state, situation)
         if scrape is not None and planned.state.rollout is not None:
@@ -205,12 +214,16 @@ class Controller:
             _log.warning(
                 Event.TICK_FAILED, endpoint=unit.endpoint.name, part="metrics", error=str(error)
             )
-            return None, NoData(reason=str(error))
+            return None, NoData(reason=str(error), is_outage=True)
         return scrape, difference(state.scrape, scrape)
 
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout
         if rollout is None or rollout.phase is not Phase.WARMING:
+            return None
+        policy = policy_of(unit.endpoint, rollout)
+        if word_against(state.hold, policy, self._clock()):
+            # It is asked once it may go on: a freeze of days is no reason to ask it for days.
             return None
         version = rollout.challenger.version
         return unit.smoke.run(version) if observed.is_ready(version) else None
