@@ -42,7 +42,8 @@ def check_model(endpoint: Endpoint, state: EndpointState) -> None:
 
 def is_blank(state: EndpointState) -> bool:
     """Whether nothing is known of the endpoint: it is new, or its state was lost."""
-    return replace(state, idle_since={}, hold=None) == EndpointState(endpoint=state.endpoint)
+    blank = EndpointState(endpoint=state.endpoint, hold=state.hold, audit=state.audit)
+    return replace(state, idle_since={}) == blank
 
 
 def adopt(state: EndpointState, facts: RegistryFacts, observed: Observed) -> EndpointState:

@@ -222,6 +222,28 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditTail:
+    """The end of the endpoint's audit record, and what of it has not been written out yet; see `audit`."""
+
+    length: int = 0
+    """Lines so far."""
+    hash: str = ""
+    """Of the last line."""
+    after: str = ""
+    """The digest of the state that it left."""
+    facts: str = ""
+    """Of what the registry said in the last line that tells it."""
+    declared: str = ""
+    """Of the endpoint as declared in the last line that tells it."""
+    actions: tuple[str, ...] = ()
+    """Those of the last line."""
+    missed: int = 0
+    """Looks since then that found no room."""
+    pending: tuple[str, ...] = ()
+    """Lines that are not in S3 and MLflow yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointState:
     """Everything that Shipway remembers about one endpoint."""
 
@@ -247,6 +269,7 @@ class EndpointState:
     """Kept while a rollout is under way: the last reading that was taken into account: the next observation is the difference to it."""
     unreported: tuple[EndedRollout, ...] = ()
     """Ended rollouts whose MLflow run has not been closed yet."""
+    audit: AuditTail = AuditTail()
 
     @property
     def previous(self) -> Release | None:

@@ -18,7 +18,7 @@ from deploy_targets.rollout.state import (
 from deploy_targets.rollout_policy import RolloutPolicy
 from deploy_targets.routing.traffic import Traffic
 from tests.builders import NOON, an_endpoint, an_exposed_rollout, an_observation
-from tests.rollout.test_controller import World, serving, world  # noqa: F401 - fixtures
+from tests.rollout.test_controller import World, serving, world  # noqa: F401
 from tests.rollout.test_plan import BOTH, BOTH_WELL, Plan, look, outcome, step_after, stepping
 
 HELD = Hold(reason="the fair is on", by="ada")
