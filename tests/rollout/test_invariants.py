@@ -191,14 +191,14 @@ class Rollouts(RuleBasedStateMachine):
     @rule()
     def remove_the_endpoint(self) -> None:
         """From the file, for one look; then it is put back."""
-        unit = self.world.unit
+        unit, rollout = self.world.unit, self.world.state.rollout
         self.world.unit = replace(unit, is_removed=True)
         self.world.restart()
-        if self.world.state.rollout is not None and not self.world.target.is_away:
-            self.memory.clicked.add(self.world.state.rollout.challenger.version)
         self._tick(10)
         self.world.unit = unit
         self.world.restart()
+        if rollout is not None and rollout.challenger.version in self._asked():
+            self.memory.clicked.add(rollout.challenger.version)
 
     @rule()
     def restart(self) -> None:
@@ -212,10 +212,12 @@ class Rollouts(RuleBasedStateMachine):
         kept = [(part, name, getattr(part, name)) for part, names in parts for name in names]
         for part, name, call in kept:
             setattr(part, name, kill.around(call))
-        with contextlib.suppress(Killed):
-            self._tick(50)
-        for part, name, call in kept:
-            setattr(part, name, call)
+        try:
+            with contextlib.suppress(Killed):
+                self._tick(50)
+        finally:
+            for part, name, call in kept:
+                setattr(part, name, call)
         self.world.restart()
 
     @rule()
