@@ -156,11 +156,11 @@ class Receiver:
         self._thread.join(timeout=5)
 
     @contextmanager
-    def hints(self, sender: str) -> Iterator[Callable[[int], list[Mapping[str, Any]]]]:
-        """A function that waits for so many hints of `sender` to be accepted within the block."""
+    def hints(self) -> Iterator[Callable[[str, int], list[Mapping[str, Any]]]]:
+        """A function that waits for so many hints of a sender, accepted since the block began. Blocks may not be nested."""
         with capture_logs() as lines:
 
-            def wait(number: int) -> list[Mapping[str, Any]]:
+            def wait(sender: str, number: int) -> list[Mapping[str, Any]]:
                 deadline = time.monotonic() + 20
                 while True:
                     found = [

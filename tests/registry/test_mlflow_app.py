@@ -88,13 +88,13 @@ def a_model(person: Person, name: str) -> str:
 
 @pytest.mark.real
 def test_every_deed_is_told_at_once_with_the_user_who_logged_in(login: Login) -> None:
-    with login.receiver.hints("plugin") as hints:
+    with login.receiver.hints() as hints:
         model = a_model(login.alice, "told")
         alice, of = login.alice, {"name": model}
         first = {**of, "version": "1"}
         alice.call("POST", "registered-models/alias", **first, alias="challenger")
         began = monotonic()
-        hints(2)
+        hints("plugin", 2)
         waited = monotonic() - began
         stage = {**first, "stage": "production", "archive_existing_versions": False}
         alice.call("POST", "model-versions/transition-stage", **stage)
@@ -103,7 +103,7 @@ def test_every_deed_is_told_at_once_with_the_user_who_logged_in(login: Login) ->
         alice.call("POST", "model-versions/set-tag", **first, key="owner", value="alice")
         alice.call("DELETE", "model-versions/delete", **first)
         alice.call("DELETE", "registered-models/delete", **of)
-        told = hints(7)
+        told = hints("plugin", 7)
 
     assert [(one["deed"], one.get("version"), one.get("name"), one["user"]) for one in told] == [
         ("version_created", "1", None, "alice"),
@@ -146,7 +146,7 @@ def test_what_mlflow_refuses_is_told_to_nobody(login: Login) -> None:
     first = {"name": model, "version": "1", "alias": "challenger"}
     stranger = Person(login.admin.url, ("mallory", "no such password"))
 
-    with login.receiver.hints("plugin") as hints:
+    with login.receiver.hints() as hints:
         codes = [
             one.call("POST", "registered-models/alias", **first).status_code
             for one in (stranger, login.alice)  # unknown; known, and may only read
@@ -154,7 +154,7 @@ def test_what_mlflow_refuses_is_told_to_nobody(login: Login) -> None:
         missing = {**first, "version": "99"}
         codes.append(login.admin.call("POST", "registered-models/alias", **missing).status_code)
         login.admin.call("DELETE", "registered-models/delete", name=model)
-        told = hints(1)
+        told = hints("plugin", 1)
 
     assert codes == [401, 403, 404]
     assert [one["deed"] for one in told] == ["model_deleted"]
@@ -169,13 +169,13 @@ def test_it_listens_under_gunicorn_too_and_without_a_login_names_nobody(tmp_path
         start_mlflow(
             tmp_path, "--gunicorn-opts=--timeout=100", environment={}, controller_port=port
         ) as url,
-        receiver.hints("plugin") as hints,
+        receiver.hints() as hints,
     ):
         client = MlflowClient(tracking_uri=url)
         client.create_registered_model("m")
         client.create_model_version("m", source="s3://shipway/models/1", await_creation_for=0)
         client.set_registered_model_alias("m", "challenger", "1")
-        told = hints(2)
+        told = hints("plugin", 2)
         assert ["user" in one for one in told] == [False, False]
         version = MlflowRegistry(client).version("m", "1")
 
