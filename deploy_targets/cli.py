@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from deploy_targets.rollout.commands import judging_app
+from deploy_targets.rollout.webhook_commands import webhook_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def _compose(file: Path) -> "Composition":
     from deploy_targets.local.compose import Composition
 
     return Composition.of_running_stack(file)
+
+
+app.add_typer(webhook_app(_compose), name="webhook")
 
 
 @app.command(epilog="Example: shipway up -f endpoints.yaml")

@@ -41,6 +41,7 @@ from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.store import SqliteStore
+from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
@@ -188,6 +189,13 @@ class Composition:
             smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
             record=Journal(self.tracking(), endpoint),
             trail=self.trail(endpoint),
+        )
+
+    def hook_address(self) -> HookAddress:
+        """Where MLflow reaches the controller."""
+        return HookAddress(
+            controller_url=f"http://127.0.0.1:{self.info.ports['controller']}",
+            secret=self.home.secrets().webhook_secret,
         )
 
     def wake_controller(self) -> bool:
