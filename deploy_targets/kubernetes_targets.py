@@ -64,6 +64,26 @@ def cluster_target(
     raise BadInput(message)
 
 
+def check_triton(endpoint: Endpoint) -> None:
+    """Passes where the controller can roll an endpoint of target triton out.
+
+    Raises:
+        BadInput: it could not be judged, or not be asked. `shipway render` and `shipway diff` know it all the same.
+    """
+    if endpoint.engine.kind == "vllm":
+        message = (
+            f"{endpoint.name} runs vLLM in Triton, which takes a prompt and not a chat, and nothing before it makes the one "
+            "of the other. Use engine kind transformers, or vllm with target ray-serve."
+        )
+        raise BadInput(message)
+    if endpoint.cluster.gateway is None:
+        message = (
+            f"{endpoint.name} runs in KServe's Knative mode, where no request can be pinned to a version and a failure does "
+            "not say whose it is: the challenger could neither be smoke-tested nor judged. Use triton.mode Standard."
+        )
+        raise BadInput(message)
+
+
 def cluster_counters(
     endpoint: Endpoint, settings: ClusterSettings, *, clock: Callable[[], datetime]
 ) -> GuardMetrics:

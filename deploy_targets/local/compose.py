@@ -16,8 +16,10 @@ from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.kubernetes_targets import (
     ClusterSettings,
+    check_triton,
     cluster_counters,
     cluster_smoke,
+    cluster_target,
     open_cluster,
 )
 from deploy_targets.local.adapter import LocalTarget
@@ -32,7 +34,6 @@ from deploy_targets.local.stack import (
     read_endpoint_file,
 )
 from deploy_targets.local.triton_adapter import LocalTritonTarget
-from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
@@ -43,6 +44,8 @@ from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
+from deploy_targets.triton.knative import KnativeTarget
+from deploy_targets.triton.repository import repository_of
 from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
@@ -129,10 +132,14 @@ class Composition:
         """The rollouts' states."""
         return SqliteStore(self.home.state_file)
 
-    def target(self, endpoint: Endpoint) -> LocalTarget | LocalTritonTarget | GatewayTarget:
+    def target(
+        self, endpoint: Endpoint
+    ) -> LocalTarget | LocalTritonTarget | GatewayTarget | KnativeTarget:
         """The target of one endpoint: on this machine, or on the cluster of the kube context that is set."""
-        if endpoint.target is TargetKind.RAY_SERVE:
-            return ray_target(endpoint, open_cluster(ClusterSettings().kube_context))
+        if not endpoint.target.is_local:
+            cluster = open_cluster(ClusterSettings().kube_context)
+            repository = repository_of(self.artifacts(), endpoint)
+            return cluster_target(endpoint, cluster, repository=repository)
         admin = self.info.url(endpoint.name, "envoy_admin")
         folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
         split = Split(
@@ -226,12 +233,8 @@ class Composition:
 
 def _check_cluster(endpoint: Endpoint) -> None:
     """Refuses an endpoint on a cluster that this controller could not drive."""
-    if endpoint.target is not TargetKind.RAY_SERVE:
-        message = (
-            f"Endpoint {endpoint.name} names target {endpoint.target}, which the controller cannot roll out yet: nothing "
-            "speaks OpenAI's protocol before Triton in a cluster. `shipway render` and `shipway diff` know it already."
-        )
-        raise BadInput(message)
+    if endpoint.target is TargetKind.TRITON:
+        check_triton(endpoint)
     if ClusterSettings().kube_context is None:
         message = (
             f"Endpoint {endpoint.name} names target {endpoint.target}, and no cluster was named. Set SHIPWAY_KUBE_CONTEXT "

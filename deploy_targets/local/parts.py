@@ -200,6 +200,7 @@ def guard(
         environment={
             "SHIPWAY_GUARD_ENDPOINT": endpoint.name,
             "SHIPWAY_GUARD_UPSTREAM_URL": f"http://127.0.0.1:{envoy_port}",
+            "SHIPWAY_GUARD_PROTOCOL": endpoint.target.protocol,
             "SHIPWAY_GUARD_PORT": str(port),
             "SHIPWAY_GUARD_ADMIN_PORT": str(admin_port),
             "SHIPWAY_GUARD_AUTH": endpoint.serving.auth,
