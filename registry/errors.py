@@ -12,6 +12,7 @@ ShipwayError
 │   ├── RegistryUnavailable
 │   ├── ArtifactStoreUnavailable
 │   ├── TargetUnavailable
+│   │   ├── TargetChanged    it is not as it was seen when this was decided: look again, decide again
 │   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
 │   │       ├── KindMissing
 │   │       └── FieldConflict
@@ -74,6 +75,10 @@ class ArtifactStoreUnavailable(Unavailable):
 
 class TargetUnavailable(Unavailable):
     """The platform that serves (Ray, Triton, Envoy, Kubernetes) did not answer."""
+
+
+class TargetChanged(TargetUnavailable):
+    """What was decided no longer fits what is there; nothing was changed, and the next look decides anew."""
 
 
 class TargetRefused(TargetUnavailable):

@@ -34,7 +34,7 @@ from deploy_targets.target import Observed, Readiness, Target
 from deploy_targets.triton.repository import put_repository
 from registry.artifact_store import split_source
 from registry.digests import MANIFEST_NAME
-from registry.errors import TargetUnavailable
+from registry.errors import TargetChanged, TargetUnavailable
 from registry.release import Release
 from tests.builders import a_digest, a_release, an_endpoint
 from tests.contracts.cluster_world import ClusterWorld
@@ -404,14 +404,14 @@ def test_retiring_a_version_leaves_the_others_alone_and_may_be_repeated(world: W
 
 
 def test_requests_are_never_sent_to_what_is_not_applied(world: World) -> None:
-    with pytest.raises(ValueError, match=UNKNOWN):
+    with pytest.raises(TargetChanged, match=UNKNOWN):
         world.target.shift(Traffic.split("6", UNKNOWN, 5))
 
     assert world.target.observe().traffic == Traffic.all_to("6")
 
 
 def test_what_has_traffic_is_not_retired(world: World) -> None:
-    with pytest.raises(ValueError, match="6"):
+    with pytest.raises(TargetChanged, match="6"):
         world.target.retire("6")
 
     assert world.target.observe().is_ready("6")
