@@ -19,7 +19,15 @@ from registry.errors import EndpointFileInvalid, ManifestInvalid, NotFound
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
 
 
-class AliasRequest(Declared):
+class Request(Declared):
+    """What makes a version be rolled out."""
+
+    approval: Literal["none", "tag", "named"] = "none"
+    """Whose word it needs besides. `tag`: the version's tag `shipway.approved` is set, by somebody else than who asks where
+    MLflow's server knows their names (`--app-name shipway-basic-auth`). `named`: and the names must be known."""
+
+
+class AliasRequest(Request):
     """A version is asked for by setting an alias."""
 
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] = "challenger"
@@ -33,7 +41,7 @@ class AliasRequest(Declared):
         return self
 
 
-class StageRequest(Declared):
+class StageRequest(Request):
     """A version is asked for by moving it to a legacy stage."""
 
     stage: Literal["Staging", "Production"]

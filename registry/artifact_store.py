@@ -150,15 +150,29 @@ class ArtifactStore:
             raise IntegrityError(message)
         return manifest
 
+    def check(self, source: str, digest: Digest) -> None:
+        """Whether the artifact at `source` is the one of `digest`, and each of its files there with its size.
+
+        Its bytes are not read here: whoever loads them compares them with the digest.
+
+        Raises:
+            NotFound: there is no finished artifact.
+            IntegrityError: it is another one, or a file is missing or of another size.
+        """
+        manifest = self._promised(source, digest)
+        sizes = {name: item["Size"] for name, item in self._objects(source)}
+        wrong = [file.path for file in manifest.files if sizes.get(file.path) != file.size_bytes]
+        if wrong:
+            message = f"{', '.join(wrong)} at {source} is missing or not of the size that was evaluated. Release it anew."
+            raise IntegrityError(message)
+
     def _is_whole(self, source: str, manifest: ArtifactManifest) -> bool:
         """Whether `source` has that manifest and an object of the right size for each of its files."""
         try:
-            if self.manifest(source) != manifest:
-                return False
+            self.check(source, manifest.digest)
         except (NotFound, IntegrityError):
             return False
-        sizes = {name: item["Size"] for name, item in self._objects(source)}
-        return all(sizes.get(file.path) == file.size_bytes for file in manifest.files)
+        return True
 
     def _objects(self, source: str) -> Generator[tuple[str, Any]]:
         """Each object below an `s3://` folder: its name there, and what S3 lists of it."""

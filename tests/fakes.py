@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from deploy_targets.manifest import Manifest
+from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.plan import SmokeResult
 from deploy_targets.rollout.state import Counts, EndpointState, Scrape
 from deploy_targets.routing.traffic import Traffic
@@ -206,6 +207,22 @@ class FakeRecord:
         for ended in state.unreported:
             self.outcomes[ended.rollout.id] = ended.outcome.value
         return tuple(ended.rollout.id for ended in state.unreported)
+
+
+class FakeInspector:
+    """Finds nothing against any version but those in `faults`."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, str] = {}
+        self.is_away = False
+
+    def inspect(self, version: ModelVersion, release: Release) -> Inspection:
+        if self.is_away:
+            message = "S3 is away"
+            raise ArtifactStoreUnavailable(message)
+        return Inspection(
+            version=version.version, artifact_fault=self.faults.get(version.version, "")
+        )
 
 
 class FakeTrail:

@@ -36,6 +36,7 @@ from deploy_targets.local.stack import (
 from deploy_targets.local.triton_adapter import LocalTritonTarget
 from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
+from deploy_targets.rollout.inspector import ReleaseInspector
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
 from deploy_targets.rollout.observe import GuardMetrics
@@ -124,6 +125,11 @@ class Composition:
         """Where the endpoint's decisions are recorded."""
         return AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name)
 
+    def inspector(self, endpoint: Endpoint) -> ReleaseInspector:
+        """Who looks at a version before it is rolled out there."""
+        secret = self.home.secrets().webhook_secret
+        return ReleaseInspector(self.artifacts(), endpoint, secret=secret)
+
     def _s3_keys(self) -> tuple[str, str]:
         secrets = self.home.secrets()
         return secrets.s3_access_key, secrets.s3_secret_key
@@ -186,6 +192,7 @@ class Composition:
                 smoke=cluster_smoke(endpoint, settings),
                 record=Journal(self.tracking(), endpoint),
                 trail=self.trail(endpoint),
+                inspector=self.inspector(endpoint),
             )
         http = httpx2.Client(timeout=_TIMEOUT_S)
         metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
@@ -196,6 +203,7 @@ class Composition:
             smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
             record=Journal(self.tracking(), endpoint),
             trail=self.trail(endpoint),
+            inspector=self.inspector(endpoint),
         )
 
     def hook_address(self) -> HookAddress:

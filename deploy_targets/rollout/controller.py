@@ -15,13 +15,14 @@ from typing import Protocol
 import structlog
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.audit import (
     changes,
     is_worth_writing,
     with_record,
     without_written,
 )
-from deploy_targets.rollout.follow import check_model, forget_withdrawn
+from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdrawn
 from deploy_targets.rollout.gap import policy_of
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.pause import word_against
@@ -48,7 +49,14 @@ from registry.errors import (
     Unavailable,
 )
 from registry.events import Event
-from registry.promotion import RegistryChange, RegistryFacts, Trigger, with_changes
+from registry.promotion import (
+    RegistryChange,
+    RegistryFacts,
+    Trigger,
+    check_gate,
+    with_changes,
+)
+from registry.release import ModelVersion, Release
 
 _log = structlog.get_logger()
 
@@ -100,6 +108,14 @@ class Smoke(Protocol):
         ...
 
 
+class Inspector(Protocol):
+    """Looks at a version before it is rolled out."""
+
+    def inspect(self, version: ModelVersion, release: Release) -> Inspection:
+        """What is found, or Unavailable."""
+        ...
+
+
 class Trail(Protocol):
     """Where the audit record is written out."""
 
@@ -126,6 +142,7 @@ class Unit:
     smoke: Smoke
     record: Record
     trail: Trail
+    inspector: Inspector
     is_removed: bool = False
     """It is no longer declared: what was under way there is brought to its end, and nothing new begins."""
 
@@ -178,12 +195,14 @@ class Controller:
         smoke = self._smoke(unit, before.state, observed)
         # Last, because people click meanwhile: a smoke test may take a minute.
         facts = self._facts(endpoint)
+        inspection = self._inspect(unit, before.state, facts)
         situation = Situation(
             now=self._clock(),
             observed=observed,
             facts=facts,
             observation=observation,
             smoke=smoke,
+            inspection=inspection,
             is_removed=unit.is_removed,
         )
         planned = plan(endpoint, before.state, situation)
@@ -238,6 +257,23 @@ class Controller:
             )
             return None, NoData(reason=str(error), is_outage=True)
         return scrape, difference(state.scrape, scrape)
+
+    def _inspect(
+        self, unit: Unit, state: EndpointState, facts: RegistryFacts | None
+    ) -> Inspection | None:
+        """Of the version that is newly asked for, if one is and its gate is not against it."""
+        asked = None if facts is None else asked_anew(unit.endpoint, state, facts)
+        known = None if facts is None or asked is None else facts.versions.get(asked)
+        release = None if known is None else check_gate(known)
+        if known is None or not isinstance(release, Release):
+            return None
+        try:
+            return unit.inspector.inspect(known, release)
+        except Unavailable as error:
+            _log.warning(
+                Event.TICK_FAILED, endpoint=unit.endpoint.name, part="admission", error=str(error)
+            )
+            return None
 
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.admission import Inspection, admit
 from deploy_targets.rollout.gap import standing, version_of
 from deploy_targets.rollout.state import EndedRollout, EndpointState, Outcome, RolloutState
 from deploy_targets.routing.traffic import Traffic
@@ -51,8 +52,9 @@ def adopt(state: EndpointState, facts: RegistryFacts, observed: Observed) -> End
     champion = facts.aliases.get(CHAMPION)
     if not is_blank(state) or champion is None or not observed.traffic.percent(champion):
         return state
-    admitted = _admit(facts, champion)
-    if isinstance(admitted, Refused):
+    known = facts.versions.get(champion)
+    admitted = None if known is None else check_gate(known)
+    if not isinstance(admitted, Release):
         return state
     reason = "it was champion and had traffic when Shipway first looked"
     return replace(
@@ -61,9 +63,17 @@ def adopt(state: EndpointState, facts: RegistryFacts, observed: Observed) -> End
 
 
 def follow_registry(
-    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime
+    endpoint: Endpoint,
+    state: EndpointState,
+    facts: RegistryFacts,
+    inspection: Inspection | None,
+    *,
+    now: datetime,
 ) -> EndpointState:
-    """The state after reading what the registry asks for: a rollout begun, replaced or withdrawn, a request refused."""
+    """The state after reading what the registry asks for: a rollout begun, replaced or withdrawn, a request refused.
+
+    What could not be inspected waits, and nothing is deployed of it.
+    """
     state = forget_withdrawn(endpoint, state, facts)
     state = replace(state, stage_before=_stages(endpoint, state, facts))
     if state.serving is not None and facts.aliases.get(CHAMPION) == state.serving.version:
@@ -79,10 +89,13 @@ def follow_registry(
         state = end_rollout(state, outcome, reason, now=now)
     if asked is None or state.rollout is not None:
         return state
-    admitted = _admit(facts, asked)
+    admitted = admit(endpoint, facts, asked, inspection)
+    if admitted is None:
+        return state
     if isinstance(admitted, Refused):
         reason = "refused: " + " ".join(admitted.reasons)
         return replace(state, rejected={**state.rejected, asked: reason})
+    by = None if inspection is None else inspection.asked_by
     return replace(
         state,
         scrape=None,
@@ -90,11 +103,22 @@ def follow_registry(
             id=f"{endpoint.name}-v{asked}-{now:%Y%m%dT%H%M%S.%f}",
             champion=version_of(state.serving),
             challenger=admitted,
+            asked_by="" if by is None else by.user,
             declared=endpoint,
             started=now,
             phase_since=now,
         ),
     )
+
+
+def asked_anew(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -> str | None:
+    """The version that `follow_registry` would have to admit or refuse, or None."""
+    if state.override is not None:
+        return None
+    state = forget_withdrawn(endpoint, state, facts)
+    state = replace(state, stage_before=_stages(endpoint, state, facts))
+    asked, under_way = read_request(facts, endpoint.trigger, standing(state)), state.rollout
+    return None if under_way is not None and under_way.challenger.version == asked else asked
 
 
 def forget_withdrawn(
@@ -162,14 +186,6 @@ def end_rollout(
         told = f"rolled back: {reason}"
         return replace(state, rejected={**state.rejected, rollout.challenger.version: told})
     return state
-
-
-def _admit(facts: RegistryFacts, version: str) -> Release | Refused:
-    known = facts.versions.get(version)
-    if known is None:
-        reason = f"{facts.model} has no version {version}: it was deleted."
-        return Refused(version=version, reasons=(reason,))
-    return check_gate(known)
 
 
 def _stages(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -> dict[str, str]:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.judge_policy import Exposure
+from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.follow import (
     adopt,
     end_rollout,
@@ -71,6 +72,8 @@ class Situation:
     """None while MLflow does not answer: no request is read and nothing is written there."""
     observation: Observation | NoData
     smoke: SmokeResult | None = None
+    inspection: Inspection | None = None
+    """Of the version that is asked for; None where none is, or where it could not be inspected."""
     is_removed: bool = False
     """The endpoint is no longer declared."""
 
@@ -91,7 +94,7 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
         state = end_rollout(state, Outcome.WITHDRAWN, reason, now=now)
     elif situation.facts is not None:
         state = adopt(state, situation.facts, situation.observed)
-        state = follow_registry(endpoint, state, situation.facts, now=now)
+        state = follow_registry(endpoint, state, situation.facts, situation.inspection, now=now)
     if situation.facts is None and is_blank(state):
         # The state may have been lost, and only the registry can tell what should serve: touch nothing.
         return Plan(state=state, actions=())

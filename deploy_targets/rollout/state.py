@@ -173,6 +173,8 @@ class RolloutState:
     """When this phase, or this step of it, began."""
     exposed_since: datetime | None = None
     """When it first had traffic."""
+    asked_by: str = ""
+    """The user who asked, as MLflow's server authenticated them; empty where it does not say."""
     declared: Endpoint | None = None
     """The endpoint as it was declared when this began: its policy holds to the end, whatever the file says by now. None in
     a state that an older version saved."""

@@ -39,6 +39,7 @@ def test_a_rollouts_decisions_lie_in_s3_and_beside_its_charts(
         smoke=world.smoke,
         record=Journal(servers.tracking, world.endpoint),
         trail=AuditTrail(servers.records, servers.tracking, endpoint=name),
+        inspector=world.inspector,
     )
     world.restart()
     world.registry.aliases["challenger"] = "6"

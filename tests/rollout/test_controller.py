@@ -14,7 +14,15 @@ from registry.errors import EndpointFileInvalid, StateConflict, TargetUnavailabl
 from registry.promotion import RegistryChange, RegistryFacts, Trigger
 from registry.release import Release
 from tests.builders import FakeClock, a_release, a_version, an_endpoint
-from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeTrail, FakeUsers
+from tests.fakes import (
+    FakeInspector,
+    FakeRecord,
+    FakeRegistry,
+    FakeSmoke,
+    FakeTarget,
+    FakeTrail,
+    FakeUsers,
+)
 
 
 class World:
@@ -31,6 +39,7 @@ class World:
         self.smoke = FakeSmoke()
         self.record = FakeRecord()
         self.trail = FakeTrail()
+        self.inspector = FakeInspector()
         self.leads = True
         self.store = store or SqliteStore(folder / "state.db")
         self.unit = Unit(
@@ -40,6 +49,7 @@ class World:
             smoke=self.smoke,
             record=self.record,
             trail=self.trail,
+            inspector=self.inspector,
         )
         self.restart()
 

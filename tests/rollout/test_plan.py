@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.plan import MAX_POINTS, Plan, Situation, SmokeResult, plan
 from deploy_targets.rollout.state import (
     ApplyRevision,
@@ -77,12 +78,16 @@ def look(
         rollout = state.rollout
         challenger = None if rollout is None else rollout.challenger.version
         facts = asked(challenger, None if state.serving is None else state.serving.version)
+    named = (
+        None if facts is None else facts.aliases.get("challenger", facts.aliases.get("champion"))
+    )
     situation = Situation(
         now=NOON + timedelta(seconds=after_s),
         observed=observed,
         facts=facts,
         observation=observation,
         smoke=smoke,
+        inspection=None if named is None else Inspection(version=named),
         is_removed=is_removed,
     )
     return plan(endpoint or an_endpoint(), state, situation)

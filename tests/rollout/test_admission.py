@@ -1,0 +1,171 @@
+"""What is refused before anything is deployed, and why."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.admission import Inspection, admit
+from deploy_targets.rollout.inspector import ReleaseInspector
+from deploy_targets.rollout.state import Phase
+from deploy_targets.routing.traffic import Traffic
+from registry.asked_by import Actor, name_tag
+from registry.errors import ArtifactStoreUnavailable, IntegrityError
+from registry.hints import Deed, Touch
+from registry.promotion import RegistryFacts
+from registry.release import APPROVAL_TAG, Refused, Release
+from tests.builders import NOON, a_release, a_version, an_endpoint
+from tests.rollout.test_controller import World, serving, world  # noqa: F401 - fixtures
+
+ADA, BOB = Actor(user="ada", at=NOON), Actor(user="bob", at=NOON + timedelta(minutes=1))
+SECRET = "the servers' own"
+
+
+def endpoint_with(approval: str) -> Endpoint:
+    return an_endpoint().model_copy(
+        update={"promote": an_endpoint().promote.model_copy(update={"approval": approval})}
+    )
+
+
+def admitted(
+    approval: str, *, is_tagged: bool = True, passed: bool = True, **found: Any
+) -> Release | Refused | None:
+    tags = {APPROVAL_TAG: "yes"} if is_tagged else {}
+    version = a_version("7", passed=passed, tags=tags)
+    facts = RegistryFacts(model="smollm2", versions={"7": version})
+    inspection = Inspection(version="7", **found)
+    return admit(endpoint_with(approval), facts, "7", inspection)
+
+
+@pytest.mark.parametrize(
+    ("approval", "found"),
+    [
+        ("none", {"is_tagged": False}),
+        ("none", {"asked_by": ADA, "approved_by": ADA}),
+        ("tag", {}),
+        ("tag", {"approved_by": BOB}),
+        ("tag", {"asked_by": ADA, "approved_by": BOB}),
+        ("named", {"asked_by": ADA, "approved_by": BOB}),
+    ],
+)
+def test_what_is_approved_as_the_endpoint_asks_is_admitted(
+    approval: str, found: dict[str, Any]
+) -> None:
+    assert admitted(approval, **found) == a_release("7")
+
+
+@pytest.mark.parametrize(
+    ("approval", "found", "said"),
+    [
+        ("tag", {"is_tagged": False}, "is not approved"),
+        ("named", {"is_tagged": False}, "is not approved"),
+        ("tag", {"asked_by": ADA, "approved_by": ADA}, "approved by ada, who also asks"),
+        ("named", {"asked_by": ADA, "approved_by": ADA}, "approved by ada, who also asks"),
+        # Somebody wrote the tag past the server that knows its users, or forged the name.
+        ("tag", {"asked_by": ADA}, "not known who approved"),
+        ("named", {"asked_by": ADA}, "not known who approved"),
+        ("named", {"approved_by": BOB}, "not known who asks for"),
+        ("none", {"artifact_fault": "other bytes"}, "other bytes"),
+        ("tag", {"artifact_fault": "other bytes", "is_tagged": False}, "other bytes.*not approved"),
+    ],
+)
+def test_what_is_not_is_refused_with_the_reason(
+    approval: str, found: dict[str, Any], said: str
+) -> None:
+    refused = admitted(approval, **found)
+    assert isinstance(refused, Refused)
+    assert re.search(said, " ".join(refused.reasons))
+
+
+def test_what_could_not_be_inspected_is_neither_admitted_nor_refused_unless_its_gate_says_no() -> (
+    None
+):
+    facts = RegistryFacts(model="smollm2", versions={"7": a_version("7")})
+    assert admit(endpoint_with("none"), facts, "7", None) is None
+    assert admit(endpoint_with("none"), facts, "7", Inspection(version="6")) is None
+    failed = RegistryFacts(model="smollm2", versions={"7": a_version("7", passed=False)})
+    assert isinstance(admit(endpoint_with("none"), failed, "7", None), Refused)
+    assert isinstance(admit(endpoint_with("none"), facts, "8", None), Refused)
+
+
+class FakeArtifacts:
+    """A store in which one thing is wrong, or nothing."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def check(self, source: str, digest: str) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def named_version(*deeds: tuple[Deed, str, str]):
+    tags = {APPROVAL_TAG: "yes"}
+    for deed, name, user in deeds:
+        touch = Touch(deed=deed, model="smollm2", version="7", name=name, user=user, at=NOON)
+        tags |= dict([name_tag(touch, SECRET) or ("", "")])
+    return a_version("7", tags=tags)
+
+
+def inspected(version: Any, *, secret: str | None = SECRET, error: Exception | None = None):
+    inspector = ReleaseInspector(FakeArtifacts(error), an_endpoint(), secret=secret)  # type: ignore[arg-type]
+    return inspector.inspect(version, a_release("7"))
+
+
+def test_the_names_are_those_that_mlflows_server_signed() -> None:
+    version = named_version(
+        (Deed.ALIAS_SET, "challenger", "ada"), (Deed.TAG_SET, APPROVAL_TAG, "bob")
+    )
+    found = inspected(version)
+    assert found.asked_by is not None
+    assert found.approved_by is not None
+    assert (found.asked_by.user, found.approved_by.user) == ("ada", "bob")
+    assert inspected(version, secret="another").asked_by is None
+    assert inspected(version, secret=None).approved_by is None
+
+
+def test_other_bytes_are_a_fault_and_a_silent_s3_is_none() -> None:
+    assert (
+        inspected(a_version("7"), error=IntegrityError("other bytes")).artifact_fault
+        == "other bytes"
+    )
+    with pytest.raises(ArtifactStoreUnavailable):
+        inspected(a_version("7"), error=ArtifactStoreUnavailable("away"))
+
+
+# Whole rollouts
+
+
+def test_a_version_whose_bytes_are_others_is_never_deployed_and_told_why(serving: World) -> None:  # noqa: F811
+    serving.inspector.faults["7"] = "s3://b/7 holds other bytes"
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(5)
+    assert set(serving.target.revisions) == {"6"}
+    assert serving.registry.aliases == {"champion": "6"}
+    assert "other bytes" in serving.registry.versions["7"].tags["shipway.reason"]
+
+
+def test_while_s3_is_silent_a_version_waits_and_its_request_stands(serving: World) -> None:  # noqa: F811
+    serving.inspector.is_away = True
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(5)
+    assert serving.state.rollout is None
+    assert serving.registry.aliases["challenger"] == "7"
+    assert set(serving.target.revisions) == {"6"}
+    serving.inspector.is_away = False
+    serving.tick(30)
+    assert serving.target.traffic == Traffic.all_to("7")
+
+
+def test_a_rollout_that_is_superseded_ends_even_while_the_next_one_waits(serving: World) -> None:  # noqa: F811
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4)
+    assert serving.state.rollout is not None
+    assert serving.state.rollout.phase is Phase.STEPPING
+    serving.inspector.is_away = True
+    serving.registry.aliases["challenger"] = "8"
+    serving.tick(1)
+    assert serving.state.rollout is None
+    assert serving.target.traffic == Traffic.all_to("6")
