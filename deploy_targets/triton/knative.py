@@ -56,7 +56,7 @@ class KnativeTarget:
         """Writes the version into the spec, at no share of the requests; one that is in flight already is left so.
 
         Raises:
-            TargetUnavailable: another version has to be rolled out, or retired, first.
+            TargetUnavailable: another version has to be rolled out, or retired, or to lose its requests, first.
         """
         try:
             manifest = self._applied(self._look(), release)
@@ -149,6 +149,8 @@ class KnativeTarget:
             raise self._too_early(f"v{look.version} is neither rolled out nor retired yet")
         if look.beside.version == release.version:
             return None
+        if look.percent:
+            raise self._too_early(f"v{look.version} still has {look.percent} % of the requests")
         return self._manifest(release, percent=0, beside=look.beside)
 
     def _as_it_is(self, look: Knative, percent: int, release: Release | None = None) -> Manifest:
