@@ -92,6 +92,9 @@ class ClusterStage(Stage):
     def kill(self, version: str) -> None:
         self.operators.kill_pods(version)
 
+    def client_failures(self, *but: str) -> int:
+        return sum(one.errors for version, one in self.users.totals.items() if version not in but)
+
     def items(self, place: Place) -> list[Any]:
         group, version, plural = place
         return self.custom.list_namespaced_custom_object(group, version, self.namespace, plural)[

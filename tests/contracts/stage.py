@@ -82,6 +82,10 @@ class Stage:
         """A replica of it dies, and the platform has noticed."""
         raise NotImplementedError
 
+    def client_failures(self, *but: str) -> int:
+        """Requests that failed, but for those to the versions named."""
+        raise NotImplementedError
+
     @property
     def traffic(self) -> Traffic:
         """Where users' requests go."""
@@ -124,9 +128,13 @@ class Stage:
             traffic = self.traffic
             if not self.shifts or self.shifts[-1] != traffic:
                 self.shifts.append(traffic)
-            if traffic.weights:
+            if traffic.weights and self.state.rollout is not None:
                 self.users.send(self.requests_a_tick)
-            self.controller.tick(self.unit)
+            self.look()
+
+    def look(self) -> None:
+        """The controller's next look, without any time between."""
+        self.controller.tick(self.unit)
 
     def release(self, version: str) -> None:
         self.registry.aliases["challenger"] = version

@@ -121,6 +121,7 @@ def test_pods_over_a_quota_end_the_rollout_and_are_named(serving: ClusterStage) 
     assert serving.traffic == Traffic.all_to("6")
 
 
+@pytest.mark.stand_in("a cluster without a CRD")
 @pytest.mark.parametrize("way", list(WAYS))
 def test_a_cluster_without_the_operator_is_told_on_the_rollout(
     cluster: Any, tmp_path: Path, way: str
@@ -136,6 +137,7 @@ def test_a_cluster_without_the_operator_is_told_on_the_rollout(
         assert stage.outcomes == ["rolled_back"]
 
 
+@pytest.mark.stand_in("a cluster without a CRD")
 @pytest.mark.parametrize("way", ROUTED)
 def test_a_cluster_without_the_gateway_api_is_told_on_the_rollout(
     cluster: Any, tmp_path: Path, way: str
@@ -208,7 +210,7 @@ def test_a_weight_that_somebody_else_changed_is_named_and_put_right(
     )
     assert serving.traffic.percent("7") == 50
 
-    serving.controller.tick(serving.unit)
+    serving.look()
 
     assert serving.traffic.percent("7") != 50
     assert "fields.taken_back" in (out := capsys.readouterr().out)
@@ -233,7 +235,7 @@ def test_a_share_that_somebody_else_changed_is_named_and_put_right(
     serving.operators.step()
     assert serving.traffic.percent("7") == 90
 
-    serving.controller.tick(serving.unit)
+    serving.look()
     serving.operators.step()
 
     assert serving.traffic.percent("7") != 90
@@ -248,7 +250,7 @@ def test_a_route_that_somebody_deleted_is_made_again_with_its_weights(
         "gateway.networking.k8s.io", "v1", serving.namespace, "httproutes", "chat"
     )
 
-    serving.controller.tick(serving.unit)
+    serving.look()
 
     assert serving.traffic == Traffic.all_to("6")
 
@@ -280,7 +282,7 @@ def test_an_object_of_somebody_else_is_neither_written_nor_deleted(stage: Cluste
     stage.registry.aliases["challenger"] = "7"
     stage.clock.advance(10)
     for _ in range(3):
-        stage.controller.tick(stage.unit)
+        stage.look()
 
     assert "that is not Shipway's" in told(stage)
     assert stage.items(stage.kind) == [before]
@@ -298,7 +300,7 @@ def test_a_route_that_was_written_by_somebody_else_is_no_reason_to_end(
     )
     assert serving.traffic == Traffic()
 
-    serving.controller.tick(serving.unit)
+    serving.look()
 
     assert serving.traffic == Traffic.all_to("6")
 

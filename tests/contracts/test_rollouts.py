@@ -4,7 +4,7 @@ The local targets are real, with a guard, an Envoy and clients that ask through 
 stand-in, the operators are simulated, and so are the users. What only a cluster can do is asked of the clusters alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,36 @@ import pytest
 
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import TargetUnavailable
+from tests.contracts import local_stage
 from tests.contracts.cluster_stage import WAYS, ClusterStage
 from tests.contracts.stage import Stage
+from tests.local.platform import Platform, a_platform
+from tests.servers import Servers
+
+
+@pytest.fixture(scope="module")
+def ray(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with a_platform(tmp_path_factory.mktemp("ray")) as platform:
+        platform.start_ray(servers.environment)
+        platform.start_front(local_stage.ENDPOINT)
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def models(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> local_stage.Models:
+    return local_stage.Models(servers, tmp_path_factory.mktemp("models"))
+
+
+LOCAL = [pytest.param("local-ray", marks=pytest.mark.real)]
+on_every_target = pytest.mark.parametrize("stage", [*WAYS, *LOCAL], indirect=True)
 
 
 @pytest.fixture(params=list(WAYS))
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
-    return ClusterStage(request.param, request.getfixturevalue("cluster"), tmp_path)
+    find = request.getfixturevalue
+    if request.param == "local-ray":
+        return local_stage.ray_stage(find("ray"), find("models"), tmp_path)
+    return ClusterStage(request.param, find("cluster"), tmp_path)
 
 
 @pytest.fixture
@@ -30,7 +53,10 @@ def serving(stage: Stage) -> Stage:
     return stage
 
 
+@on_every_target
 def test_a_first_release_serves_everything_and_becomes_champion(stage: Stage) -> None:
+    stage.clear()
+
     stage.release("6")
 
     assert stage.traffic == Traffic.all_to("6")
@@ -38,8 +64,11 @@ def test_a_first_release_serves_everything_and_becomes_champion(stage: Stage) ->
     assert stage.outcomes == ["promoted"]
 
 
+@on_every_target
 def test_a_first_release_that_fails_its_smoke_test_is_taken_away(stage: Stage) -> None:
+    stage.clear()
     stage.fail_smoke_of("6")
+
     stage.release("6")
 
     seen = stage.target.observe()
@@ -47,14 +76,17 @@ def test_a_first_release_that_fails_its_smoke_test_is_taken_away(stage: Stage) -
     assert stage.outcomes == ["rolled_back"]
 
 
+@on_every_target
 def test_a_good_challenger_walks_the_steps_and_only_it_is_left(serving: Stage) -> None:
     serving.release("7")
 
     assert serving.percents("7") == [0, 5, 25, 50, 100]
+    assert serving.client_failures() == 0
     assert serving.registry.aliases == {"champion": "7"}
     assert set(serving.target.observe().revisions) == {"7"}
 
 
+@on_every_target
 def test_a_bad_challenger_is_rolled_back_and_only_the_champion_is_left(serving: Stage) -> None:
     serving.fail_users_of("7")
     serving.release("7")
@@ -67,6 +99,7 @@ def test_a_bad_challenger_is_rolled_back_and_only_the_champion_is_left(serving: 
     shares = serving.percents("7")
     assert (shares[0], max(shares) > 0, shares[-1]) == (0, True, 0)
     assert shares == [0, *sorted({one for one in shares if one}), 0], "it got requests again"
+    assert serving.client_failures("7") == 0
 
 
 def test_what_was_rolled_back_can_be_asked_for_again(serving: Stage) -> None:
@@ -81,6 +114,7 @@ def test_what_was_rolled_back_can_be_asked_for_again(serving: Stage) -> None:
     assert set(serving.target.observe().revisions) == {"7"}
 
 
+@on_every_target
 def test_a_challenger_that_cannot_load_never_gets_a_request_and_says_why(serving: Stage) -> None:
     why = serving.fail_loading_of("7")
     serving.release("7")
@@ -99,6 +133,7 @@ def test_a_challenger_that_fails_its_smoke_test_never_gets_a_request(serving: St
     assert serving.traffic == Traffic.all_to("6")
 
 
+@on_every_target
 def test_users_stay_with_the_champion_while_a_challenger_that_fell_over_is_replaced(
     serving: Stage,
 ) -> None:
@@ -111,8 +146,17 @@ def test_users_stay_with_the_champion_while_a_challenger_that_fell_over_is_repla
     assert serving.state.rollout.setbacks == 1
 
 
+@on_every_target
+def test_a_controller_that_starts_anew_in_the_middle_goes_on(serving: Stage) -> None:
+    goes_on_from(serving, 25)
+
+
 @pytest.mark.parametrize("percent", [0, 5, 50, 100])
-def test_a_controller_that_starts_anew_in_the_middle_goes_on(serving: Stage, percent: int) -> None:
+def test_a_controller_that_starts_anew_anywhere_goes_on(serving: Stage, percent: int) -> None:
+    goes_on_from(serving, percent)
+
+
+def goes_on_from(serving: Stage, percent: int) -> None:
     serving.reach("7", percent)
     serving.restart()
     serving.finish()
@@ -122,6 +166,7 @@ def test_a_controller_that_starts_anew_in_the_middle_goes_on(serving: Stage, per
     assert serving.outcomes == ["promoted"]
 
 
+@on_every_target
 def test_a_new_challenger_takes_the_place_of_the_one_under_way(serving: Stage) -> None:
     serving.reach("7", 25)
     serving.shifts.clear()
@@ -166,7 +211,7 @@ def test_in_steady_state_nothing_is_written(
     def ticks() -> None:
         for _ in range(3):
             serving.clock.advance(10)
-            serving.controller.tick(serving.unit)
+            serving.look()
 
     assert written(serving, ticks, monkeypatch) == []
 
@@ -198,11 +243,12 @@ def test_what_was_deleted_by_hand_is_made_again(serving: Stage) -> None:
     assert serving.target.observe().is_ready("6")
 
 
+@pytest.mark.stand_in("a server that goes away")
 def test_an_api_server_that_is_away_for_a_while_changes_nothing(serving: Stage) -> None:
     serving.reach("7", 25)
     serving.server.server.go_away()
     with pytest.raises(TargetUnavailable):
-        serving.controller.tick(serving.unit)
+        serving.look()
     serving.server.server.come_back()
 
     serving.finish()
