@@ -12,7 +12,7 @@ from deploy_targets.cluster import DEPLOYMENT, INFERENCE_SERVICE, POD, Cluster
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import Manifest
 from deploy_targets.object_diff import Change
-from deploy_targets.own_objects import OwnObjects
+from deploy_targets.own_objects import OwnObjects, disturbance
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
 from deploy_targets.triton.manifest import release_of, render_inference_service, retiring_of
@@ -76,12 +76,16 @@ class KnativeTarget:
 
     def observe(self) -> Observed:
         """Versions and shares as KServe's status has them."""
-        seen = self._look().observe()
+        look = self._look()
+        seen = look.observe()
+        told = "" if look.service is None else disturbance(look.service, SHARE_FIELD)
         refused = {
             version: Revision(version=version, readiness=Readiness.FAILED, reason=reason)
             for version, reason in self._refused.items()
         }
-        return Observed(revisions={**refused, **seen.revisions}, traffic=seen.traffic)
+        return Observed(
+            revisions={**refused, **seen.revisions}, traffic=seen.traffic, disturbance=told
+        )
 
     def shift(self, traffic: Traffic) -> None:
         """Writes the share of the spec's version; the one beside it gets the rest.

@@ -208,11 +208,14 @@ def test_a_weight_that_somebody_else_changed_is_named_and_put_right(
         field_manager="somebody",
         _content_type=MERGE,
     )
-    assert serving.traffic.percent("7") == 50
+    seen = serving.target.observe()
+    assert seen.traffic.percent("7") == 50
+    assert "somebody changed .spec.rules of HTTPRoute chat" in seen.disturbance
 
     serving.look()
 
-    assert serving.traffic.percent("7") != 50
+    after = serving.target.observe()
+    assert (after.traffic.percent("7") != 50, after.disturbance) == (True, "")
     assert "fields.taken_back" in (out := capsys.readouterr().out)
     assert "somebody" in out
 
@@ -233,12 +236,15 @@ def test_a_share_that_somebody_else_changed_is_named_and_put_right(
         _content_type=MERGE,
     )
     serving.operators.step()
-    assert serving.traffic.percent("7") == 90
+    seen = serving.target.observe()
+    assert seen.traffic.percent("7") == 90
+    assert "somebody changed .spec.predictor.canaryTrafficPercent" in seen.disturbance
 
     serving.look()
     serving.operators.step()
 
     assert serving.traffic.percent("7") != 90
+    assert serving.target.observe().disturbance == ""
     assert "somebody" in capsys.readouterr().out
 
 

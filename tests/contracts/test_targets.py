@@ -330,6 +330,7 @@ def test_what_was_shifted_is_what_is_observed(world: World, percent: int) -> Non
 
     assert world.target.observe().traffic == wanted
     assert world.fresh_target().observe().traffic == wanted
+    assert world.fresh_target().observe().disturbance == ""
 
 
 @on_roomy
