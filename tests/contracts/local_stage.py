@@ -8,15 +8,16 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import httpx2
 
-from deploy_targets.endpoint import Endpoint, Resources
+from deploy_targets.endpoint import Endpoint, Resources, TargetKind
 from deploy_targets.load import LoadPlan, LoadReport, generate_load
+from deploy_targets.local.process import find_marked
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.state import Scrape
@@ -29,6 +30,7 @@ from tests.local.platform import Platform
 from tests.servers import Servers
 
 ENDPOINT = an_endpoint().model_copy(update={"resources": Resources(cpus=0.1, memory_gib=0.1)})
+TRITON_ENDPOINT = ENDPOINT.model_copy(update={"target": TargetKind.LOCAL_TRITON})
 LIMIT_S = 240
 _FAILS = "{{ 1 + nothing }}"
 _FAILS_ON_SYSTEM_MESSAGES = f"{{% if messages[0]['role'] == 'system' %}}{_FAILS}{{% endif %}}"
@@ -196,4 +198,19 @@ def ray_stage(platform: Platform, models: Models, folder: Path) -> LocalStage:
         os.kill(replica["pid"], signal.SIGKILL)
 
     make_target = partial(platform.target, endpoint)
+    return LocalStage(endpoint, folder, platform, models, make_target, kill)
+
+
+def triton_stage(
+    platform: Platform, models: Models, folder: Path, environment: Mapping[str, str]
+) -> LocalStage:
+    """On Tritons of its own; `environment` says where S3 is."""
+    endpoint = TRITON_ENDPOINT
+
+    def kill(version: str) -> None:
+        marked = find_marked(platform.home.mark(f"{endpoint.name}.triton-v{version}"))
+        (server,) = [one for one in marked if one.name().startswith("tritonserver")]
+        server.kill()
+
+    make_target = partial(platform.triton_target, endpoint, environment)
     return LocalStage(endpoint, folder, platform, models, make_target, kill)

@@ -16,7 +16,7 @@ from registry.errors import TargetUnavailable
 from tests.contracts import local_stage
 from tests.contracts.cluster_stage import WAYS, ClusterStage
 from tests.contracts.stage import Stage
-from tests.local.platform import Platform, a_platform
+from tests.local.platform import Platform, a_platform, needs_triton
 from tests.servers import Servers
 
 
@@ -29,11 +29,21 @@ def ray(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with a_platform(tmp_path_factory.mktemp("triton")) as platform:
+        platform.start_front(local_stage.TRITON_ENDPOINT)
+        yield platform
+
+
+@pytest.fixture(scope="module")
 def models(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> local_stage.Models:
     return local_stage.Models(servers, tmp_path_factory.mktemp("models"))
 
 
-LOCAL = [pytest.param("local-ray", marks=pytest.mark.real)]
+LOCAL = [
+    pytest.param("local-ray", marks=pytest.mark.real),
+    pytest.param("local-triton", marks=[pytest.mark.real, needs_triton]),
+]
 on_every_target = pytest.mark.parametrize("stage", [*WAYS, *LOCAL], indirect=True)
 
 
@@ -42,6 +52,9 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Stage:
     find = request.getfixturevalue
     if request.param == "local-ray":
         return local_stage.ray_stage(find("ray"), find("models"), tmp_path)
+    if request.param == "local-triton":
+        where = find("servers").environment
+        return local_stage.triton_stage(find("triton"), find("models"), tmp_path, where)
     return ClusterStage(request.param, find("cluster"), tmp_path)
 
 
