@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm demo down test test-kubernetes test-engines crds check format docs bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm demo down test test-kubernetes test-engines test-faults crds check format docs bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,7 +88,7 @@ test-kubernetes: export OMP_NUM_THREADS = 1
 test-kubernetes: export SHIPWAY_TEST_KUBECONFIG = $(KUBECONFIG)
 test-kubernetes: setup ## the Kubernetes suites, on the API server of KUBECONFIG where it is set, else on the stand-in
 	@[ -n "$$SHIPWAY_TEST_KUBECONFIG" ] || unset SHIPWAY_TEST_KUBECONFIG; \
-	$(BIN)/python -m pytest -m 'not real and not engines' tests/kubernetes_api tests/contracts tests/test_cluster.py
+	$(BIN)/python -m pytest -m 'not real and not engines and not faults' tests/kubernetes_api tests/contracts tests/test_cluster.py
 
 crds: setup ## the operators' CRDs, which the Kubernetes tests need, from their projects into .crds
 	@$(BIN)/python -m tests.kubernetes_api.crds
@@ -96,6 +96,10 @@ crds: setup ## the operators' CRDs, which the Kubernetes tests need, from their 
 test-engines: export OMP_NUM_THREADS = 1
 test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers: Triton and vLLM; a quarter of an hour
 	$(BIN)/python -m pytest -m engines -s
+
+test-faults: export OMP_NUM_THREADS = 1
+test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; half an hour
+	$(BIN)/python -m pytest -m faults
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -3,7 +3,9 @@
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay inside the commands, so that help is instant.
 """
 
+import getpass
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ import typer
 from rich.console import Console
 
 from deploy_targets.rollout.commands import judging_app
+from deploy_targets.rollout.webhook_commands import webhook_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
@@ -44,6 +47,9 @@ def _compose(file: Path) -> "Composition":
     from deploy_targets.local.compose import Composition
 
     return Composition.of_running_stack(file)
+
+
+app.add_typer(webhook_app(_compose), name="webhook")
 
 
 @app.command(epilog="Example: shipway up -f endpoints.yaml")
@@ -136,8 +142,48 @@ def rollback(
             composition.file.named(endpoint),
             to=to,
             reason=reason,
+            by=_whoami(),
         )
     )
+    _wake(composition)
+
+
+@app.command(epilog='Example: shipway hold chat --reason "the fair is on"')
+def hold(
+    endpoint: Name,
+    file: File = DEFAULT_FILE,
+    *,
+    reason: Annotated[str, typer.Option(help="Shown wherever the rollout is.")],
+) -> None:
+    """Move no more requests to a challenger until `resume`. One that does harm is still rolled back."""
+    from deploy_targets.local.operate import request_hold
+
+    composition = _compose(file)
+    declared = composition.file.named(endpoint)
+    _say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
+    _wake(composition)
+
+
+@app.command(epilog="Example: shipway resume chat")
+def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
+    """Take a hold back. The time that was waited is not held against the rollout."""
+    from deploy_targets.local.operate import request_resume
+
+    composition = _compose(file)
+    _say(request_resume(composition.store(), composition.file.named(endpoint)))
+    _wake(composition)
+
+
+def _whoami() -> str:
+    """Who asks, as this machine knows them: a name for people to read, and no proof."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _wake(composition: "Composition") -> None:
+    """What was saved is carried out now, or at the controller's next look."""
     if not composition.wake_controller():
         _say("The controller does not answer, so nothing happens yet. `shipway up` starts it.")
         raise typer.Exit(1)

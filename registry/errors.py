@@ -16,6 +16,7 @@ ShipwayError
 │   │       ├── KindMissing
 │   │       └── FieldConflict
 │   └── MetricsUnavailable
+├── WebhookRefused           MLflow does not call such an address
 ├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
@@ -94,6 +95,10 @@ class FieldConflict(TargetRefused):
 
 class MetricsUnavailable(Unavailable):
     """No metrics could be read: the observation is a gap, never a zero."""
+
+
+class WebhookRefused(ShipwayError):
+    """MLflow refuses to call the controller; the message is MLflow's own. Polling goes on."""
 
 
 class PromotionRefused(ShipwayError):

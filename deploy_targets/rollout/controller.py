@@ -1,23 +1,31 @@
-"""The loop: gather, judge and plan, save, act, tell. Level-triggered; every tick may be the first or the last.
+"""One look at an endpoint: gather, judge and plan, save, act, tell. Level-triggered; every tick may be the first or the last.
 
 `tick` reads everything anew and works from the gap, so it may be repeated or cut off anywhere. It saves before it acts:
 a second controller loses the compare-and-set and does nothing, and a rollback that was decided is never forgotten.
+One that no longer leads neither saves nor acts. When each endpoint's tick is due is `loop`'s business.
 What MLflow cannot be told now waits in the state; what the target cannot do now is asked for again by the next tick.
 """
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Protocol
+from datetime import datetime
+from importlib.metadata import version
+from typing import Protocol
 
 import structlog
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.audit import (
+    changes,
+    is_worth_writing,
+    with_record,
+    without_written,
+)
 from deploy_targets.rollout.follow import check_model, forget_withdrawn
+from deploy_targets.rollout.gap import policy_of
 from deploy_targets.rollout.observe import difference
+from deploy_targets.rollout.pause import word_against
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
-from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.state import (
     Action,
     ApplyRevision,
@@ -32,10 +40,10 @@ from deploy_targets.rollout.state import (
 from deploy_targets.rollout.store import Saved
 from deploy_targets.target import Observed, Target
 from registry.errors import (
+    IntegrityError,
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
-    ShipwayError,
     StateConflict,
     Unavailable,
 )
@@ -43,6 +51,10 @@ from registry.events import Event
 from registry.promotion import RegistryChange, RegistryFacts, Trigger, with_changes
 
 _log = structlog.get_logger()
+
+_CODE = version("shipway")
+_BATCH = 50
+"""Audit lines that are written out together while nothing is decided."""
 
 _ALIVE_PERIODS = 10
 """Missed poll periods after which the health check says that the loop hangs."""
@@ -88,6 +100,14 @@ class Smoke(Protocol):
         ...
 
 
+class Trail(Protocol):
+    """Where the audit record is written out."""
+
+    def append(self, lines: tuple[str, ...]) -> None:
+        """Keeps them, or raises Unavailable or IntegrityError. What is there already may come again."""
+        ...
+
+
 class Record(Protocol):
     """Where the rollout is told to people."""
 
@@ -105,10 +125,13 @@ class Unit:
     counters: Counters
     smoke: Smoke
     record: Record
+    trail: Trail
+    is_removed: bool = False
+    """It is no longer declared: what was under way there is brought to its end, and nothing new begins."""
 
 
 class Controller:
-    """Drives the endpoints of one process, one after the other."""
+    """Drives the endpoints of one process."""
 
     def __init__(
         self,
@@ -116,62 +139,38 @@ class Controller:
         *,
         registry: Registry,
         store: Store,
-        settings: ControllerSettings,
         clock: Callable[[], datetime],
+        leads: Callable[[], bool],
     ) -> None:
-        """All clients are passed in; nothing is contacted before the first tick."""
-        self._units = units
+        """All clients are passed in; nothing is contacted before the first tick.
+
+        `leads` says whether this process is the one that may act. It is asked again before every save and act.
+        """
+        self._units = {unit.endpoint.name: unit for unit in units}
         self._registry = registry
         self._store = store
-        self._settings = settings
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopped = False
-        self._last_round = clock()
+        self._leads = leads
 
-    def wake(self) -> None:
-        """Has the loop look now instead of at the end of its pause."""
-        self._wake.set()
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The endpoints."""
+        return tuple(self._units)
 
-    def stop(self) -> None:
-        """Has the loop end after the tick in progress."""
-        self._stopped = True
-        self._wake.set()
+    def tick(self, name: str) -> bool:
+        """One look at that endpoint and what follows from it; returns whether another look is due soon.
 
-    def is_alive(self) -> bool:
-        """Whether the loop has come round lately."""
-        limit = timedelta(seconds=_ALIVE_PERIODS * self._settings.poll_s)
-        return self._clock() - self._last_round < limit
-
-    def run(self) -> None:
-        """Ticks every endpoint until `stop`; no fault of one endpoint ends the loop."""
-        while not self._stopped:
-            self._wake.clear()
-            busy = [self._safe_tick(unit) for unit in self._units]
-            self._last_round = self._clock()
-            pause = self._settings.tick_s if any(busy) else self._settings.poll_s
-            self._wake.wait(min(pause, self._settings.poll_s))
-
-    def _safe_tick(self, unit: Unit) -> bool:
-        try:
-            return self.tick(unit)
-        except StateConflict as error:
-            _log.warning(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
-        except ShipwayError as error:
-            _log.error(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
-        except Exception:  # noqa: BLE001 - the top of the loop: one endpoint's bug must not stop the others
-            _log.exception(Event.TICK_FAILED, endpoint=unit.endpoint.name)
-        return True
-
-    def tick(self, unit: Unit) -> bool:
-        """One look and what follows from it; returns whether another look is due soon.
+        Does nothing while another process leads. Ticks of different endpoints may run at the same time.
 
         Raises:
             TargetUnavailable: the target could not be observed: nothing was decided.
-            StateConflict: somebody else saved: nothing was done.
+            StateConflict: somebody else saved, or leads by now: nothing was done.
             EndpointFileInvalid: the endpoint was given another model: nothing is done.
         """
+        unit = self._units[name]
         endpoint = unit.endpoint
+        if not self._leads():
+            return True
         before = self._store.load(endpoint.name)
         check_model(endpoint, before.state)
         observed = unit.target.observe()
@@ -180,12 +179,19 @@ class Controller:
         # Last, because people click meanwhile: a smoke test may take a minute.
         facts = self._facts(endpoint)
         situation = Situation(
-            now=self._clock(), observed=observed, facts=facts, observation=observation, smoke=smoke
+            now=self._clock(),
+            observed=observed,
+            facts=facts,
+            observation=observation,
+            smoke=smoke,
+            is_removed=unit.is_removed,
         )
         planned = plan(endpoint, before.state, situation)
+        planned = with_record(endpoint, before.state, planned, situation, code=_CODE)
         if scrape is not None and planned.state.rollout is not None:
             planned = replace(planned, state=replace(planned.state, scrape=scrape))
         revision = before.revision
+        self._check_lead()
         if planned.state != before.state:
             revision = self._store.save(planned.state, expected=before.revision)
         for event, fields in changes(before.state, planned.state):
@@ -197,8 +203,9 @@ class Controller:
             state = forget_withdrawn(endpoint, state, with_changes(facts, made))
         closed = self._tell(unit, state)
         open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
-        state = replace(state, unreported=open_)
+        state = self._write_out(unit, replace(state, unreported=open_))
         if state != planned.state:
+            self._check_lead()
             self._store.save(state, expected=revision)
         _log.debug(
             Event.TICK_FINISHED,
@@ -229,12 +236,16 @@ class Controller:
             _log.warning(
                 Event.TICK_FAILED, endpoint=unit.endpoint.name, part="metrics", error=str(error)
             )
-            return None, NoData(reason=str(error))
+            return None, NoData(reason=str(error), is_outage=True)
         return scrape, difference(state.scrape, scrape)
 
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout
         if rollout is None or rollout.phase is not Phase.WARMING:
+            return None
+        policy = policy_of(unit.endpoint, rollout)
+        if word_against(state.hold, policy, self._clock()):
+            # It is asked once it may go on: a freeze of days is no reason to ask it for days.
             return None
         version = rollout.challenger.version
         return unit.smoke.run(version) if observed.is_ready(version) else None
@@ -246,6 +257,7 @@ class Controller:
         """
         went_well = True
         for action in planned.actions:
+            self._check_lead()
             try:
                 self._carry_out(unit, action)
             except (Unavailable, NotFound) as error:
@@ -257,6 +269,12 @@ class Controller:
                     error=str(error),
                 )
         return went_well
+
+    def _check_lead(self) -> None:
+        """Raises StateConflict when another process leads by now: what was decided here may be out of date."""
+        if not self._leads():
+            message = "Another controller leads by now; it reads everything anew."
+            raise StateConflict(message)
 
     def _carry_out(self, unit: Unit, action: Action) -> None:
         match action:
@@ -279,33 +297,15 @@ class Controller:
             _log.warning(Event.JOURNAL_FAILED, endpoint=unit.endpoint.name, error=str(error))
             return ()
 
-
-def changes(
-    before: EndpointState, after: EndpointState
-) -> tuple[tuple[Event, Mapping[str, Any]], ...]:
-    """What happened between two states, as events with their fields."""
-    events: list[tuple[Event, Mapping[str, Any]]] = []
-    for version, reason in after.rejected.items():
-        if reason.startswith("refused") and version not in before.rejected:
-            events.append((Event.PROMOTION_REFUSED, {"version": version, "reason": reason}))
-    events += [
-        (
-            Event(f"rollout.{ended.outcome}"),
-            {"rollout": ended.rollout.id, "reason": ended.reason},
-        )
-        for ended in after.unreported
-        if ended not in before.unreported
-    ]
-    if before.override is not None and after.override is None:
-        events.append((Event.OVERRIDE_APPLIED, {"reason": before.override.reason}))
-    old, new = before.rollout, after.rollout
-    if new is None:
-        return tuple(events)
-    fields = {"rollout": new.id, "phase": new.phase.value, "step": new.step}
-    if old is None or old.id != new.id:
-        events.append((Event.ROLLOUT_STARTED, fields))
-    elif new.setbacks > old.setbacks:
-        events.append((Event.ROLLOUT_SET_BACK, {**fields, "reason": new.verdict.reason}))
-    elif (old.phase, old.step) != (new.phase, new.step):
-        events.append((Event.ROLLOUT_STEP_ADVANCED, {**fields, "verdict": new.verdict.reason}))
-    return tuple(events)
+    def _write_out(self, unit: Unit, state: EndpointState) -> EndpointState:
+        """The state without the audit lines that could be written out."""
+        if not is_worth_writing(state, batch=_BATCH):
+            return state
+        lines = state.audit.pending
+        try:
+            unit.trail.append(lines)
+        except (Unavailable, IntegrityError) as error:
+            name = unit.endpoint.name
+            _log.error(Event.AUDIT_FAILED, endpoint=name, lines=len(lines), error=str(error))
+            return state
+        return without_written(state, lines)

@@ -10,14 +10,13 @@ import pytest
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.controller import Controller, Smoke, Unit
-from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.state import Scrape
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Target
 from registry.release import ModelVersion
 from tests.builders import FakeClock
-from tests.fakes import FakeRecord, FakeRegistry
+from tests.fakes import FakeRecord, FakeRegistry, FakeTrail
 
 POLICY = {
     "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
@@ -112,13 +111,14 @@ class Stage:
             counters=self.users,
             smoke=self.smoke,
             record=self.record,
+            trail=FakeTrail(),
         )
         self.controller = Controller(
             (self.unit,),
             registry=self.registry,
             store=self.store,
-            settings=ControllerSettings(),
             clock=self.clock,
+            leads=lambda: True,
         )
 
     def tick(self, times: int = 1) -> None:
@@ -134,7 +134,7 @@ class Stage:
 
     def look(self) -> None:
         """The controller's next look, without any time between."""
-        self.controller.tick(self.unit)
+        self.controller.tick(self.endpoint.name)
 
     def release(self, version: str) -> None:
         self.registry.aliases["challenger"] = version
