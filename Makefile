@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm demo down test test-engines test-faults check format docs bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm demo down test test-kubernetes test-engines test-faults crds check format docs bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,16 @@ down: ## stop everything that demo or `shipway up` started; the data stays
 test: export OMP_NUM_THREADS = 1
 test: check ## all checks and all tests, those with real servers and models included
 	$(BIN)/python -m pytest
+
+# The adapters' real answers are in these three; what is in them that wants no API server runs beside it.
+test-kubernetes: export OMP_NUM_THREADS = 1
+test-kubernetes: export SHIPWAY_TEST_KUBECONFIG = $(KUBECONFIG)
+test-kubernetes: setup ## the Kubernetes suites, on the API server of KUBECONFIG where it is set, else on the stand-in
+	@[ -n "$$SHIPWAY_TEST_KUBECONFIG" ] || unset SHIPWAY_TEST_KUBECONFIG; \
+	$(BIN)/python -m pytest -m 'not real and not engines and not faults' tests/kubernetes_api tests/contracts tests/test_cluster.py
+
+crds: setup ## the operators' CRDs, which the Kubernetes tests need, from their projects into .crds
+	@$(BIN)/python -m tests.kubernetes_api.crds
 
 test-engines: export OMP_NUM_THREADS = 1
 test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers: Triton and vLLM; a quarter of an hour

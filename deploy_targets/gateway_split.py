@@ -1,7 +1,7 @@
 """`Target` where each version is an object of its own and the weights are on our HTTPRoute: RayService, and KServe's Standard mode.
 
-What differs between the two is a `Platform`. The route is ours alone, whole: whoever changes it is named in the log, and
-it is written again. A revision counts as deployed only with everything that was applied for it, so that what was deleted
+What differs between the two is a `Platform`. The route is ours alone, whole: whoever changes it is named, and it is
+written again. A revision counts as deployed only with everything that was applied for it, so that what was deleted
 by hand, its NetworkPolicy too, is made again; and without weight it is ready only once the Gateway obeys the route.
 """
 
@@ -14,7 +14,7 @@ from deploy_targets.cluster import HTTP_ROUTE, Cluster, Kind
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import VERSION_LABEL, Manifest, Object, part, revision_name
 from deploy_targets.object_diff import Change
-from deploy_targets.own_objects import OwnObjects
+from deploy_targets.own_objects import OwnObjects, disturbance
 from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
@@ -118,7 +118,8 @@ class GatewayTarget:
                 revisions[version] = Revision(
                     version=version, readiness=Readiness.FAILED, reason=reason
                 )
-        return Observed(revisions=revisions, traffic=look.traffic)
+        told = "" if look.route is None else disturbance(look.route, ROUTE_FIELDS)
+        return Observed(revisions=revisions, traffic=look.traffic, disturbance=told)
 
     def shift(self, traffic: Traffic) -> None:
         """Writes the route; the Gateway follows within moments, and requests in flight finish where they are."""

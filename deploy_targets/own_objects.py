@@ -4,8 +4,10 @@ Ours is what carries all of our labels for this endpoint. An object of a name th
 written and never deleted. What is already as rendered is not written either: a dry run says so.
 """
 
-from deploy_targets.cluster import Cluster, Kind, kind_of
-from deploy_targets.manifest import Manifest, Object, object_labels, part
+from collections.abc import Iterator
+
+from deploy_targets.cluster import FIELD_MANAGER, Cluster, Kind, kind_of
+from deploy_targets.manifest import Manifest, Object, object_labels, part, parts
 from deploy_targets.object_diff import Change
 from deploy_targets.pod_status import is_live
 from registry.errors import TargetRefused, TargetUnavailable
@@ -87,3 +89,39 @@ class OwnObjects:
 
     def _is_ours(self, found: Object) -> bool:
         return self._labels.items() <= dict(part(found, "metadata", "labels")).items()
+
+
+def disturbance(found: Object, fields: frozenset[str]) -> str:
+    """Who else set one of these fields last, so that it is no longer ours, and what to do; empty where nobody did.
+
+    `fields` are spelled as the API server does in conflicts: `.spec.rules`.
+    """
+    lost = {
+        field: tuple(others)
+        for field in sorted(fields)
+        if FIELD_MANAGER not in (others := list(_managers(found, field))) and others
+    }
+    if not lost:
+        return ""
+    who = ", ".join(sorted({other for others in lost.values() for other in others}))
+    return (
+        f"{who} changed {', '.join(lost)} of {found['kind']} {found['metadata']['name']}, which Shipway writes. It is written "
+        f"again; let {who} leave these fields alone."
+    )
+
+
+def _managers(found: Object, field: str) -> Iterator[str]:
+    """Everybody who owns the field, by the object's own record."""
+    for entry in parts(part(found, "metadata"), "managedFields"):
+        owned = part(entry, "fieldsV1")
+        if not entry.get("subresource") and _holds(owned, field.strip(".").split(".")):
+            yield str(entry.get("manager"))
+
+
+def _holds(owned: Object, path: list[str]) -> bool:
+    """Whether the path is in the set of fields; an empty set below a name is the field itself."""
+    for name in path:
+        if f"f:{name}" not in owned:
+            return False
+        owned = owned[f"f:{name}"] or {}
+    return True

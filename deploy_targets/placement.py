@@ -20,6 +20,8 @@ Hostname = Annotated[
 ]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _RAYS_OWN = frozenset({"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"})
+_REFUSED_BY_KUBERAY = frozenset({"RAY_REDIS_ADDRESS", "REDIS_USERNAME", "RAY_enable_autoscaler_v2"})
+"""KubeRay 1.7 takes a RayService with one of these and never begins it; no schema says so."""
 
 
 class Gateway(Declared):
@@ -56,6 +58,16 @@ class Kubernetes(Declared):
             message = (
                 f"env sets {', '.join(taken)}, which would undo the authentication of Ray's dashboard; leave it out, "
                 "and name the token's Secret in ray_serve.auth_secret"
+            )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _kuberay_begins_it(self) -> Self:
+        if refused := sorted(_REFUSED_BY_KUBERAY & self.env.keys()):
+            message = (
+                f"env sets {', '.join(refused)}, with which KubeRay would never begin the revision: Redis and the autoscaler "
+                "have fields of their own in a RayService, which Shipway does not render; leave it out"
             )
             raise ValueError(message)
         return self

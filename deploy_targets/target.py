@@ -41,6 +41,8 @@ class Observed:
 
     revisions: Mapping[str, Revision] = field(default_factory=dict[str, Revision])
     traffic: Traffic = field(default_factory=Traffic)
+    disturbance: str = ""
+    """Who else set the weights last, and what to do; empty while they are as we wrote them. It is told, and decides nothing."""
 
     def is_ready(self, version: str) -> bool:
         """Whether that version is deployed and can answer."""

@@ -1,9 +1,11 @@
 """What holds for every test: nothing leaks in from the shell, and in CI a skip is a failure.
 
-MLflow and S3 are started once, when the first test asks for `servers`; models and other parts by their folder.
+MLflow and S3 are started once, when the first test asks for `servers`; models and other parts by their folder. The API
+server of `cluster` is the stand-in, or with SHIPWAY_TEST_KUBECONFIG the one of that file (`make test-kubernetes`).
 """
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
@@ -11,8 +13,10 @@ import hypothesis
 import pytest
 
 _OURS = ("SHIPWAY_", "MLFLOW_", "AWS_")
-_KEPT = ("SHIPWAY_CI", "SHIPWAY_CRD_DIR")
+_KUBECONFIG = "SHIPWAY_TEST_KUBECONFIG"
+_KEPT = ("SHIPWAY_CI", "SHIPWAY_CRD_DIR", _KUBECONFIG)
 
+_LEFT_OUT = pytest.StashKey[Counter[str]]()
 _FAST_S = 120
 """A test without servers or models takes seconds; the rest is for a box that is busy with five others."""
 
@@ -28,11 +32,32 @@ def pytest_configure() -> None:
             del os.environ[name]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """End a hanging test early where nothing real is started; the others have pyproject's longer limit."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """End a hanging test early where nothing real is started; the others have pyproject's longer limit.
+
+    A real API server is asked nothing for which the stand-in itself is needed; the end of the run says what, and why.
+    """
     for item in items:
         if not any(item.iter_markers("real")) and not any(item.iter_markers("timeout")):
             item.add_marker(pytest.mark.timeout(_FAST_S))
+    if _KUBECONFIG in os.environ:
+        left_out = [item for item in items if item.get_closest_marker("stand_in")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[_LEFT_OUT] = Counter(_reason(item) for item in left_out)
+
+
+def _reason(item: pytest.Item) -> str:
+    marker: Any = item.get_closest_marker("stand_in")
+    return marker.args[0]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what a real API server was not asked."""
+    for reason, count in config.stash.get(_LEFT_OUT, Counter[str]()).most_common():
+        terminalreporter.line(f"not for a real API server: {count} tests of {reason}")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -70,12 +95,31 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[Any]:
         yield running
 
 
-@pytest.fixture
-def cluster() -> Generator[Any]:
-    """A stand-in for a Kubernetes API server with the operators' CRDs (`tests.kubernetes_api.cluster.Cluster`)."""
+@pytest.fixture(scope="session")
+def real_kubeconfig() -> str | None:
+    """The file of a real API server that serves all kinds, where one is to be asked."""
     from tests.contracts.custom_resources import schema_folder
-    from tests.kubernetes_api.cluster import a_cluster
+    from tests.kubernetes_api.real_cluster import install_kinds
     from tests.kubernetes_api.resources import read_catalogue
 
-    with a_cluster(read_catalogue(schema_folder())) as running:
+    kubeconfig = os.environ.get(_KUBECONFIG)
+    if kubeconfig is not None:
+        install_kinds(kubeconfig, read_catalogue(schema_folder()))
+    return kubeconfig
+
+
+@pytest.fixture
+def cluster(real_kubeconfig: str | None) -> Generator[Any]:
+    """A Kubernetes API server with the operators' CRDs, stand-in or real (`tests.kubernetes_api.cluster.Cluster`)."""
+    from tests.contracts.custom_resources import schema_folder
+    from tests.kubernetes_api.cluster import a_cluster
+    from tests.kubernetes_api.real_cluster import a_real_cluster
+    from tests.kubernetes_api.resources import read_catalogue
+
+    kind = (
+        a_cluster(read_catalogue(schema_folder()))
+        if real_kubeconfig is None
+        else a_real_cluster(real_kubeconfig)
+    )
+    with kind as running:
         yield running

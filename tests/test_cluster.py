@@ -126,6 +126,7 @@ def test_a_field_that_somebody_else_set_is_a_conflict_that_names_him(
     assert [one["weight"] for one in back["spec"]["rules"][0]["backendRefs"]] == [95, 5]
 
 
+@pytest.mark.stand_in("a cluster without a CRD")
 def test_a_missing_kind_is_told_apart_from_a_missing_object(cluster: Any, waits: Waits) -> None:
     from tests.kubernetes_api.cluster import a_cluster
 
@@ -165,6 +166,7 @@ def test_a_credential_that_ran_out_is_named(cluster: Any, namespace: str, waits:
         ours.get(HTTP_ROUTE, namespace, "chat")
 
 
+@pytest.mark.stand_in("faults on demand")
 @pytest.mark.parametrize(
     ("code", "seconds"), [(429, [1.0, 1.0]), (500, [0.2, 0.4]), (503, [0.2, 0.4])]
 )
@@ -177,6 +179,7 @@ def test_what_passes_is_waited_for(  # a real server sends Retry-After: 1 with i
     assert waits.seconds == seconds
 
 
+@pytest.mark.stand_in("faults on demand")
 def test_a_pause_that_the_server_asks_for_is_kept(
     cluster: Any, ours: Cluster, namespace: str, waits: Waits
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_pause_that_the_server_asks_for_is_kept(
     assert waits.seconds == [7.0]
 
 
+@pytest.mark.stand_in("faults on demand")
 def test_a_pause_of_minutes_is_no_pause_but_an_outage(
     cluster: Any, ours: Cluster, namespace: str, waits: Waits
 ) -> None:
@@ -197,6 +201,7 @@ def test_a_pause_of_minutes_is_no_pause_but_an_outage(
     assert waits.seconds == []
 
 
+@pytest.mark.stand_in("faults on demand")
 def test_patience_has_an_end_and_waits_grow_with_jitter(
     cluster: Any, namespace: str, waits: Waits
 ) -> None:
@@ -209,6 +214,7 @@ def test_patience_has_an_end_and_waits_grow_with_jitter(
     assert ours.get(HTTP_ROUTE, namespace, "chat") is None
 
 
+@pytest.mark.stand_in("faults on demand")
 def test_a_write_that_came_in_between_is_written_again(
     cluster: Any, ours: Cluster, namespace: str
 ) -> None:
@@ -217,6 +223,7 @@ def test_a_write_that_came_in_between_is_written_again(
     assert ours.apply(route(namespace))["metadata"]["name"] == "chat"
 
 
+@pytest.mark.stand_in("a server that goes away")
 def test_a_server_that_is_away_is_unavailable(
     cluster: Any, ours: Cluster, namespace: str, waits: Waits
 ) -> None:

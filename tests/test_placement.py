@@ -116,6 +116,13 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
             {**RAY, "kubernetes": {**RAY["kubernetes"], "env": {"RAY_AUTH_MODE": "disabled"}}},
             "undo the authentication",
         ),
+        *(
+            (
+                {**RAY, "kubernetes": {**RAY["kubernetes"], "env": {name: "1"}}},
+                f"{name}, with which KubeRay would never begin",
+            )
+            for name in ("RAY_REDIS_ADDRESS", "REDIS_USERNAME", "RAY_enable_autoscaler_v2")
+        ),
         ({"replicas": {"min": 4, **SCALING}}, "replicas: 4"),
     ],
 )

@@ -12,7 +12,7 @@ from deploy_targets.cluster import DEPLOYMENT, INFERENCE_SERVICE, POD, Cluster
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import Manifest
 from deploy_targets.object_diff import Change
-from deploy_targets.own_objects import OwnObjects
+from deploy_targets.own_objects import OwnObjects, disturbance
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
 from deploy_targets.triton.manifest import release_of, render_inference_service, retiring_of
@@ -62,7 +62,7 @@ class KnativeTarget:
         """Writes the version into the spec, at no share of the requests; one that is in flight already is left so.
 
         Raises:
-            TargetUnavailable: another version has to be rolled out, or retired, first.
+            TargetUnavailable: another version has to be rolled out, or retired, or to lose its requests, first.
         """
         try:
             manifest = self._applied(self._look(), release)
@@ -82,12 +82,16 @@ class KnativeTarget:
 
     def observe(self) -> Observed:
         """Versions and shares as KServe's status has them."""
-        seen = self._look().observe()
+        look = self._look()
+        seen = look.observe()
+        told = "" if look.service is None else disturbance(look.service, SHARE_FIELD)
         refused = {
             version: Revision(version=version, readiness=Readiness.FAILED, reason=reason)
             for version, reason in self._refused.items()
         }
-        return Observed(revisions={**refused, **seen.revisions}, traffic=seen.traffic)
+        return Observed(
+            revisions={**refused, **seen.revisions}, traffic=seen.traffic, disturbance=told
+        )
 
     def shift(self, traffic: Traffic) -> None:
         """Writes the share of the spec's version; the one beside it gets the rest.
@@ -155,6 +159,8 @@ class KnativeTarget:
             raise self._too_early(f"v{look.version} is neither rolled out nor retired yet")
         if look.beside.version == release.version:
             return None
+        if look.percent:
+            raise self._too_early(f"v{look.version} still has {look.percent} % of the requests")
         return self._manifest(release, percent=0, beside=look.beside)
 
     def _as_it_is(self, look: Knative, percent: int, release: Release | None = None) -> Manifest:

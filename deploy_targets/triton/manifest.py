@@ -34,6 +34,19 @@ _SERVICE_PORT = 80
 _MODEL, _DIGEST, _SOURCE = "shipway/model", "shipway/digest", "shipway/source"
 _BESIDE, _RETIRING = "shipway/beside", "shipway/retiring"
 _ALL = 100
+_STORAGES = (
+    "s3",
+    "gs",
+    "pvc",
+    "oci",
+    "hf",
+    "http",
+    "https",
+    "hdfs",
+    "webhdfs",
+    "file",
+)
+"""Schemes of a storageUri that KServe 0.20 knows. Others its webhook refuses, or takes for a path in the pod."""
 
 
 def render_all(endpoint: Endpoint, release: Release, *, repository: str) -> tuple[Manifest, ...]:
@@ -67,12 +80,14 @@ def render_inference_service(
 
     Raises:
         ManifestInvalid: a share outside 0..100, which KServe's webhook would refuse, or one in Standard mode, which KServe
-            would ignore; a name that is too long; an endpoint that is not for Kubernetes.
+            would ignore; a repository at an address that KServe does not know; a name that is too long; an endpoint that
+            is not for Kubernetes.
     """
     triton, kubernetes = _settings(endpoint), endpoint.cluster
     is_knative = triton.mode == "Knative"
     if canary_percent is not None:
         _check_canary(endpoint, canary_percent)
+    _check_storage(endpoint, repository)
     routing = _knative_annotations(release, beside, retiring) if is_knative else {}
     service_account = kubernetes.service_account
     at_once = triton.container_concurrency
@@ -165,6 +180,16 @@ def _check_canary(endpoint: Endpoint, percent: int) -> None:
         raise ManifestInvalid(message)
     if not 0 <= percent <= _ALL:
         message = f"canaryTrafficPercent of {endpoint.name} is {percent}; KServe takes 0 to 100."
+        raise ManifestInvalid(message)
+
+
+def _check_storage(endpoint: Endpoint, repository: str) -> None:
+    scheme, found, _ = repository.partition("://")
+    if not found or scheme not in _STORAGES:
+        message = (
+            f"The model repository of {endpoint.name} is to be loaded from {repository!r}, which KServe does not know. Give an "
+            f"address that begins with {', '.join(f'{one}://' for one in _STORAGES[:3])} or another of its storages."
+        )
         raise ManifestInvalid(message)
 
 

@@ -1,4 +1,7 @@
-"""A Kubernetes target as `test_targets` wants it: versions 6 and 7 ready, version 9 refused by its engine."""
+"""A Kubernetes target as `test_targets` wants it: versions 6 and 7 ready, version 9 refused by its engine.
+
+In Knative mode there is room for two versions, so there version 9 takes the place of 7 when a test asks for it.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,13 +10,13 @@ from kubernetes import client
 
 from deploy_targets.cluster import Cluster
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Target
-from deploy_targets.triton.adapter import triton_target
 from registry.release import Release
-from tests.builders import GATEWAY, a_digest, a_ray_endpoint, a_release, a_triton_endpoint
-from tests.contracts.operators import Operators
+from tests.builders import GATEWAY, a_digest, a_release
+from tests.contracts.cluster_stage import WAYS
+from tests.kubernetes_api.operators.behaviour import failing, slow
+from tests.kubernetes_api.operators.writers import Operators
 
 
 class Attended:
@@ -26,7 +29,7 @@ class Attended:
         self.shift, self.retire = target.shift, target.retire
 
     def observe(self) -> Observed:
-        self._operators.reconcile()
+        self._operators.step()
         return self._target.observe()
 
 
@@ -35,20 +38,34 @@ class ClusterWorld:
 
     def __init__(self, server: Any, way: str, *, versions: Iterable[str], wrong: str) -> None:
         self._way, self._server, self._wrong = way, server, wrong
-        kubernetes = {"namespace": server.a_namespace(), "gateway": GATEWAY}
-        self._endpoint: Endpoint = (
-            a_ray_endpoint(kubernetes={**kubernetes, "image": "engine:1"})
-            if way == "ray-serve"
-            else a_triton_endpoint(kubernetes=kubernetes)
-        )
-        self._operators = Operators(server.admin, kubernetes["namespace"])
-        self._operators.broken[wrong] = f"{a_digest(wrong)} was evaluated"
+        kubernetes: dict[str, Any] = {"namespace": server.a_namespace(), "gateway": GATEWAY}
+        if way == "knative":
+            del kubernetes["gateway"]
+        if way == "ray-serve":
+            kubernetes["image"] = "engine:1"
+        make_endpoint, self._make, _ = WAYS[way]
+        self._endpoint: Endpoint = make_endpoint(kubernetes=kubernetes)
+        self._operators = Operators(server.admin, kubernetes["namespace"], workloads=slow(1))
+        why = f"{a_digest(wrong)} was evaluated"
+        self._operators.behave_to(wrong, failing(message=why))
         self.target: Target = self.fresh_target()
-        for version in (*versions, wrong):
-            self.target.apply(self.release(version))
+        first, *others = versions
+        self._start(first)
+        self.target.shift(Traffic.all_to(first))
+        self.target.observe()
+        for version in others:
+            self._start(version)
+        if way != "knative":
+            self._start(wrong)
+
+    def try_wrong(self) -> None:
+        if self._way == "knative":
+            self._start(self._wrong)
+
+    def _start(self, version: str) -> None:
+        self.target.apply(self.release(version))
         for _ in range(2):
             self.target.observe()
-        self.target.shift(Traffic.all_to("6"))
 
     def release(self, version: str) -> Release:
         return a_release(version)
@@ -60,7 +77,7 @@ class ClusterWorld:
         self._operators.kill_pods(version)
 
     def mend(self) -> None:
-        del self._operators.broken[self._wrong]
+        self._operators.behave_to(self._wrong, slow(1))
 
     def cut_off(self) -> Target:
         nobody = client.ApiClient(client.Configuration(host="http://127.0.0.1:1"))
@@ -71,6 +88,4 @@ class ClusterWorld:
 
     def _on(self, api: client.ApiClient) -> Target:
         cluster = Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0)
-        if self._way == "ray-serve":
-            return ray_target(self._endpoint, cluster)
-        return triton_target(self._endpoint, cluster, repository=lambda release: release.source)
+        return self._make(self._endpoint, cluster)

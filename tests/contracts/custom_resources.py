@@ -2,7 +2,7 @@
 
 An API server prunes unknown fields silently on POST and drops nulls; here both are faults, beside all that it refuses, its
 rules in CEL included (`tests.kubernetes_api.schema`). What only webhooks refuse is checked where objects are rendered. The
-schemas are read from SHIPWAY_CRD_DIR, or from `shared/crds` beside the checkout; the project holds no copy.
+schemas are read from SHIPWAY_CRD_DIR, or from where `make crds` puts them; the project holds no copy.
 """
 
 import re
@@ -34,7 +34,9 @@ def schema_folder() -> Path:
     """Where the schemas are; skips the test where there are none, which is a failure in CI."""
     folder = crd_folder()
     if not folder.is_dir():
-        pytest.skip(f"there are no schemas in {folder}; SHIPWAY_CRD_DIR names another folder")
+        pytest.skip(
+            f"there are no schemas in {folder}: run `make crds`, or name their folder in SHIPWAY_CRD_DIR"
+        )
     return folder
 
 

@@ -1,6 +1,6 @@
 """What may be wrong with a cluster: each is seen, told on the rollout with what to do, and never costs users an answer.
 
-Issue 5's list of bad input, on every target; the flows and the simulated operators are those of `test_rollouts`.
+Issue 5's list of bad input, on every target; the flows and the simulated operators are those of `cluster_stage`.
 """
 
 from pathlib import Path
@@ -11,21 +11,22 @@ import pytest
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Readiness
 from tests.builders import a_release
-from tests.contracts.operators import INFERENCE_SERVICES, MERGE, RAY_SERVICES, VERSION
-from tests.contracts.test_rollouts import WAYS, Stage
+from tests.contracts.cluster_stage import WAYS, ClusterStage
 from tests.kubernetes_api.cluster import a_cluster
+from tests.kubernetes_api.objects import MERGE
+from tests.kubernetes_api.operators.behaviour import NEVER, refused
+from tests.kubernetes_api.operators.writers import KINDS
 
 ROUTED = ("ray-serve", "standard")
-KINDS = {"ray-serve": RAY_SERVICES, "standard": INFERENCE_SERVICES, "knative": INFERENCE_SERVICES}
 
 
 @pytest.fixture
-def stage(request: pytest.FixtureRequest, cluster: Any, tmp_path: Path) -> Stage:
-    return Stage(request.param, cluster, tmp_path)
+def stage(request: pytest.FixtureRequest, cluster: Any, tmp_path: Path) -> ClusterStage:
+    return ClusterStage(request.param, cluster, tmp_path)
 
 
 @pytest.fixture
-def serving(stage: Stage) -> Stage:
+def serving(stage: ClusterStage) -> ClusterStage:
     stage.release("6")
     return stage
 
@@ -34,28 +35,17 @@ on_all = pytest.mark.parametrize("stage", list(WAYS), indirect=True)
 on_routes = pytest.mark.parametrize("stage", ROUTED, indirect=True)
 
 
-def told(stage: Stage, version: str = "7") -> str:
+def told(stage: ClusterStage, version: str = "7") -> str:
     """What the registry says about the end of that version's rollout."""
     return stage.registry.versions[version].tags["shipway.reason"]
 
 
-def wait_out(stage: Stage) -> None:
+def wait_out(stage: ClusterStage) -> None:
     """The rollout of v7 is asked for, and the time for it to warm runs out."""
     stage.registry.aliases["challenger"] = "7"
     stage.tick(3)
     stage.clock.advance(stage.endpoint.rollout.warm_limit_s)
     stage.tick(5)
-
-
-def say_of_pods(stage: Stage, version: str, status: dict[str, Any]) -> None:
-    """Every pod of that version gets this status."""
-    core = stage.operators._core
-    for pod in core.list_namespaced_pod(
-        stage.namespace, label_selector=f"{VERSION}={version}"
-    ).items:
-        core.patch_namespaced_pod_status(
-            pod.metadata.name, stage.namespace, {"status": status}, _content_type=MERGE
-        )
 
 
 PULL = {
@@ -106,12 +96,12 @@ NO_GPU = {
     ids=["an image that does not pull", "out of memory at load", "no GPU node"],
 )
 def test_a_pod_that_cannot_run_ends_the_rollout_and_is_named(
-    serving: Stage, status: dict[str, Any], words: tuple[str, ...]
+    serving: ClusterStage, status: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    serving.operators.slow.add("7")
+    serving.operators.behave_to("7", NEVER)
     serving.registry.aliases["challenger"] = "7"
     serving.tick(2)
-    say_of_pods(serving, "7", status)
+    serving.operators.pods_say("7", status)
 
     wait_out(serving)
 
@@ -120,11 +110,10 @@ def test_a_pod_that_cannot_run_ends_the_rollout_and_is_named(
     assert serving.outcomes[-1] == "rolled_back"
 
 
-@pytest.mark.parametrize("stage", ["standard", "knative"], indirect=True)
-def test_pods_over_a_quota_end_the_rollout_and_are_named(serving: Stage) -> None:
-    serving.operators.slow.add("7")
+@on_all
+def test_pods_over_a_quota_end_the_rollout_and_are_named(serving: ClusterStage) -> None:
     said = 'pods "x" is forbidden: exceeded quota: gpus'
-    serving.operators.refused_pods["7"] = said
+    serving.operators.behave_to("7", refused(said))
 
     wait_out(serving)
 
@@ -132,13 +121,14 @@ def test_pods_over_a_quota_end_the_rollout_and_are_named(serving: Stage) -> None
     assert serving.traffic == Traffic.all_to("6")
 
 
+@pytest.mark.stand_in("a cluster without a CRD")
 @pytest.mark.parametrize("way", list(WAYS))
 def test_a_cluster_without_the_operator_is_told_on_the_rollout(
     cluster: Any, tmp_path: Path, way: str
 ) -> None:
-    catalogue = cluster.server.catalogue.without(KINDS[way][2])
+    catalogue = cluster.server.catalogue.without(KINDS[WAYS[way][2]][2])
     with a_cluster(catalogue) as bare:
-        stage = Stage(way, bare, tmp_path)
+        stage = ClusterStage(way, bare, tmp_path)
         stage.registry.aliases["challenger"] = "7"
         stage.tick(5)
 
@@ -147,22 +137,23 @@ def test_a_cluster_without_the_operator_is_told_on_the_rollout(
         assert stage.outcomes == ["rolled_back"]
 
 
+@pytest.mark.stand_in("a cluster without a CRD")
 @pytest.mark.parametrize("way", ROUTED)
 def test_a_cluster_without_the_gateway_api_is_told_on_the_rollout(
     cluster: Any, tmp_path: Path, way: str
 ) -> None:
     with a_cluster(cluster.server.catalogue.without("httproutes")) as bare:
-        stage = Stage(way, bare, tmp_path)
+        stage = ClusterStage(way, bare, tmp_path)
         stage.registry.aliases["challenger"] = "7"
         stage.tick(5)
 
         assert "Install the Gateway API" in told(stage)
-        assert stage.operators.items(KINDS[way]) == []
+        assert stage.items(stage.kind) == []
 
 
 @on_routes
-def test_a_route_that_no_gateway_takes_ends_the_rollout_and_is_named(stage: Stage) -> None:
-    stage.operators.has_gateway = False
+def test_a_route_that_no_gateway_takes_ends_the_rollout_and_is_named(stage: ClusterStage) -> None:
+    stage.operators.absent.add("HTTPRoute")
 
     wait_out(stage)
 
@@ -173,7 +164,9 @@ def test_a_route_that_no_gateway_takes_ends_the_rollout_and_is_named(stage: Stag
 @pytest.mark.parametrize(
     ("stage", "mode"), [("standard", "Knative"), ("knative", "Standard")], indirect=["stage"]
 )
-def test_kserve_in_another_mode_ends_the_rollout_and_is_named(stage: Stage, mode: str) -> None:
+def test_kserve_in_another_mode_ends_the_rollout_and_is_named(
+    stage: ClusterStage, mode: str
+) -> None:
     stage.operators.mode = mode
     stage.registry.aliases["challenger"] = "7"
     stage.tick(5)
@@ -184,7 +177,9 @@ def test_kserve_in_another_mode_ends_the_rollout_and_is_named(stage: Stage, mode
 
 
 @on_all
-def test_a_role_that_does_not_allow_writing_is_told_with_the_missing_rule(stage: Stage) -> None:
+def test_a_role_that_does_not_allow_writing_is_told_with_the_missing_rule(
+    stage: ClusterStage,
+) -> None:
     groups = ["", "apps", "ray.io", "serving.kserve.io", "networking.k8s.io"]
     everything = [*groups, "gateway.networking.k8s.io"]
     rule = {"apiGroups": everything, "resources": ["*"], "verbs": ["get", "list"]}
@@ -199,10 +194,10 @@ def test_a_role_that_does_not_allow_writing_is_told_with_the_missing_rule(stage:
 
 @on_routes
 def test_a_weight_that_somebody_else_changed_is_named_and_put_right(
-    serving: Stage, capsys: pytest.CaptureFixture[str]
+    serving: ClusterStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serving.reach("7", 25)
-    custom = serving.operators._custom
+    custom = serving.custom
     place = ("gateway.networking.k8s.io", "v1", serving.namespace, "httproutes", "chat")
     found: Any = custom.get_namespaced_custom_object(*place)
     for backend in found["spec"]["rules"][-1]["backendRefs"]:
@@ -213,21 +208,24 @@ def test_a_weight_that_somebody_else_changed_is_named_and_put_right(
         field_manager="somebody",
         _content_type=MERGE,
     )
-    assert serving.traffic.percent("7") == 50
+    seen = serving.target.observe()
+    assert seen.traffic.percent("7") == 50
+    assert "somebody changed .spec.rules of HTTPRoute chat" in seen.disturbance
 
-    serving.controller.tick(serving.unit.endpoint.name)
+    serving.look()
 
-    assert serving.traffic.percent("7") != 50
+    after = serving.target.observe()
+    assert (after.traffic.percent("7") != 50, after.disturbance) == (True, "")
     assert "fields.taken_back" in (out := capsys.readouterr().out)
     assert "somebody" in out
 
 
 @pytest.mark.parametrize("stage", ["knative"], indirect=True)
 def test_a_share_that_somebody_else_changed_is_named_and_put_right(
-    serving: Stage, capsys: pytest.CaptureFixture[str]
+    serving: ClusterStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serving.reach("7", 25)
-    serving.operators._custom.patch_namespaced_custom_object(
+    serving.custom.patch_namespaced_custom_object(
         "serving.kserve.io",
         "v1beta1",
         serving.namespace,
@@ -237,81 +235,86 @@ def test_a_share_that_somebody_else_changed_is_named_and_put_right(
         field_manager="somebody",
         _content_type=MERGE,
     )
-    serving.operators.reconcile()
-    assert serving.traffic.percent("7") == 90
+    serving.operators.step()
+    seen = serving.target.observe()
+    assert seen.traffic.percent("7") == 90
+    assert "somebody changed .spec.predictor.canaryTrafficPercent" in seen.disturbance
 
-    serving.controller.tick(serving.unit.endpoint.name)
-    serving.operators.reconcile()
+    serving.look()
+    serving.operators.step()
 
     assert serving.traffic.percent("7") != 90
+    assert serving.target.observe().disturbance == ""
     assert "somebody" in capsys.readouterr().out
 
 
 @on_routes
-def test_a_route_that_somebody_deleted_is_made_again_with_its_weights(serving: Stage) -> None:
-    serving.operators._custom.delete_namespaced_custom_object(
+def test_a_route_that_somebody_deleted_is_made_again_with_its_weights(
+    serving: ClusterStage,
+) -> None:
+    serving.custom.delete_namespaced_custom_object(
         "gateway.networking.k8s.io", "v1", serving.namespace, "httproutes", "chat"
     )
 
-    serving.controller.tick(serving.unit.endpoint.name)
+    serving.look()
 
     assert serving.traffic == Traffic.all_to("6")
 
 
 @pytest.mark.parametrize("stage", ["ray-serve"], indirect=True)
-def test_a_network_policy_that_somebody_deleted_is_made_again(serving: Stage) -> None:
+def test_a_network_policy_that_somebody_deleted_is_made_again(serving: ClusterStage) -> None:
     policies = ("networking.k8s.io", "v1", "networkpolicies")
-    serving.operators._custom.delete_namespaced_custom_object(
+    serving.custom.delete_namespaced_custom_object(
         *policies[:2], serving.namespace, policies[2], "chat-v6"
     )
 
     serving.tick(2)
 
-    assert [one["metadata"]["name"] for one in serving.operators.items(policies)] == ["chat-v6"]
+    assert [one["metadata"]["name"] for one in serving.items(policies)] == ["chat-v6"]
     assert serving.traffic == Traffic.all_to("6")
 
 
 @on_all
-def test_an_object_of_somebody_else_is_neither_written_nor_deleted(stage: Stage) -> None:
+def test_an_object_of_somebody_else_is_neither_written_nor_deleted(stage: ClusterStage) -> None:
     name = "chat" if stage.way == "knative" else "chat-v7"
     target = stage.target
     (body, *_) = [one.body for one in target.render(a_release("7"))]
     theirs = {**body, "metadata": {"name": name, "namespace": stage.namespace}}
-    group, version, plural = KINDS[stage.way]
-    stage.operators._custom.create_namespaced_custom_object(
-        group, version, stage.namespace, plural, theirs
-    )
-    (before,) = stage.operators.items(KINDS[stage.way])
+    group, version, plural = stage.kind
+    stage.custom.create_namespaced_custom_object(group, version, stage.namespace, plural, theirs)
+    (before,) = stage.items(stage.kind)
 
     stage.unit.target.retire("7")
     stage.registry.aliases["challenger"] = "7"
     stage.clock.advance(10)
     for _ in range(3):
-        stage.controller.tick(stage.unit.endpoint.name)
+        stage.look()
 
     assert "that is not Shipway's" in told(stage)
-    assert stage.operators.items(KINDS[stage.way]) == [before]
+    assert stage.items(stage.kind) == [before]
 
 
 @on_routes
-def test_a_route_that_was_written_by_somebody_else_is_no_reason_to_end(serving: Stage) -> None:
+def test_a_route_that_was_written_by_somebody_else_is_no_reason_to_end(
+    serving: ClusterStage,
+) -> None:
     """Whatever is in it: it is ours, so it is written again."""
     place = ("gateway.networking.k8s.io", "v1", serving.namespace, "httproutes", "chat")
     nonsense = {"spec": {"rules": [{"backendRefs": [{"name": "other", "port": 80}]}]}}
-    serving.operators._custom.patch_namespaced_custom_object(
+    serving.custom.patch_namespaced_custom_object(
         *place, nonsense, field_manager="somebody", _content_type=MERGE
     )
     assert serving.traffic == Traffic()
 
-    serving.controller.tick(serving.unit.endpoint.name)
+    serving.look()
 
     assert serving.traffic == Traffic.all_to("6")
 
 
 @on_all
-def test_a_status_about_an_older_object_is_not_believed(serving: Stage) -> None:
+def test_a_status_about_an_older_object_is_not_believed(serving: ClusterStage) -> None:
     """An operator that is down leaves its last word standing."""
-    serving.operators.reconcile()
+    serving.operators.step()
     serving.target.apply(a_release("7"))
 
     seen = serving.target.observe()

@@ -8,6 +8,7 @@ import io
 import ipaddress
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -30,11 +31,14 @@ from deploy_targets.local.demo_traffic import talk
 from deploy_targets.local.home import Home
 from deploy_targets.local.process import ProcessRecord, find_marked
 from deploy_targets.local.stack import StackInfo, read_endpoint_file
+from deploy_targets.monitoring import limits, recordings
 from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
 from deploy_targets.target import Observed
 from registry.promotion import CHAMPION, MoveAlias
 from registry.release import DIGEST_TAG, GATE_TAG
+from tests.monitoring.prometheus import Prometheus, a_prometheus
+from tests.monitoring.promtool import program
 
 pytestmark = pytest.mark.real
 
@@ -67,6 +71,8 @@ class Stack:
         self.endpoint = read_endpoint_file(self.file).endpoints[0]
         self.said: list[str] = []
         self.info = self.up()
+        self.prometheus: Prometheus | None = None
+        """Scrapes the guard, where it is installed."""
 
     def up(self) -> StackInfo:
         self.info = stack.up(self.home, self.file, announce=self.said.append)
@@ -155,7 +161,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             kept.enter_context(socket.create_server(("127.0.0.1", TAKEN_PORT)))
         folder = tmp_path_factory.mktemp("stack")
         try:
-            yield Stack(folder)
+            running = Stack(folder)
+            if shutil.which("prometheus"):
+                admin = running.info.url("chat", "guard_admin").removeprefix("http://")
+                watching = a_prometheus(folder, endpoint="chat", guard_admin=admin)
+                running.prometheus = kept.enter_context(watching)
+            yield running
         finally:
             stack.down(Home(folder / "home"), announce=print)
 
@@ -281,6 +292,28 @@ def test_a_bad_challenger_is_rolled_back_by_its_numbers(
     run = run_of(running, running.past(bad, "rolled_back"), "FAILED")
     assert run.data.tags["shipway.outcome"] == "rolled_back"
     assert metric(running, run, "challenger_errors")[-1][1] > 0
+
+
+def test_a_real_prometheus_beside_it_has_recorded_each_version_and_blames_the_right_one(
+    running: Stack,
+) -> None:
+    program("prometheus")
+    watched = running.prometheus
+    assert watched is not None
+    champion, bad = running.aliases[CHAMPION], running.registry.versions("tiny")[0].version
+    pair = {("chat", champion), ("chat", bad)}
+    for recording in recordings.BY_VERSION:
+        watched.until(
+            lambda name=recording.record: (
+                pair <= {(labels["endpoint"], labels["version"]) for labels, _ in watched.ask(name)}
+            )
+        )
+    ratios = watched.values(recordings.ERROR_RATIO.record)
+
+    assert ratios[champion] == 0
+    assert ratios[bad] > limits.ERROR_RATIO
+    assert "HighErrorRate" in watched.firing(bad)
+    assert "HighErrorRate" not in watched.firing(champion)
 
 
 def test_a_version_without_a_gate_is_refused_and_told_why(

@@ -17,6 +17,8 @@ from tests.kubernetes_api.core_kinds import CORE, METADATA
 from tests.kubernetes_api.schema import Schema
 from tests.repo.reference import ROOT
 
+FETCHED = ROOT / ".crds"
+"""What `make crds` has fetched."""
 _HEAD = re.compile(
     r"^  group: (\S+)\n(?:.*\n)*?    kind: (\S+)\n(?:.*\n)*?    plural: (\S+)", re.MULTILINE
 )
@@ -79,8 +81,8 @@ class Catalogue:
 
 
 def crd_folder() -> Path:
-    """Where the CRD files are: SHIPWAY_CRD_DIR, or beside the checkout. It need not exist."""
-    return Path(os.environ.get("SHIPWAY_CRD_DIR") or ROOT.parent / "shared" / "crds")
+    """Where the CRD files are: SHIPWAY_CRD_DIR, or where `make crds` puts them. It need not exist."""
+    return Path(os.environ.get("SHIPWAY_CRD_DIR") or FETCHED)
 
 
 def read_catalogue(folder: Path) -> Catalogue:

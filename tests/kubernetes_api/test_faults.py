@@ -16,6 +16,9 @@ from tests.kubernetes_api.test_watches import raw_events
 LATENCY_S = 0.2
 
 
+pytestmark = pytest.mark.stand_in("faults on demand")
+
+
 @pytest.fixture
 def objects(cluster) -> Objects:
     """Somebody whose client tries once: what is seen is what was answered."""

@@ -18,6 +18,7 @@ from tests.kubernetes_api.operators.behaviour import (
     Stage,
     failing,
     flapping,
+    refused,
     slow,
     stale,
 )
@@ -37,8 +38,8 @@ def objects(cluster) -> Objects:
 
 
 @pytest.fixture
-def operators(cluster) -> Operators:
-    return Operators(cluster.admin, now=lambda: "2026-11-25T07:00:00Z")
+def operators(cluster, objects) -> Operators:
+    return Operators(cluster.admin, objects.namespace)
 
 
 def conditions(status: dict) -> dict[str, str]:
@@ -136,6 +137,22 @@ def test_a_stale_ray_service_speaks_of_the_generation_before(objects, operators)
     assert changed["metadata"]["generation"] == 2
     assert (behind["observedGeneration"], behind["serviceStatus"]) == (1, "Running")
     assert objects.get(body)["status"]["observedGeneration"] == 2
+
+
+def test_what_ray_failed_to_deploy_it_does_not_try_again_until_the_object_changes(
+    objects, operators
+):
+    body = objects.apply(a_ray_service(serveConfigV2=SERVE))
+    operators.behave("RayService", "chat-v7", failing())
+    operators.step()
+    operators.behave("RayService", "chat-v7", slow(0))
+    operators.step()
+    given_up = objects.get(body)["status"]
+    objects.apply(a_ray_service(serveConfigV2=SERVE, rayClusterDeletionDelaySeconds=5))
+    operators.step()
+
+    assert "applicationStatuses" in given_up["pendingServiceStatus"]
+    assert objects.get(body)["status"]["serviceStatus"] == "Running"
 
 
 def test_a_new_object_that_nobody_has_seen_has_no_status(objects, operators):
@@ -244,6 +261,16 @@ def test_the_deployment_goes_with_its_inference_service(cluster, objects, operat
     assert caught.value.status == 404
 
 
+@pytest.mark.parametrize(("mode", "asked"), [("Knative", "Standard"), ("Standard", "Knative")])
+def test_a_cluster_with_one_mode_alone_runs_everything_in_it(objects, operators, mode, asked):
+    operators.mode = mode
+    body = objects.apply(knative() if asked == "Knative" else an_inference_service())
+
+    operators.step()
+
+    assert objects.get(body)["status"]["deploymentMode"] == mode
+
+
 # InferenceService, Knative
 
 
@@ -306,6 +333,39 @@ def test_a_stale_knative_service_knows_nothing_of_the_new_revision(objects, oper
     assert shares(objects) == {"chat-predictor-00002": 5, "chat-predictor-00001": 95}
 
 
+def test_while_the_newest_is_not_ready_its_share_goes_to_the_newest_that_is(objects, operators):
+    objects.apply(knative())
+    operators.step()
+    objects.apply(next_model(canaryTrafficPercent=5))
+    operators.step()
+    operators.behave("InferenceService", "chat", NEVER)
+    model = {"modelFormat": {"name": "triton"}, "storageUri": "s3://models/third"}
+    objects.apply(knative(model=model, canaryTrafficPercent=50))
+    operators.step()
+
+    assert component(objects)["latestCreatedRevision"] == "chat-predictor-00003"
+    assert shares(objects) == {"chat-predictor-00002": 50, "chat-predictor-00001": 50}
+
+
+def test_a_revision_has_pods_while_it_is_the_newest_or_gets_requests(cluster, objects, operators):
+    objects.apply(knative())
+    operators.step()
+    objects.apply(next_model(canaryTrafficPercent=0))
+    operators.step()
+
+    def replicas() -> dict[str, tuple[int, int]]:
+        found = client.AppsV1Api(cluster.admin).list_namespaced_deployment(objects.namespace)
+        return {
+            one.metadata.name[-16:-11]: (one.spec.replicas, one.status.available_replicas)
+            for one in found.items
+        }
+
+    assert replicas() == {"00001": (1, 1), "00002": (1, 1)}
+    objects.apply(next_model())
+    operators.step()
+    assert replicas() == {"00001": (0, 0), "00002": (1, 1)}
+
+
 # HTTPRoute
 
 
@@ -360,7 +420,7 @@ def test_a_stale_route_is_accepted_as_it_was(objects, operators):
 
 def test_a_conditions_time_moves_only_with_its_status(cluster, objects):
     times = iter(f"2026-11-25T07:00:{second:02}Z" for second in range(60))
-    operators = Operators(cluster.admin, now=lambda: next(times))
+    operators = Operators(cluster.admin, objects.namespace, now=lambda: next(times))
     body = objects.apply(a_ray_service())
     operators.behave("RayService", "chat-v7", flapping(good=2))
 
@@ -373,20 +433,99 @@ def test_a_conditions_time_moves_only_with_its_status(cluster, objects):
     assert seen == ["00", "00", "02"]
 
 
+# Pods
+
+LABELS = {"app.kubernetes.io/version": "7"}
+
+
+def labelled(kind: str) -> dict:
+    if kind == "RayService":
+        body = a_ray_service()
+        head = body["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+        head["metadata"] = {"labels": LABELS}
+    else:
+        body = an_inference_service() if kind == "Standard" else knative()
+    return {**body, "metadata": {**body["metadata"], "labels": LABELS}}
+
+
+def pods(cluster, objects) -> list:
+    return client.CoreV1Api(cluster.admin).list_namespaced_pod(objects.namespace).items
+
+
+@pytest.mark.parametrize("kind", ["RayService", "Standard", "Knative"])
+def test_a_pod_has_the_labels_of_its_version_and_goes_with_its_owner(
+    cluster, objects, operators, kind
+):
+    body = objects.apply(labelled(kind))
+    operators.step()
+    (pod,) = pods(cluster, objects)
+    operators.kill_pods("7")
+    operators.kill_pods("7")
+    (killed,) = pods(cluster, objects)
+    operators.pods_say("7", {"phase": "Pending"})
+    (told,) = pods(cluster, objects)
+    objects.delete(body)
+    operators.step()
+
+    assert LABELS.items() <= pod.metadata.labels.items()
+    assert killed.status.container_statuses[0].restart_count == 2
+    assert told.status.phase == "Pending"
+    assert pods(cluster, objects) == []
+
+
+@pytest.mark.parametrize("kind", ["RayService", "Standard", "Knative"])
+def test_pods_that_may_not_be_made_are_told_where_their_makers_tell_it(
+    cluster, objects, operators, kind
+):
+    body = objects.apply(labelled(kind))
+    operators.behave_to("7", refused("exceeded quota: gpus"))
+
+    operators.step()
+
+    made = client.AppsV1Api(cluster.admin).list_namespaced_deployment(objects.namespace).items
+    said = [one.message for each in made for one in each.status.conditions]
+    if kind == "RayService":
+        pending = objects.get(body)["status"]["pendingServiceStatus"]
+        said = [one["message"] for one in pending["rayClusterStatus"]["conditions"]]
+    assert "exceeded quota: gpus" in said
+    assert pods(cluster, objects) == []
+
+
 # The writers
 
 
 def test_in_steady_state_the_operators_write_nothing(cluster, objects, operators):
-    for body in (a_ray_service(), an_inference_service(), a_route(backend("v6", 1)), knative()):
+    bodies = (a_ray_service(), an_inference_service(), a_route(backend("v6", 1)), knative())
+    for body in bodies:
         objects.apply(body)
+
+    def versions() -> list[str]:
+        made = client.AppsV1Api(cluster.admin).list_namespaced_deployment(objects.namespace).items
+        written = [*made, *pods(cluster, objects)]
+        return [
+            *(objects.get(body)["metadata"]["resourceVersion"] for body in bodies),
+            *(one.metadata.resource_version for one in written),
+        ]
+
     operators.step()
-    before = cluster.server.store.revision
+    before = versions()
 
     operators.step(3)
 
-    assert cluster.server.store.revision == before
+    assert versions() == before
 
 
+def test_an_operator_that_is_absent_says_nothing(objects, operators):
+    route, service = objects.apply(a_route(backend("v6", 1))), objects.apply(a_ray_service())
+    operators.absent.add("HTTPRoute")
+
+    operators.step()
+
+    assert "status" not in objects.get(route)
+    assert "status" in objects.get(service)
+
+
+@pytest.mark.stand_in("faults on demand")
 def test_they_work_by_themselves_through_faults_and_absence(cluster, objects, operators):
     body = objects.apply(a_ray_service())
     cluster.server.faults.answer_next(500, times=3)
@@ -405,10 +544,11 @@ def test_they_work_by_themselves_through_faults_and_absence(cluster, objects, op
     assert objects.get(body)["status"]["serviceStatus"] == "Running"
 
 
+@pytest.mark.stand_in("a cluster without a CRD")
 def test_without_a_crd_they_write_the_others(cluster, objects):
     with a_cluster(cluster.server.catalogue.without("inferenceservices")) as bare:
         inside = Objects(by=bare.admin, namespace="default")
         body = inside.apply(a_ray_service())
-        Operators(bare.admin, now=lambda: "2026-11-25T07:00:00Z").step()
+        Operators(bare.admin, "default").step()
 
         assert inside.get(body)["status"]["serviceStatus"] == "Running"

@@ -162,6 +162,7 @@ def test_a_status_is_granted_apart(cluster, namespace):
     refused(403, operator.merge, route, {"spec": {}})
 
 
+@pytest.mark.stand_in("grants without delay")
 def test_a_grant_that_is_taken_away_is_gone_at_once(cluster, namespace):
     somebody = account(cluster, namespace, "list")
     somebody.list(a_route())

@@ -63,6 +63,7 @@ def test_a_watch_without_a_version_begins_with_what_is_there(objects):
     assert told(objects, 2) == [("ADDED", "a"), ("ADDED", "b")]
 
 
+@pytest.mark.stand_in("when it compacts and sends bookmarks")
 def test_a_watch_is_told_while_it_waits(cluster, objects):
     found: list[tuple[str, str]] = []
     watching = threading.Thread(target=lambda: found.extend(told(objects, 1)))
@@ -129,6 +130,7 @@ def test_one_object_is_watched_by_its_name(objects):
     assert told(objects, 1, field_selector="metadata.name=b") == [("ADDED", "b")]
 
 
+@pytest.mark.stand_in("when it compacts and sends bookmarks")
 def test_bookmarks_move_the_version_on_while_nothing_happens(cluster, objects):
     cluster.server.bookmark_s = 0.01
     since = objects.list(a_route())["metadata"]["resourceVersion"]
@@ -144,6 +146,7 @@ def test_bookmarks_move_the_version_on_while_nothing_happens(cluster, objects):
     assert seen["object"]["kind"] == "HTTPRoute"
 
 
+@pytest.mark.stand_in("when it compacts and sends bookmarks")
 def test_without_asking_there_are_no_bookmarks(cluster, objects):
     cluster.server.bookmark_s = 0.01
     since = objects.list(a_route())["metadata"]["resourceVersion"]
@@ -151,6 +154,7 @@ def test_without_asking_there_are_no_bookmarks(cluster, objects):
     assert list(raw_events(objects, resource_version=since, timeout_seconds=1)) == []
 
 
+@pytest.mark.stand_in("when it compacts and sends bookmarks")
 def test_a_watch_that_is_open_outlives_a_compaction(cluster, objects):
     found: list[tuple[str, str]] = []
     since = objects.list(a_route())["metadata"]["resourceVersion"]
@@ -166,6 +170,7 @@ def test_a_watch_that_is_open_outlives_a_compaction(cluster, objects):
     assert found == [("ADDED", "a")]
 
 
+@pytest.mark.stand_in("when it compacts and sends bookmarks")
 def test_after_a_compaction_a_new_list_can_be_watched(cluster, objects):
     objects.post(named("a"))
     old = objects.list(a_route())["metadata"]["resourceVersion"]
@@ -179,6 +184,7 @@ def test_after_a_compaction_a_new_list_can_be_watched(cluster, objects):
     assert told(objects, 1, resource_version=new) == [("ADDED", "b")]
 
 
+@pytest.mark.stand_in("when it compacts and sends bookmarks")
 def test_what_is_long_ago_is_forgotten_event_by_event(cluster, objects, monkeypatch):
     monkeypatch.setattr("tests.kubernetes_api.store._REMEMBERED", 2)
     first = objects.post(named("a"))["metadata"]["resourceVersion"]

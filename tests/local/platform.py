@@ -82,6 +82,11 @@ class Platform:
         admin = self._client(f"{name}.guard_admin")
         self._start(f"{name}.guard", part, part.environment, admin, "/readyz")
 
+    def start_front(self, endpoint: Endpoint) -> None:
+        """An Envoy and a guard, with no version behind them yet."""
+        self.start_envoy(endpoint.name)
+        self.start_guard(endpoint)
+
     def target(self, endpoint: Endpoint, ray: httpx2.Client | None = None) -> LocalTarget:
         """An adapter that knows nothing yet; `ray` in the place of the real one."""
         client = ray or self.ray

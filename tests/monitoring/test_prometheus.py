@@ -1,154 +1,79 @@
 """A real Prometheus that scrapes a real guard: what the rules say about requests that were really sent."""
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-from deploy_targets.local.process import ProcessRecord, await_ready, end_all, free_port, spawn
+from deploy_targets.local.process import await_ready, end_all, free_port, spawn
 from deploy_targets.monitoring import recordings
-from deploy_targets.monitoring.manifests import pod_monitor
-from deploy_targets.monitoring.rules import rule_groups
 from tests.guard.stub import ENDPOINT, StubEngine, a_chat, served
-from tests.monitoring.promtool import program
+from tests.monitoring.prometheus import LIMIT_S, Prometheus, a_prometheus
 from tests.repo.reference import ROOT
 
 pytestmark = pytest.mark.real
-LIMIT_S = 60
-"""For a busy box; on an idle one everything here takes a few seconds."""
 VERSION_7 = {"endpoint": ENDPOINT, "version": "7"}
 
 
-def prometheus_configuration(guard_admin: str) -> dict[str, Any]:
-    """What the operator makes of our PodMonitor, its own label `endpoint` included; looks every second."""
-    (page,) = pod_monitor().body["spec"]["podMetricsEndpoints"]
-    ours = [
-        {"source_labels": one["sourceLabels"], "target_label": one["targetLabel"]}
-        for one in page["relabelings"]
-    ]
-    pod = {"__meta_kubernetes_pod_label_app_kubernetes_io_instance": ENDPOINT}
-    job = {
-        "job_name": "guard",
-        "honor_labels": page["honorLabels"],
-        "metrics_path": page["path"],
-        "static_configs": [{"targets": [guard_admin], "labels": pod}],
-        "relabel_configs": [{"target_label": "endpoint", "replacement": page["port"]}, *ours],
-    }
-    look = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    return {"global": look, "rule_files": ["rules.json"], "scrape_configs": [job]}
-
-
-def impatient_rules() -> dict[str, Any]:
-    """Our rules, but alerts fire at once: nobody wants to wait five minutes here."""
-    rules = rule_groups()
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            if "for" in rule:
-                rule["for"] = "0s"
-    return rules
-
-
-@dataclass(frozen=True, kw_only=True)
 class Watched:
     """A guard in front of a stub engine, and the Prometheus that watches it."""
 
-    guard: str
-    prometheus: str
-    until: Callable[[Callable[[], bool]], None]
-    """Returns when the condition holds; fails with Prometheus' log when it never does."""
+    def __init__(self, guard: str, prometheus: Prometheus) -> None:
+        self._guard = guard
+        self.until, self.ask = prometheus.until, prometheus.ask
+        self._prometheus = prometheus
 
     def send(self, *behaviours: str) -> None:
         for behaviour in behaviours:
-            httpx2.post(
-                f"{self.guard}/v1/chat/completions", json=a_chat(behaviour), timeout=LIMIT_S
-            )
-
-    def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each sample that the query yields now."""
-        found = self._get("query", query=query)["result"]
-        return [(one["metric"], float(one["value"][1])) for one in found]
+            url = f"{self._guard}/v1/chat/completions"
+            httpx2.post(url, json=a_chat(behaviour), timeout=LIMIT_S)
 
     def value(self, recording: recordings.Recording) -> float | None:
         """Of version 7, which alone is asked here."""
-        samples = self.ask(recording.record)
-        return next((value for labels, value in samples if labels["version"] == "7"), None)
+        return self._prometheus.values(recording.record).get("7")
 
-    def firing(self) -> dict[str, dict[str, Any]]:
-        alerts = self._get("alerts")["alerts"]
-        return {
-            one["labels"]["alertname"]: one
-            for one in alerts
-            if one["state"] == "firing" and one["labels"].get("version") == "7"
-        }
-
-    def _get(self, page: str, **parameters: str) -> Any:
-        answer = httpx2.get(f"{self.prometheus}/api/v1/{page}", params=parameters, timeout=LIMIT_S)
-        return answer.raise_for_status().json()["data"]
+    def firing(self) -> dict[str, dict]:
+        return self._prometheus.firing("7")
 
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
-    program("prometheus")
     taken: set[int] = set()
-    port, admin_port, prometheus_port = (free_port(0, taken) for _ in range(3))
-    (tmp_path / "rules.json").write_text(json.dumps(impatient_rules()))
-    configuration = prometheus_configuration(f"127.0.0.1:{admin_port}")
-    (tmp_path / "prometheus.json").write_text(json.dumps(configuration))
-    records: dict[str, ProcessRecord] = {}
+    port, admin_port = (free_port(0, taken) for _ in range(2))
+    ready = f"http://127.0.0.1:{admin_port}/readyz"
+    log = tmp_path / "guard.log"
 
-    def start(name: str, *command: str, folder: Path, ready: str, **environment: str) -> None:
-        def answers() -> bool:
-            try:
-                return httpx2.get(ready, timeout=2).is_success
-            except httpx2.HTTPError:
-                return False
-
-        environment |= {"PATH": os.environ["PATH"]}
-        log = tmp_path / f"{name}.log"
-        records[name] = spawn(command, log=log, environment=environment, folder=folder)
-        await_ready(name, answers, record=records[name], log=log, limit_s=LIMIT_S)
-
-    def until(holds: Callable[[], bool]) -> None:
-        log = tmp_path / "prometheus.log"
-        record = records["prometheus"]
-        await_ready("the condition", holds, record=record, log=log, limit_s=LIMIT_S)
+    def answers() -> bool:
+        try:
+            return httpx2.get(ready, timeout=2).is_success
+        except httpx2.HTTPError:
+            return False
 
     with served() as serve:
+        guard = spawn(
+            (sys.executable, "-m", "deploy_targets.guard"),
+            log=log,
+            environment={
+                "PATH": os.environ["PATH"],
+                "SHIPWAY_GUARD_ENDPOINT": ENDPOINT,
+                "SHIPWAY_GUARD_UPSTREAM_URL": serve(StubEngine().app),
+                "SHIPWAY_GUARD_PORT": str(port),
+                "SHIPWAY_GUARD_ADMIN_PORT": str(admin_port),
+                "SHIPWAY_GUARD_AUTH": "none",
+            },
+            folder=ROOT,
+        )
         try:
-            start(
-                "guard",
-                *(sys.executable, "-m", "deploy_targets.guard"),
-                folder=ROOT,
-                ready=f"http://127.0.0.1:{admin_port}/readyz",
-                SHIPWAY_GUARD_ENDPOINT=ENDPOINT,
-                SHIPWAY_GUARD_UPSTREAM_URL=serve(StubEngine().app),
-                SHIPWAY_GUARD_PORT=str(port),
-                SHIPWAY_GUARD_ADMIN_PORT=str(admin_port),
-                SHIPWAY_GUARD_AUTH="none",
-            )
-            start(
-                "prometheus",
-                program("prometheus"),
-                "--config.file=prometheus.json",
-                "--storage.tsdb.path=data",
-                f"--web.listen-address=127.0.0.1:{prometheus_port}",
-                folder=tmp_path,
-                ready=f"http://127.0.0.1:{prometheus_port}/-/ready",
-            )
-            yield Watched(
-                guard=f"http://127.0.0.1:{port}",
-                prometheus=f"http://127.0.0.1:{prometheus_port}",
-                until=until,
-            )
+            await_ready("guard", answers, record=guard, log=log, limit_s=LIMIT_S)
+            admin = f"127.0.0.1:{admin_port}"
+            with a_prometheus(tmp_path, endpoint=ENDPOINT, guard_admin=admin) as prometheus:
+                yield Watched(f"http://127.0.0.1:{port}", prometheus)
         finally:
-            alive = [process for record in records.values() if (process := record.find())]
-            end_all(alive, patience_s=5)
+            process = guard.find()
+            end_all([process] if process else [], patience_s=5)
 
 
 def test_failures_that_really_happen_are_recorded_and_fire(watched: Watched) -> None:

@@ -66,6 +66,14 @@ def test_in_standard_mode_a_canary_is_refused_for_kserve_would_ignore_it() -> No
     assert "canary" not in str(standard())
 
 
+@pytest.mark.parametrize("address", ["", "/mnt/models", "models:/llm/7", "ftp://models/llm"])
+def test_a_repository_that_only_kserves_webhook_or_its_pod_would_refuse_is_refused_before(
+    address: str,
+) -> None:
+    with pytest.raises(ManifestInvalid, match="which KServe does not know"):
+        render_inference_service(a_triton_endpoint(), a_release("7"), repository=address)
+
+
 @pytest.mark.parametrize("percent", [-1, 101, 500])
 def test_a_share_that_only_kserves_webhook_refuses_is_refused_before(percent: int) -> None:
     with pytest.raises(ManifestInvalid, match=f"is {percent}; KServe takes 0 to 100"):

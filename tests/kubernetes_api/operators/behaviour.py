@@ -1,6 +1,7 @@
 """How an operator behaves, in rounds: one round is one look at an object. Pure.
 
-Rounds count from the first look at a generation, so that a change of the spec begins anew.
+Rounds count from the first look at what an object's pods are made of, so that a change of it begins anew and a change of
+a share does not.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class Look:
     reason: str = ""
     """Of a failure, in the operator's own word; empty for its usual one."""
     message: str = ""
+    refused: str = ""
+    """What the API server says about the pods that the operator may not make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,11 @@ def failing(*, reason: str = "", message: str = "it broke", after: int = 0) -> B
     """Failed for good, after so many rounds."""
     failed = Look(stage=Stage.FAILED, reason=reason, message=message)
     return Behaviour(first=(_PROGRESSING,) * after, then=(failed,))
+
+
+def refused(message: str) -> Behaviour:
+    """No pod of it may be made: a quota, or a policy."""
+    return Behaviour(then=(Look(stage=Stage.PROGRESSING, refused=message),))
 
 
 def flapping(*, good: int = 1, bad: int = 1) -> Behaviour:

@@ -1,7 +1,8 @@
-"""What KServe 0.20 says about an InferenceService, in Standard and in Knative mode, and the Deployment that it makes. Pure.
+"""What KServe 0.20 says about an InferenceService, in Standard and in Knative mode. Pure.
 
 The traps are kept: in Standard mode `Ready` stays True while a later spec rolls out or fails, and `observedGeneration` is
-the Deployment's; `canaryTrafficPercent` acts in Knative mode alone.
+the Deployment's; `canaryTrafficPercent` acts in Knative mode alone, and there on the newest revision that is *ready*, which
+need not be the newest.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,6 @@ from tests.kubernetes_api.operators.conditions import condition, observed
 
 Body = Mapping[str, Any]
 
-_MODE = "serving.kserve.io/deploymentMode"
 _ALL = 100
 _MODELS = {
     # transitionStatus, activeModelState, targetModelState
@@ -20,86 +20,6 @@ _MODELS = {
     Stage.READY: ("UpToDate", "Loaded", "Loaded"),
     Stage.FAILED: ("BlockedByFailedLoad", "Loaded", "FailedToLoad"),
 }
-
-
-def is_knative(body: Body) -> bool:
-    return body["metadata"].get("annotations", {}).get(_MODE) == "Knative"
-
-
-def deployment_of(body: Body) -> dict[str, Any]:
-    """The Deployment that KServe makes of a predictor in Standard mode."""
-    metadata, predictor = body["metadata"], body["spec"]["predictor"]
-    name = f"{metadata['name']}-predictor"
-    labels = {"app": f"isvc.{name}"}
-    owner = {
-        "apiVersion": body["apiVersion"],
-        "kind": body["kind"],
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    model = predictor.get("model", {})
-    container = {
-        "name": "kserve-container",
-        "image": model.get("image", "runtime"),
-        "args": [*model.get("args", ()), f"--model={model.get('storageUri', '')}"],
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {
-            "name": name,
-            "namespace": metadata["namespace"],
-            "labels": labels,
-            "ownerReferences": [owner],
-        },
-        "spec": {
-            "replicas": predictor.get("minReplicas", 1),
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
-        },
-    }
-
-
-def deployment_status(deployment: Body, look: Look, now: str) -> Body:
-    """The Deployment's status after a look; its own controller is never behind."""
-    wanted = deployment["spec"]["replicas"]
-    before = deployment.get("status", {})
-    is_ready = look.stage is Stage.READY
-    # The old pods serve until the new ones do.
-    ready = wanted if is_ready else min(wanted, before.get("readyReplicas", 0))
-    has_failed = look.stage is Stage.FAILED
-    why = "NewReplicaSetAvailable" if is_ready else "ReplicaSetUpdated"
-    said = {"message": look.message} if look.message else {}
-    stood = before.get("conditions", ())
-    return {
-        "observedGeneration": deployment["metadata"]["generation"],
-        "replicas": wanted if is_ready else wanted + 1,
-        "updatedReplicas": wanted if is_ready else 1,
-        "readyReplicas": ready,
-        "availableReplicas": ready,
-        "unavailableReplicas": 0 if is_ready else wanted + 1 - ready,
-        "conditions": [
-            condition(
-                stood,
-                "Available",
-                status=ready >= wanted,
-                now=now,
-                reason="MinimumReplicasAvailable"
-                if ready >= wanted
-                else "MinimumReplicasUnavailable",
-            ),
-            condition(
-                stood,
-                "Progressing",
-                status=not has_failed,
-                now=now,
-                reason=(look.reason or "ProgressDeadlineExceeded") if has_failed else why,
-                **said,
-            ),
-        ],
-    }
 
 
 def standard_status(body: Body, look: Look, now: str, *, deployment_generation: int) -> Body | None:
@@ -140,17 +60,18 @@ def knative_status(body: Body, look: Look, now: str, *, revision: int) -> Body |
     stood: Body = before.get("components", {}).get("predictor", {})
     prefix = f"{body['metadata']['name']}-predictor"
     created = stood.get("latestCreatedRevision", "") if look.is_stale else f"{prefix}-{revision:05}"
-    has_come = look.stage is Stage.READY and not look.is_stale
+    is_ready = look.stage is Stage.READY
+    has_come = is_ready and not look.is_stale
+    ready = created if has_come else stood.get("latestReadyRevision", "")
     component = {
         **stood,
         "url": f"http://{prefix}.example.com",
         "latestCreatedRevision": created,
-        "latestReadyRevision": created if has_come else stood.get("latestReadyRevision", ""),
+        "latestReadyRevision": ready,
     }
-    if has_come:
+    if ready and not look.is_stale:
         share = body["spec"]["predictor"].get("canaryTrafficPercent", _ALL)
-        component |= _traffic(stood, created, share)
-    is_ready = look.stage is Stage.READY
+        component |= _traffic(stood, ready, share)
     return {
         "observedGeneration": generation,
         "deploymentMode": "Knative",
@@ -161,7 +82,7 @@ def knative_status(body: Body, look: Look, now: str, *, revision: int) -> Body |
 
 
 def _traffic(stood: Body, latest: str, share: int) -> dict[str, Any]:
-    """Who gets which share: the latest its own, the one rolled out last the rest."""
+    """Who gets which share: the latest that is ready its own, the one rolled out last the rest."""
     rolled_out = stood.get("latestRolledoutRevision", "")
     newest = {"revisionName": latest, "latestRevision": True, "percent": share, "tag": "latest"}
     if share >= _ALL or not rolled_out or rolled_out == latest:

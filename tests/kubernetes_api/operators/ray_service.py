@@ -1,7 +1,8 @@
 """What KubeRay 1.7 says about a RayService. Pure.
 
 `serviceStatus` is Running or empty; the applications are those of `serveConfigV2`, under the cluster that serves
-(`activeServiceStatus`) or, before there is one, that is being made (`pendingServiceStatus`).
+(`activeServiceStatus`) or, before there is one, that is being made (`pendingServiceStatus`). Ray does not try again what it
+failed to deploy, until the object changes.
 """
 
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ _WORDS = {
     Stage.READY: ("RUNNING", "HEALTHY"),
     Stage.FAILED: ("DEPLOY_FAILED", "UNHEALTHY"),
 }
-_UNHEALTHY = "UNHEALTHY"
-"""Of an application that was running."""
+_GIVEN_UP, _UNHEALTHY = "DEPLOY_FAILED", "UNHEALTHY"
+"""Of an application that never ran, and of one that was running."""
 
 
 def ray_service_status(body: Body, look: Look, now: str) -> Body | None:
@@ -29,12 +30,15 @@ def ray_service_status(body: Body, look: Look, now: str) -> Body | None:
     if not generation:
         return None
     before = body.get("status", {})
+    if before.get("observedGeneration") == generation and _gave_up(before):
+        return before
     was_active = bool(before.get("activeServiceStatus", {}).get("rayClusterName"))
     is_ready = look.stage is Stage.READY
     has_active = is_ready or was_active
     cluster = {
         "rayClusterName": f"{body['metadata']['name']}-cluster",
         "applicationStatuses": _applications(body, look, was_active=was_active),
+        **({"rayClusterStatus": _refusal(before, look, now)} if look.refused else {}),
     }
     conditions = [
         _ready(before, look, now, was_active=was_active),
@@ -55,6 +59,17 @@ def ray_service_status(body: Body, look: Look, now: str) -> Body | None:
         "pendingServiceStatus": {} if has_active else cluster,
         "conditions": [{**one, "observedGeneration": generation} for one in conditions],
     }
+
+
+def _gave_up(before: Body) -> bool:
+    pending = before.get("pendingServiceStatus", {}).get("applicationStatuses", {})
+    return any(one["status"] == _GIVEN_UP for one in pending.values())
+
+
+def _refusal(before: Body, look: Look, now: str) -> Body:
+    stood = before.get("pendingServiceStatus", {}).get("rayClusterStatus", {}).get("conditions", ())
+    said = {"reason": "FailedCreate", "message": look.refused}
+    return {"conditions": [condition(stood, "ReplicaFailure", status=True, now=now, **said)]}
 
 
 def _ready(before: Body, look: Look, now: str, *, was_active: bool) -> dict[str, Any]:
