@@ -18,6 +18,7 @@ class Event(StrEnum):
     ROLLOUT_ROLLED_BACK = "rollout.rolled_back"
     ROLLOUT_WITHDRAWN = "rollout.withdrawn"
     ROLLOUT_SUPERSEDED = "rollout.superseded"
+    WEIGHTS_DISTURBED = "weights.disturbed"
     OVERRIDE_APPLIED = "override.applied"
     TICK_FINISHED = "tick.finished"
     TICK_FAILED = "tick.failed"

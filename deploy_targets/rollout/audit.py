@@ -208,6 +208,8 @@ def changes(
     ]
     if before.override is not None and after.override is None:
         events.append((Event.OVERRIDE_APPLIED, {"reason": before.override.reason}))
+    if after.disturbance and after.disturbance != before.disturbance:
+        events.append((Event.WEIGHTS_DISTURBED, {"reason": after.disturbance}))
     old, new = before.rollout, after.rollout
     if new is None:
         return tuple(events)

@@ -25,7 +25,7 @@ from deploy_targets.rollout.state import (
     RolloutState,
 )
 from registry.errors import RegistryUnavailable
-from registry.release import REASON_TAG, ROLLOUT_TAG, STATUS_TAG
+from registry.release import ASKED_BY_TAG, REASON_TAG, ROLLOUT_TAG, STATUS_TAG
 from registry.tracking import Tracking
 
 EXPERIMENT_PREFIX = "shipway/"
@@ -33,6 +33,8 @@ WEIGHT_METRIC = "weight_percent"
 OUTCOME_TAG = "shipway.outcome"
 VERSION_TAG = "shipway.version"
 CHAMPION_TAG = "shipway.champion"
+DISTURBANCE_TAG = "shipway.disturbance"
+"""Who else set the weights last; it stays when they are ours again."""
 _PICTURE = "rollout.png"
 _NO_CHAMPION = "none"
 
@@ -119,14 +121,14 @@ class Journal:
 
     def _write(self, state: EndpointState) -> tuple[str, ...]:
         if state.rollout is not None:
-            self._write_progress(state.rollout)
+            self._write_progress(state.rollout, disturbance=state.disturbance)
         closed: list[str] = []
         for ended in state.unreported:
             self._close(ended)
             closed.append(ended.rollout.id)
         return tuple(closed)
 
-    def _write_progress(self, rollout: RolloutState) -> None:
+    def _write_progress(self, rollout: RolloutState, *, disturbance: str) -> None:
         written = self._run_of(rollout)
         self._write_points(written, rollout)
         step = step_of(self._endpoint, rollout)
@@ -138,6 +140,8 @@ class Journal:
         if rollout.waiting:
             stage = f"{stage}, waiting"
         reason = reason_of(rollout)
+        if disturbance:
+            self._tag(written, {DISTURBANCE_TAG: disturbance})
         self._tag(written, {STATUS_TAG: stage, REASON_TAG: reason})
         if stage != written.headline:
             written.headline = stage
@@ -171,6 +175,7 @@ class Journal:
                     ROLLOUT_TAG: rollout.id,
                     VERSION_TAG: release.version,
                     CHAMPION_TAG: rollout.champion or _NO_CHAMPION,
+                    **({ASKED_BY_TAG: rollout.asked_by} if rollout.asked_by else {}),
                 },
             )
             self._tracking.log_params(

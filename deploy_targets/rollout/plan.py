@@ -19,7 +19,14 @@ from deploy_targets.rollout.follow import (
     follow_registry,
     is_blank,
 )
-from deploy_targets.rollout.gap import close_gap, kept_releases, policy_of, step_of, steps_of
+from deploy_targets.rollout.gap import (
+    close_gap,
+    kept_releases,
+    policy_of,
+    step_of,
+    steps_of,
+    wanted_traffic,
+)
 from deploy_targets.rollout.judge import Rule, add_counts, judge, learn
 from deploy_targets.rollout.pause import (
     blindness,
@@ -101,6 +108,9 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
     state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
     state = advance(endpoint, state, situation)
     state = _note_idle(state, situation)
+    is_ours = situation.observed.traffic == wanted_traffic(endpoint, state, situation.observed)
+    disturbance = "" if is_ours else situation.observed.disturbance
+    state = replace(state, disturbance=disturbance)
     actions = close_gap(
         endpoint,
         state,

@@ -273,6 +273,8 @@ class EndpointState:
     """Kept while a rollout is under way: the last reading that was taken into account: the next observation is the difference to it."""
     unreported: tuple[EndedRollout, ...] = ()
     """Ended rollouts whose MLflow run has not been closed yet."""
+    disturbance: str = ""
+    """Who else set the weights that were seen last, while they were not ours."""
     audit: AuditTail = AuditTail()
 
     @property

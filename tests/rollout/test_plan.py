@@ -8,6 +8,7 @@ import pytest
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.admission import Inspection
+from deploy_targets.rollout.audit import changes
 from deploy_targets.rollout.plan import MAX_POINTS, Plan, Situation, SmokeResult, plan
 from deploy_targets.rollout.state import (
     ApplyRevision,
@@ -23,6 +24,7 @@ from deploy_targets.rollout.state import (
 )
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
+from registry.events import Event
 from registry.promotion import RegistryFacts
 from tests.builders import (
     NOON,
@@ -421,3 +423,19 @@ def test_thinning_the_points_loses_no_count() -> None:
     assert sum(point.champion.requests for point in points) == 95 * looks
     assert [point.index for point in points] == sorted({point.index for point in points})
     assert points[-1].index == looks - 1
+
+
+def test_weights_that_somebody_else_set_are_taken_back_and_told_once() -> None:
+    theirs = replace(
+        seen(a_revision("6"), a_revision("7"), v6=50, v7=50), disturbance="kubectl did"
+    )
+    planned = look(stepping(), observed=theirs)
+    assert planned.state.disturbance == "kubectl did"
+    assert planned.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 75, "7": 25}))
+    assert Event.WEIGHTS_DISTURBED in dict(changes(stepping(), planned.state))
+    again = look(planned.state, observed=theirs, after_s=20)
+    assert Event.WEIGHTS_DISTURBED not in dict(changes(planned.state, again.state))
+    assert (
+        look(again.state, observed=replace(theirs, disturbance=""), after_s=30).state.disturbance
+        == ""
+    )
