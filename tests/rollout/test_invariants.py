@@ -228,7 +228,7 @@ class Rollouts(RuleBasedStateMachine):
             self._tick(400)
         self.check_converged()
         revision, writes = world.store.load("chat").revision, len(world.registry.writes)
-        busy = [world.controller.tick(world.unit) for _ in range(3)]
+        busy = [world.controller.tick("chat") for _ in range(3)]
         assert busy == [False] * 3
         assert world.store.load("chat").revision == revision
         assert len(world.registry.writes) == writes
