@@ -117,7 +117,7 @@ class Composition:
         """The same."""
         return self.store()
 
-    def leadership(self, _: ControllerSettings) -> FileLeadership:
+    def leadership(self, settings: ControllerSettings) -> FileLeadership:  # noqa: ARG002 - a lock has no durations
         """A lock in the home: of two controllers one waits."""
         return FileLeadership(self.home.folder("controller") / "leader.lock")
 
