@@ -3,7 +3,9 @@
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay inside the commands, so that help is instant.
 """
 
+import getpass
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -163,8 +165,48 @@ def rollback(
             composition.file.named(endpoint),
             to=to,
             reason=reason,
+            by=_whoami(),
         )
     )
+    _wake(composition)
+
+
+@app.command(epilog='Example: shipway hold chat --reason "the fair is on"')
+def hold(
+    endpoint: Name,
+    file: File = DEFAULT_FILE,
+    *,
+    reason: Annotated[str, typer.Option(help="Shown wherever the rollout is.")],
+) -> None:
+    """Move no more requests to a challenger until `resume`. One that does harm is still rolled back."""
+    from deploy_targets.operate import request_hold
+
+    composition = _compose(file)
+    declared = composition.file.named(endpoint)
+    _say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
+    _wake(composition)
+
+
+@app.command(epilog="Example: shipway resume chat")
+def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
+    """Take a hold back. The time that was waited is not held against the rollout."""
+    from deploy_targets.operate import request_resume
+
+    composition = _compose(file)
+    _say(request_resume(composition.store(), composition.file.named(endpoint)))
+    _wake(composition)
+
+
+def _whoami() -> str:
+    """Who asks, as this machine knows them: a name for people to read, and no proof."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _wake(composition: "ControlPlane") -> None:
+    """What was saved is carried out now, or at the controller's next look."""
     if unheard := composition.wake_controller():
         _say(unheard)
         raise typer.Exit(1)

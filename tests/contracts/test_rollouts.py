@@ -29,7 +29,7 @@ from tests.builders import (
     a_version,
 )
 from tests.contracts.operators import Operators
-from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeUsers
+from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTrail, FakeUsers
 
 POLICY = {
     "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
@@ -106,6 +106,7 @@ class Stage:
             counters=self.users,
             smoke=self.smoke,
             record=self.record,
+            trail=FakeTrail(),
         )
         self.controller = Controller(
             (self.unit,),
