@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kubernetes.config import incluster_config
+from kubernetes.config import incluster_config, kube_config
 
 from deploy_targets.cluster import Cluster, connect
 from deploy_targets.in_cluster.state_store import ConfigMapStore
@@ -30,7 +30,7 @@ class Pod:
         self.renew()
         monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(folder / "token"))
         monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(folder / "ca.crt"))
-        monkeypatch.setenv("KUBECONFIG", str(folder / "none"))
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "none"))
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
 
     def renew(self) -> None:
