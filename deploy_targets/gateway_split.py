@@ -18,7 +18,7 @@ from deploy_targets.own_objects import OwnObjects
 from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
-from registry.errors import KindMissing, ManifestInvalid, TargetRefused, TargetUnavailable
+from registry.errors import KindMissing, ManifestInvalid, TargetChanged, TargetRefused
 from registry.events import Event
 from registry.release import Release
 
@@ -134,11 +134,11 @@ class GatewayTarget:
                 f"The requests of {self._endpoint.name} were moved by somebody else since they were last looked at; the "
                 "next look decides anew."
             )
-            raise TargetUnavailable(message)
+            raise TargetChanged(message)
         versions = look.versions(self._platform.kind)
         if missing := sorted(traffic.weights.keys() - versions):
             message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         self._own.ensure(self._route(versions, traffic), take_back=ROUTE_FIELDS)
         self._observed = traffic
 
@@ -147,7 +147,7 @@ class GatewayTarget:
         look = self._look()
         if weight := look.traffic.percent(version):
             message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         if look.route is not None:
             others = look.versions(self._platform.kind) - {version}
             self._own.ensure(self._route(others, look.traffic), take_back=ROUTE_FIELDS)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from deploy_targets.guard.protocol import ProtocolName
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -20,6 +22,8 @@ class GuardSettings(BaseSettings):
     """The registered model's name, for the list of models; empty leaves it out."""
     upstream_url: Annotated[str, Field(pattern=r"^https?://")]
     """The split, without /v1."""
+    protocol: ProtocolName = "openai"
+    """What is spoken behind the split; with `triton` the model there is called like the endpoint."""
     host: str = "127.0.0.1"
     """The address to listen on; loopback unless told otherwise."""
     port: Port
