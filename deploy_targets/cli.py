@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
+from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
 from deploy_targets.rollout.webhook_commands import webhook_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
+    from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
-    from deploy_targets.local.compose import Composition
 
 app = typer.Typer(
     name="shipway",
@@ -30,73 +31,41 @@ app = typer.Typer(
 )
 endpoints_app = typer.Typer(help="The endpoint file.", no_args_is_help=True)
 app.add_typer(endpoints_app, name="endpoints")
+app.add_typer(stack_app)
 app.add_typer(judging_app)
 
-File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
-Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_FILE = Path("endpoints.yaml")
-_console = Console(highlight=False)
 
+def _compose(file: Path) -> "ControlPlane":
+    """The controller's world that SHIPWAY_CONTROL_PLANE names."""
+    from deploy_targets.control_plane import ControlPlaneSettings, Place
 
-def _say(text: str) -> None:
-    _console.print(text, markup=False, soft_wrap=True)
+    if ControlPlaneSettings().control_plane is Place.LOCAL:
+        from deploy_targets.local.compose import Composition
 
+        return Composition.of_running_stack(file)
+    from deploy_targets.in_cluster.compose import ClusterComposition
 
-def _compose(file: Path) -> "Composition":
-    from deploy_targets.local.compose import Composition
-
-    return Composition.of_running_stack(file)
+    return ClusterComposition.of_environment(file)
 
 
 app.add_typer(webhook_app(_compose), name="webhook")
-
-
-@app.command(epilog="Example: shipway up -f endpoints.yaml")
-def up(file: File = DEFAULT_FILE) -> None:
-    """Start the local stack, or what is missing of it, and wait until it is ready."""
-    from deploy_targets.local.home import Home, HomeSettings
-    from deploy_targets.local.stack import up as start
-
-    info = start(Home(HomeSettings().home), file, announce=_say)
-    _say(f"MLflow UI   {info.mlflow_url}")
-    for name in (key.removesuffix(".guard") for key in info.ports if key.endswith(".guard")):
-        _say(f"{name:11} {info.url(name, 'guard')}/v1")
-    _say('The API key and the rest of the environment: eval "$(shipway env)"')
-
-
-@app.command(epilog="Example: shipway down")
-def down() -> None:
-    """Stop every part of the local stack; the data stays."""
-    from deploy_targets.local.home import Home, HomeSettings
-    from deploy_targets.local.stack import down as stop
-
-    stop(Home(HomeSettings().home), announce=_say)
-
-
-@app.command(epilog='Example: eval "$(shipway env)"')
-def env() -> None:
-    """Print the environment in which pipelines and clients use the local stack. It holds secrets."""
-    import shlex
-
-    for name, value in _compose(DEFAULT_FILE).client_environment().items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+app.add_typer(audit_app(_compose))
 
 
 @app.command(epilog="Example: shipway status --json")
 def status(file: File = DEFAULT_FILE, *, as_json: AsJson = False) -> None:
     """Show what serves, what is being rolled out and which parts run."""
     composition = _compose(file)
-    parts = composition.info.alive()
+    parts = composition.parts()
     statuses = [composition.status(endpoint) for endpoint in composition.file.endpoints]
     if as_json:
         document = {"parts": parts, "endpoints": [one.to_json() for one in statuses]}
         typer.echo(json.dumps(document, indent=1))
     else:
         for one in statuses:
-            _say("\n".join(one.lines()))
+            say("\n".join(one.lines()))
         for part, runs in parts.items():
-            _say(f"{'runs' if runs else 'DOWN':5} {part}")
+            say(f"{'runs' if runs else 'DOWN':5} {part}")
     if not all(parts.values()):
         raise typer.Exit(1)
 
@@ -112,13 +81,13 @@ def promote(
     ] = False,
 ) -> None:
     """Ask for a version, just as the click in the MLflow UI does. Refused without a passed gate."""
-    from deploy_targets.local.operate import request_promotion
+    from deploy_targets.operate import request_promotion
 
     composition = _compose(file)
     done = request_promotion(
         composition.registry(), composition.file.named(endpoint), version, dry_run=dry_run
     )
-    _say(done)
+    say(done)
 
 
 @app.command(epilog='Example: shipway rollback chat --to 6 --reason "it talks nonsense"')
@@ -132,10 +101,10 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Kept on the version.")] = "no reason was given",
 ) -> None:
     """End the rollout in progress, or go back at once, without a canary. Works without MLflow."""
-    from deploy_targets.local.operate import request_rollback
+    from deploy_targets.operate import request_rollback
 
     composition = _compose(file)
-    _say(
+    say(
         request_rollback(
             composition.store(),
             composition.registry,
@@ -156,21 +125,21 @@ def hold(
     reason: Annotated[str, typer.Option(help="Shown wherever the rollout is.")],
 ) -> None:
     """Move no more requests to a challenger until `resume`. One that does harm is still rolled back."""
-    from deploy_targets.local.operate import request_hold
+    from deploy_targets.operate import request_hold
 
     composition = _compose(file)
     declared = composition.file.named(endpoint)
-    _say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
+    say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
     _wake(composition)
 
 
 @app.command(epilog="Example: shipway resume chat")
 def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
     """Take a hold back. The time that was waited is not held against the rollout."""
-    from deploy_targets.local.operate import request_resume
+    from deploy_targets.operate import request_resume
 
     composition = _compose(file)
-    _say(request_resume(composition.store(), composition.file.named(endpoint)))
+    say(request_resume(composition.store(), composition.file.named(endpoint)))
     _wake(composition)
 
 
@@ -182,10 +151,10 @@ def _whoami() -> str:
         return f"uid {os.getuid()}"
 
 
-def _wake(composition: "Composition") -> None:
+def _wake(composition: "ControlPlane") -> None:
     """What was saved is carried out now, or at the controller's next look."""
-    if not composition.wake_controller():
-        _say("The controller does not answer, so nothing happens yet. `shipway up` starts it.")
+    if unheard := composition.wake_controller():
+        say(unheard)
         raise typer.Exit(1)
 
 
@@ -198,33 +167,11 @@ def watch(
     looks: Annotated[int, typer.Option(min=0, help="How often to look; 0 until interrupted.")] = 0,
 ) -> None:
     """Follow a rollout live."""
-    from deploy_targets.local.operate import follow
+    from deploy_targets.operate import follow
 
     composition = _compose(file)
     declared = composition.file.named(endpoint)
-    follow(lambda: composition.status(declared), console=_console, every_s=every_s, looks=looks)
-
-
-@app.command(epilog="Example: shipway history chat --json")
-def history(
-    endpoint: Name,
-    file: File = DEFAULT_FILE,
-    *,
-    limit: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many rollouts, at the most.")
-    ] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """List the endpoint's rollouts, the newest first, as their MLflow runs tell them."""
-    from deploy_targets.rollout.journal import past_rollouts
-
-    composition = _compose(file)
-    past = past_rollouts(composition.tracking(), composition.file.named(endpoint), limit=limit)
-    if as_json:
-        typer.echo(json.dumps([one.to_json() for one in past], indent=1))
-        return
-    for one in past:
-        _say(one.line())
+    follow(lambda: composition.status(declared), console=console, every_s=every_s, looks=looks)
 
 
 @app.command(epilog="Example: shipway render --all --version 1 --source s3://models/llm")
@@ -247,8 +194,8 @@ def render(
     if every == (endpoint is not None):
         message = "Name one endpoint, or give --all."
         raise BadInput(message)
-    from deploy_targets.local.operate import render_documents, write_documents
-    from deploy_targets.local.stack import read_endpoint_file
+    from deploy_targets.control_plane import read_endpoint_file
+    from deploy_targets.operate import render_documents, write_documents
 
     declared = read_endpoint_file(file)
     chosen: tuple[Endpoint, ...] = (
@@ -260,7 +207,7 @@ def render(
         yaml = (text for name, text in documents.items() if name.endswith(".yaml"))
         typer.echo("".join(yaml), nl=False)
     else:
-        _say(write_documents(documents, output))
+        say(write_documents(documents, output))
 
 
 @app.command(epilog="Example: shipway diff chat --version 7 --source s3://models/7")
@@ -279,9 +226,9 @@ def diff(
     """Print what an apply would change in the cluster, and change nothing."""
     from contextlib import closing
 
+    from deploy_targets.control_plane import read_endpoint_file
     from deploy_targets.kubernetes_targets import ClusterSettings, open_cluster
-    from deploy_targets.local.operate import preview_changes
-    from deploy_targets.local.stack import read_endpoint_file
+    from deploy_targets.operate import preview_changes
 
     declared = read_endpoint_file(file).named(endpoint)
     registry = None if source else _compose(file).registry()
@@ -295,51 +242,19 @@ def diff(
 @app.command(epilog="Example: SHIPWAY_POLL_S=5 shipway controller -f endpoints.yaml")
 def controller(file: File = DEFAULT_FILE) -> None:
     """Run the control loop until it is told to end."""
-    from deploy_targets.local.run_controller import run_controller
+    from deploy_targets.run_controller import run_controller
 
     run_controller(_compose(file))
-
-
-@app.command(epilog="Example: shipway load chat --clients 8 --requests 500")
-def load(  # noqa: PLR0913 - each is a flag of its own
-    endpoint: Name,
-    file: File = DEFAULT_FILE,
-    *,
-    clients: Annotated[int, typer.Option(min=1, max=1000, help="Requests under way at once.")] = 4,
-    requests: Annotated[int, typer.Option(min=1, help="Stop after so many.")] = 100,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Stop after this time.")] = 3600,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The length of each answer.")] = 8,
-    as_json: AsJson = False,
-) -> None:
-    """Send real chat requests and count what clients get. Exit code 1 when any failed."""
-    import asyncio
-
-    from deploy_targets.load import LoadPlan, generate_load
-
-    composition = _compose(file)
-    plan = LoadPlan(
-        url=composition.info.url(composition.file.named(endpoint).name, "guard"),
-        model=endpoint,
-        api_key=composition.home.secrets().api_key,
-        clients=clients,
-        requests=requests,
-        seconds=seconds,
-        max_tokens=max_tokens,
-    )
-    report = asyncio.run(generate_load(plan)).to_json()
-    typer.echo(json.dumps(report, indent=None if as_json else 1))
-    if report["failures"]:
-        raise typer.Exit(1)
 
 
 @endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")
 def validate(file: File = DEFAULT_FILE) -> None:
     """Check the endpoint file; every fault is named with its place."""
-    from deploy_targets.local.stack import read_endpoint_file
+    from deploy_targets.control_plane import read_endpoint_file
 
     declared = read_endpoint_file(file)
     names = ", ".join(endpoint.name for endpoint in declared.endpoints)
-    _say(f"{file} is valid: {names}.")
+    say(f"{file} is valid: {names}.")
 
 
 @endpoints_app.command(epilog="Example: shipway endpoints schema > endpoints.schema.json")
@@ -348,18 +263,6 @@ def schema() -> None:
     from deploy_targets.endpoint import endpoint_schema
 
     typer.echo(json.dumps(endpoint_schema(), indent=1))
-
-
-@app.command(epilog="Example: shipway doctor")
-def doctor(file: File = DEFAULT_FILE) -> None:
-    """Look for what keeps Shipway from working here, and say what to do about it."""
-    from deploy_targets.local.doctor import examine
-
-    findings = examine(file)
-    for one in findings:
-        _say(one.line())
-    if any(not one.is_fine for one in findings):
-        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: shipway gc --keep-last 3 --delete")
@@ -373,23 +276,19 @@ def gc(
     """List, or delete, the versions and bytes that no alias, rollout or retention rule needs."""
     from datetime import timedelta
 
-    from deploy_targets.local.operate import collect_garbage
+    from deploy_targets.operate import collect_garbage
     from registry.retention import Retention
 
     composition = _compose(file)
     rule = Retention(keep_last=keep_last, keep_for=timedelta(days=keep_days))
     for line in collect_garbage(
-        composition.registry(), composition.artifacts(), composition.store(), rule, delete=delete
+        composition.registry(),
+        composition.artifacts(),
+        composition.all_states(),
+        rule,
+        delete=delete,
     ):
-        _say(line)
-
-
-@app.command(epilog="Example: shipway demo")
-def demo(file: File = DEFAULT_FILE) -> None:
-    """Walk through the main job on this machine: a first release, a good challenger, a bad one."""
-    from deploy_targets.local.demo import run_demo
-
-    run_demo(file, console=_console)
+        say(line)
 
 
 def main() -> None:

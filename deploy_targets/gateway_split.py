@@ -72,6 +72,7 @@ class GatewayTarget:
             cluster, namespace=endpoint.cluster.namespace, endpoint=endpoint.name
         )
         self._refused: dict[str, str] = {}
+        self._observed: Traffic | None = None
 
     def close(self) -> None:
         """Closes the connections to the cluster."""
@@ -118,17 +119,29 @@ class GatewayTarget:
                 revisions[version] = Revision(
                     version=version, readiness=Readiness.FAILED, reason=reason
                 )
+        self._observed = look.traffic
         told = "" if look.route is None else disturbance(look.route, ROUTE_FIELDS)
         return Observed(revisions=revisions, traffic=look.traffic, disturbance=told)
 
     def shift(self, traffic: Traffic) -> None:
-        """Writes the route; the Gateway follows within moments, and requests in flight finish where they are."""
+        """Writes the route; the Gateway follows within moments, and requests in flight finish where they are.
+
+        Where somebody has moved requests since the last observation, nothing is written: what was decided was decided on
+        other weights, perhaps by a controller that was paused and followed meanwhile.
+        """
         look = self._look()
+        if self._observed is not None and self._observed != look.traffic:
+            message = (
+                f"The requests of {self._endpoint.name} were moved by somebody else since they were last looked at; the "
+                "next look decides anew."
+            )
+            raise TargetChanged(message)
         versions = look.versions(self._platform.kind)
         if missing := sorted(traffic.weights.keys() - versions):
             message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
             raise TargetChanged(message)
         self._own.ensure(self._route(versions, traffic), take_back=ROUTE_FIELDS)
+        self._observed = traffic
 
     def retire(self, version: str) -> None:
         """Takes the pin away, then deletes the object, then what guarded it: exactly those that are ours."""

@@ -1,15 +1,17 @@
 """Where the cluster is, and the adapter for an endpoint there. Read by the commands and the controller alike.
 
 A controller outside the cluster needs two more addresses than the API server's: the Gateway's, for smoke tests, and the
-guard's, for the counts. State in objects of the cluster and election by Lease are not here yet.
+guard's, for the counts. The controller's own objects in a cluster are `in_cluster`.
 """
 
 import random
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Annotated
 
 import httpx2
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy_targets.cluster import Cluster, connect
@@ -32,7 +34,11 @@ class ClusterSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True, extra="ignore")
 
     kube_context: str | None = None
-    """The context of KUBECONFIG in which endpoints on a cluster are deployed. The controller wants it named."""
+    """The context of KUBECONFIG in which endpoints on a cluster are deployed. Outside a cluster it has to be named."""
+    namespace: str = "shipway"
+    """Where a controller that lives in the cluster has its Lease and its states: the controller's own namespace."""
+    pod_api_host: Annotated[str | None, Field(validation_alias="KUBERNETES_SERVICE_HOST")] = None
+    """Set by Kubernetes in every pod: the cluster around it is meant where no context is named."""
     gateway_url: str | None = None
     """Where the Gateway answers, seen from the controller: smoke tests go there under the endpoint's hostname."""
     guard_metrics_url: str | None = None

@@ -12,6 +12,8 @@ ShipwayError
 │   ├── RegistryUnavailable
 │   ├── ArtifactStoreUnavailable
 │   ├── TargetUnavailable
+│   │   ├── AnswerLost       a write that may or may not have been carried out
+│   │   ├── ObjectChanged    a write by compare-and-set that came too late
 │   │   ├── TargetChanged    it is not as it was seen when this was decided: look again, decide again
 │   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
 │   │       ├── KindMissing
@@ -20,6 +22,7 @@ ShipwayError
 ├── WebhookRefused           MLflow does not call such an address
 ├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
+├── StateTooLarge            a state that its store cannot hold
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
 ├── ComponentNotReady        a part of the local stack did not come up in its time
@@ -77,6 +80,14 @@ class TargetUnavailable(Unavailable):
     """The platform that serves (Ray, Triton, Envoy, Kubernetes) did not answer."""
 
 
+class AnswerLost(TargetUnavailable):
+    """A write was sent and its answer never came: it may have been carried out, or may be yet."""
+
+
+class ObjectChanged(TargetUnavailable):
+    """An object was to be written as it had been read, and somebody else wrote, made or deleted it meanwhile."""
+
+
 class TargetChanged(TargetUnavailable):
     """What was decided no longer fits what is there; nothing was changed, and the next look decides anew."""
 
@@ -112,6 +123,10 @@ class PromotionRefused(ShipwayError):
 
 class StateConflict(ShipwayError):
     """The saved state changed since it was read."""
+
+
+class StateTooLarge(ShipwayError):
+    """The state does not fit where it is kept."""
 
 
 class StateUnreadable(ShipwayError):

@@ -141,7 +141,7 @@ class Receiver:
         """Listens on loopback."""
         self.woken = threading.Event()
         check = HintCheck(secret, lambda: datetime.now(UTC))
-        app = nudge_app(check, wake=self.woken.set, is_alive=lambda: True)
+        app = nudge_app(check, wake=self.woken.set, is_alive=lambda: True, is_ready=lambda: True)
         self._server = uvicorn.Server(
             uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
         )

@@ -87,7 +87,7 @@ class Store(Protocol):
         """The state and its revision."""
         ...
 
-    def save(self, state: EndpointState, *, expected: int) -> int:
+    def save(self, state: EndpointState, *, expected: str) -> str:
         """The new revision, or StateConflict."""
         ...
 

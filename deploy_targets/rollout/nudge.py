@@ -119,9 +119,13 @@ class HintCounter:
 
 
 def nudge_app(
-    check: HintCheck, *, wake: Callable[[], None], is_alive: Callable[[], bool]
+    check: HintCheck,
+    *,
+    wake: Callable[[], None],
+    is_alive: Callable[[], bool],
+    is_ready: Callable[[], bool],
 ) -> Starlette:
-    """The controller's small HTTP side: POST to each sender's path, GET /healthz and /metrics."""
+    """The controller's small HTTP side: POST to each sender's path, GET /healthz, /readyz and /metrics."""
     counter = HintCounter()
 
     async def receive(request: Request) -> Response:
@@ -147,8 +151,10 @@ def nudge_app(
         return JSONResponse({"accepted": True})
 
     async def health(_: Request) -> Response:
-        status = HTTPStatus.OK if is_alive() else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse({"alive": is_alive()}, status_code=status)
+        return _said("alive", holds=is_alive())
+
+    async def readiness(_: Request) -> Response:
+        return _said("ready", holds=is_ready())
 
     async def numbers(_: Request) -> Response:
         return Response(counter.page(), media_type=CONTENT_TYPE_LATEST)
@@ -158,9 +164,15 @@ def nudge_app(
             Route(HOOK_PATH, receive, methods=["POST"]),
             Route(HINT_PATH, receive, methods=["POST"]),
             Route("/healthz", health),
+            Route("/readyz", readiness),
             Route("/metrics", numbers),
         ]
     )
+
+
+def _said(what: str, *, holds: bool) -> Response:
+    status = HTTPStatus.OK if holds else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse({what: holds}, status_code=status)
 
 
 def _fields(touch: Touch) -> Mapping[str, object]:

@@ -42,11 +42,15 @@ PARTS = ("registry", "target", "users", "record", "trail")
 VERSIONS = st.sampled_from((*GOOD, REFUSED))
 
 
+def next_revision(revision: str) -> str:
+    return str(int(revision or 0) + 1)
+
+
 class MemoryStore:
     """The store's contract without a disk, so that thousands of ticks take seconds; it remembers what was decided."""
 
     def __init__(self) -> None:
-        self.saved = Saved(EndpointState(endpoint="chat"), 0)
+        self.saved = Saved(EndpointState(endpoint="chat"), "")
         self.clicked: set[str] = set()
         """Versions that somebody asked for, and that have not been answered since."""
         self.burned: set[str] = set()
@@ -55,7 +59,7 @@ class MemoryStore:
     def load(self, endpoint: str) -> Saved:
         return self.saved
 
-    def save(self, state: EndpointState, *, expected: int) -> int:
+    def save(self, state: EndpointState, *, expected: str) -> str:
         before, revision = self.saved
         if revision != expected:
             raise StateConflict(state.endpoint)
@@ -69,8 +73,8 @@ class MemoryStore:
         ):
             version = state.rollout.challenger.version
             assert version in self.clicked, f"nobody asked for v{version}"
-        self.saved = Saved(state, expected + 1)
-        return expected + 1
+        self.saved = Saved(state, next_revision(expected))
+        return self.saved.revision
 
 
 class Rollouts(RuleBasedStateMachine):
@@ -223,7 +227,9 @@ class Rollouts(RuleBasedStateMachine):
     @rule()
     def lose_the_state(self) -> None:
         """What the aliases name is all that is left to go by."""
-        self.memory.saved = Saved(EndpointState(endpoint="chat"), self.memory.saved.revision + 1)
+        self.memory.saved = Saved(
+            EndpointState(endpoint="chat"), next_revision(self.memory.saved.revision)
+        )
         self.memory.clicked |= set(self.world.registry.aliases.values())
         self.memory.burned.clear()
 

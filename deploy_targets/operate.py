@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy_targets.cluster import Cluster
+from deploy_targets.control_plane import StateStore
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.kubernetes_targets import cluster_target
 from deploy_targets.local.envoy import Backend, render_routes
@@ -17,9 +18,9 @@ from deploy_targets.manifest import Manifest, canonical_yaml, check_distinct, re
 from deploy_targets.monitoring.manifests import monitoring_manifests
 from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.ray_serve.serve_config import render_application
+from deploy_targets.rollout.controller import Store
 from deploy_targets.rollout.state import EndpointState, Hold, Override
 from deploy_targets.rollout.status import Status
-from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service
 from deploy_targets.triton.model_config import (
@@ -72,7 +73,7 @@ def request_promotion(
 
 
 def request_rollback(
-    store: SqliteStore,
+    store: Store,
     registry: Callable[[], MlflowRegistry],
     endpoint: Endpoint,
     *,
@@ -100,7 +101,7 @@ def request_rollback(
     return f"Saved: {told}. Follow it with `shipway watch {endpoint.name}`."
 
 
-def request_hold(store: SqliteStore, endpoint: Endpoint, *, reason: str, by: str) -> str:
+def request_hold(store: Store, endpoint: Endpoint, *, reason: str, by: str) -> str:
     """Saves the operator's word that no more requests are moved to a challenger; one that was given before is replaced."""
     saved = store.load(endpoint.name)
     state = replace(saved.state, hold=Hold(reason=reason, by=by))
@@ -112,7 +113,7 @@ def request_hold(store: SqliteStore, endpoint: Endpoint, *, reason: str, by: str
     return f"Held: {waits}. `shipway resume {endpoint.name}` takes it back."
 
 
-def request_resume(store: SqliteStore, endpoint: Endpoint) -> str:
+def request_resume(store: Store, endpoint: Endpoint) -> str:
     """Takes the operator's hold back.
 
     Raises:
@@ -272,7 +273,7 @@ def write_documents(documents: dict[str, str], folder: Path) -> str:
 def collect_garbage(
     registry: MlflowRegistry,
     artifacts: ArtifactStore,
-    store: SqliteStore,
+    store: StateStore,
     rule: Retention,
     *,
     delete: bool,
