@@ -14,6 +14,7 @@ from deploy_targets.triton.adapter import triton_target
 from registry.release import Release
 from tests.builders import GATEWAY, a_digest, a_ray_endpoint, a_release, a_triton_endpoint
 from tests.contracts.operators import Operators
+from tests.install.rights import committed, controller_client
 
 
 class Attended:
@@ -34,7 +35,7 @@ class ClusterWorld:
     """Endpoint chat in a namespace of its own."""
 
     def __init__(self, server: Any, way: str, *, versions: Iterable[str], wrong: str) -> None:
-        self._way, self._server, self._wrong = way, server, wrong
+        self._way, self._wrong = way, wrong
         kubernetes = {"namespace": server.a_namespace(), "gateway": GATEWAY}
         self._endpoint: Endpoint = (
             a_ray_endpoint(kubernetes={**kubernetes, "image": "engine:1"})
@@ -43,6 +44,7 @@ class ClusterWorld:
         )
         self._operators = Operators(server.admin, kubernetes["namespace"])
         self._operators.broken[wrong] = f"{a_digest(wrong)} was evaluated"
+        self._api = controller_client(server, kubernetes["namespace"], committed(way))
         self.target: Target = self.fresh_target()
         for version in (*versions, wrong):
             self.target.apply(self.release(version))
@@ -54,7 +56,7 @@ class ClusterWorld:
         return a_release(version)
 
     def fresh_target(self) -> Target:
-        return self._attended(self._server.admin)
+        return self._attended(self._api)
 
     def kill_a_replica(self, version: str) -> None:
         self._operators.kill_pods(version)

@@ -31,6 +31,7 @@ from tests.builders import (
 )
 from tests.contracts.operators import Operators
 from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeUsers
+from tests.install.rights import committed, controller_client
 
 POLICY = {
     "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
@@ -54,6 +55,9 @@ WAYS: dict[str, tuple[Callable[..., Endpoint], Maker]] = {
     "knative": (a_knative_endpoint, triton),
 }
 
+RIGHTS = {"standard": "triton", "knative": "triton-knative"}
+"""How the installation names the rights of a way."""
+
 
 class Stage:
     """One endpoint on one cluster, with users, a registry and a clock."""
@@ -61,8 +65,8 @@ class Stage:
     def __init__(self, way: str, server: Any, folder: Path) -> None:
         self.way = way
         self.server = server
-        self.api = server.admin
         self.namespace = server.a_namespace()
+        self.api = controller_client(server, self.namespace, committed(RIGHTS.get(way, way)))
         make_endpoint, self._make = WAYS[way]
         kubernetes: dict[str, Any] = {"namespace": self.namespace}
         if way != "knative":
