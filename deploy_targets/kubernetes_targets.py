@@ -5,6 +5,7 @@ guard's, for the counts. State in objects of the cluster and election by Lease a
 """
 
 import random
+import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -24,6 +25,7 @@ from registry.errors import BadInput
 from registry.release import Release
 
 _TIMEOUT_S = 10.0
+_HTTP_PORT = 80
 
 
 class ClusterSettings(BaseSettings):
@@ -36,7 +38,8 @@ class ClusterSettings(BaseSettings):
     gateway_url: str | None = None
     """Where the Gateway answers, seen from the controller: smoke tests go there under the endpoint's hostname."""
     guard_metrics_url: str | None = None
-    """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name."""
+    """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name. Where the host has
+    several addresses, as a headless Service has, each is a guard of its own, and their counts are added up."""
 
 
 def open_cluster(context: str | None) -> Cluster:
@@ -67,7 +70,7 @@ def cluster_target(
 def cluster_counters(
     endpoint: Endpoint, settings: ClusterSettings, *, clock: Callable[[], datetime]
 ) -> GuardMetrics:
-    """The counts of the guard in front of the endpoint.
+    """The counts of the guards in front of the endpoint.
 
     Raises:
         BadInput: its address is not set.
@@ -79,7 +82,27 @@ def cluster_counters(
         )
         raise BadInput(message)
     url = settings.guard_metrics_url.replace("{endpoint}", endpoint.name)
-    return GuardMetrics(httpx2.Client(timeout=_TIMEOUT_S), url, endpoint=endpoint.name, clock=clock)
+    return GuardMetrics(
+        httpx2.Client(timeout=_TIMEOUT_S),
+        url,
+        endpoint=endpoint.name,
+        clock=clock,
+        addresses=every_address,
+    )
+
+
+def every_address(url: httpx2.URL) -> tuple[httpx2.URL, ...]:
+    """The page at each address that its host's name stands for: a headless Service names every pod behind it.
+
+    With https it stays the name, whose certificate is asked for.
+
+    Raises:
+        OSError: the name is not known.
+    """
+    if url.scheme != "http":
+        return (url,)
+    found = socket.getaddrinfo(url.host, url.port or _HTTP_PORT, type=socket.SOCK_STREAM)
+    return tuple(url.copy_with(host=host) for host in sorted({str(one[4][0]) for one in found}))
 
 
 def cluster_smoke(endpoint: Endpoint, settings: ClusterSettings) -> SmokeTest:

@@ -20,6 +20,8 @@ class GuardSettings(BaseSettings):
     """The registered model's name, for the list of models; empty leaves it out."""
     upstream_url: Annotated[str, Field(pattern=r"^https?://")]
     """The split, without /v1."""
+    upstream_host: str = ""
+    """The Host header by which a Gateway knows the endpoint; that of upstream_url by default."""
     host: str = "127.0.0.1"
     """The address to listen on; loopback unless told otherwise."""
     port: Port
