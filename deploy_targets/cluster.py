@@ -1,8 +1,9 @@
-"""The only importer of the `kubernetes` package: get, list, server-side apply and delete, with our own errors.
+"""The only importer of the `kubernetes` package: get, list, apply, create, replace and delete, with our own errors.
 
 Applies go under the field manager `shipway` with strict validation, so that an unknown field is refused and not pruned
 in silence. A field that somebody else set is a `FieldConflict`; only the caller can know that it is ours alone, and say
 so with `take_back`. There is no watch: every tick of the controller reads anew, and a lost event cannot mislead it.
+What is written by compare-and-set (`create`, `replace`) is asked for once: a lost answer says nothing, and is told so.
 What the objects mean is not known here: see `pod_status`, and `status` of each target.
 """
 
@@ -16,7 +17,15 @@ import structlog
 import urllib3
 from kubernetes import client, config
 
-from registry.errors import BadInput, FieldConflict, KindMissing, TargetRefused, TargetUnavailable
+from registry.errors import (
+    AnswerLost,
+    BadInput,
+    FieldConflict,
+    KindMissing,
+    ObjectChanged,
+    TargetRefused,
+    TargetUnavailable,
+)
 from registry.events import Event
 
 FIELD_MANAGER = "shipway"
@@ -53,6 +62,8 @@ class Kind:
         return f"{root}/namespaces/{namespace}/{self.plural}" + (f"/{name}" if name else "")
 
 
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 POD = Kind("v1", "Pod", "pods")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
@@ -102,12 +113,20 @@ class Cluster:
     """One API server."""
 
     def __init__(
-        self, api: client.ApiClient, *, sleep: Callable[[float], None], jitter: Callable[[], float]
+        self,
+        api: client.ApiClient,
+        *,
+        sleep: Callable[[float], None],
+        jitter: Callable[[], float],
+        attempts: int = _ATTEMPTS,
+        answer_s: float = _ANSWER_S,
     ) -> None:
-        """`sleep` waits between attempts for seconds; `jitter` draws from 0..1."""
+        """`sleep` waits between attempts for seconds; `jitter` draws from 0..1; `answer_s` is each answer's time limit."""
         self._api: Any = api  # its calls are not typed
         self._sleep = sleep
         self._jitter = jitter
+        self._attempts = attempts
+        self._timeout_s = min(_CONNECT_S, answer_s), answer_s
 
     def close(self) -> None:
         """Closes its connections."""
@@ -162,6 +181,39 @@ class Cluster:
             answer = self._ask("PATCH", path, {**parameters, "force": "true"}, body)
         return answer.body_or_raise(kind, "patch", metadata["namespace"])
 
+    def create(self, kind: Kind, body: Object) -> Object:
+        """The new object, as the API server has it.
+
+        Raises:
+            ObjectChanged: there is one of that name.
+            AnswerLost: it may have been made, or may be yet.
+            TargetUnavailable: as for `get`.
+        """
+        return self._write_once("POST", kind, body)
+
+    def replace(self, kind: Kind, body: Object) -> Object:
+        """The object after it was written over the one of the resourceVersion that `body` names.
+
+        Raises:
+            ObjectChanged: it has another resourceVersion by now, or is gone.
+            AnswerLost: it may have been written, or may be yet.
+            TargetUnavailable: as for `get`.
+        """
+        return self._write_once("PUT", kind, body)
+
+    def _write_once(self, method: str, kind: Kind, body: Object) -> Object:
+        metadata = body["metadata"]
+        named = "" if method == "POST" else metadata["name"]
+        path = kind.path(metadata["namespace"], named)
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        answer = self._ask(method, path, query, body)
+        gone = answer.status == HTTPStatus.NOT_FOUND and answer.is_about_the_object and bool(named)
+        if gone or answer.status == HTTPStatus.CONFLICT:
+            message = f"Somebody else wrote {kind.kind} {metadata['name']} meanwhile: {answer.told}. Read it again."
+            raise ObjectChanged(message)
+        verb = "create" if method == "POST" else "update"
+        return answer.body_or_raise(kind, verb, metadata["namespace"])
+
     def delete(self, found: Object, kind: Kind) -> None:
         """Deletes this very object, and in time all that it owns; one that is gone, or another by now, is left alone.
 
@@ -184,15 +236,25 @@ class Cluster:
     def _ask(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
     ) -> "_Answer":
-        """The first answer that is final. Every call may be repeated: an apply by its nature, a deletion by its uid."""
+        """The first answer that is final.
+
+        An apply may be repeated by its nature, a deletion by its uid. A POST or PUT may be only after 429, which says
+        that nothing was begun: had an earlier one been carried out, the later one would lose against it.
+        """
         said = ""
-        for attempt in range(_ATTEMPTS):
+        is_repeatable = method not in {"POST", "PUT"}
+        for attempt in range(self._attempts):
             answer = self._ask_once(method, path, query or {}, body)
-            if isinstance(answer, _Answer) and not answer.may_pass:
+            if isinstance(answer, _Answer) and answer.is_final(is_repeatable=is_repeatable):
                 return answer
             said = answer if isinstance(answer, str) else answer.told
+            if not is_repeatable and not (isinstance(answer, _Answer) and answer.is_throttled):
+                message = (
+                    f"Whether {method} {path} was carried out is not known: {said}. Read it again."
+                )
+                raise AnswerLost(message)
             asked_s = answer.retry_after_s if isinstance(answer, _Answer) else 0.0
-            if asked_s > _LONGEST_RETRY_AFTER_S or attempt == _ATTEMPTS - 1:
+            if asked_s > _LONGEST_RETRY_AFTER_S or attempt == self._attempts - 1:
                 break
             pause_s = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
             self._sleep(max(asked_s, pause_s) * (1 + self._jitter() / 2))
@@ -216,7 +278,7 @@ class Cluster:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = self._api.call_api(*request, _request_timeout=(_CONNECT_S, _ANSWER_S))
+            response = self._api.call_api(*request, _request_timeout=self._timeout_s)
             text = response.read()
             return _Answer(
                 response.status, _parse(text), _seconds(response.getheader("Retry-After"))
@@ -263,15 +325,17 @@ class _Answer:
         return bool(self.details.get("name"))
 
     @property
-    def may_pass(self) -> bool:
-        """Whether asking again may help: too many requests, a fault of the server, a write that came in between."""
-        if self.status == HTTPStatus.CONFLICT:
-            # Not a conflict of fields, nor an object that is another one by now: somebody wrote at the same moment.
-            return not self.details.get("causes") and "uid" not in self.told.lower()
+    def is_throttled(self) -> bool:
+        """Whether the request was turned away before anything was done for it."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS
+
+    def is_final(self, *, is_repeatable: bool) -> bool:
+        """Whether asking again would not help: no 429, no fault of the server, no write that came in between."""
+        if self.status == HTTPStatus.CONFLICT and is_repeatable:
+            # A conflict of fields, or an object that is another one by now; else somebody wrote at the same moment.
+            return bool(self.details.get("causes")) or "uid" in self.told.lower()
         is_fault = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return self.status == HTTPStatus.TOO_MANY_REQUESTS or (
-            is_fault and _UNKNOWN_FIELD not in self.told
-        )
+        return not self.is_throttled and (not is_fault or _UNKNOWN_FIELD in self.told)
 
     def conflict(self, body: Object) -> FieldConflict | None:
         """The conflict of fields that this answer names, if it is one."""

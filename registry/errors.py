@@ -12,12 +12,15 @@ ShipwayError
 │   ├── RegistryUnavailable
 │   ├── ArtifactStoreUnavailable
 │   ├── TargetUnavailable
+│   │   ├── AnswerLost       a write that may or may not have been carried out
+│   │   ├── ObjectChanged    a write by compare-and-set that came too late
 │   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
 │   │       ├── KindMissing
 │   │       └── FieldConflict
 │   └── MetricsUnavailable
 ├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
+├── StateTooLarge            a state that its store cannot hold
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
 ├── ComponentNotReady        a part of the local stack did not come up in its time
@@ -75,6 +78,14 @@ class TargetUnavailable(Unavailable):
     """The platform that serves (Ray, Triton, Envoy, Kubernetes) did not answer."""
 
 
+class AnswerLost(TargetUnavailable):
+    """A write was sent and its answer never came: it may have been carried out, or may be yet."""
+
+
+class ObjectChanged(TargetUnavailable):
+    """An object was to be written as it had been read, and somebody else wrote, made or deleted it meanwhile."""
+
+
 class TargetRefused(TargetUnavailable):
     """The platform said no: forbidden, over a quota, invalid, or not ours to change. The message says who may mend it."""
 
@@ -102,6 +113,10 @@ class PromotionRefused(ShipwayError):
 
 class StateConflict(ShipwayError):
     """The saved state changed since it was read."""
+
+
+class StateTooLarge(ShipwayError):
+    """The state does not fit where it is kept."""
 
 
 class StateUnreadable(ShipwayError):

@@ -10,6 +10,7 @@ import uvicorn
 
 from deploy_targets.local.compose import Composition, utc_now
 from deploy_targets.rollout.controller import Controller
+from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
 from deploy_targets.rollout.settings import ControllerSettings
 from registry.errors import RegistryUnavailable
@@ -37,13 +38,14 @@ def run_controller(composition: Composition) -> None:
         tuple(composition.unit(endpoint) for endpoint in composition.file.endpoints),
         registry=registry,
         store=composition.store(),
-        settings=settings,
         clock=utc_now,
+        leads=lambda: True,
     )
+    loop = Loop(controller.names, controller.tick, settings=settings)
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
     server = uvicorn.Server(
         uvicorn.Config(
-            nudge_app(check, wake=controller.wake, is_alive=controller.is_alive),
+            nudge_app(check, wake=loop.wake, is_alive=loop.is_alive),
             host="127.0.0.1",
             port=settings.controller_port,
             access_log=False,
@@ -55,7 +57,7 @@ def run_controller(composition: Composition) -> None:
     thread.start()
 
     def stop(_: int, __: FrameType | None) -> None:
-        controller.stop()
+        loop.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -69,6 +71,6 @@ def run_controller(composition: Composition) -> None:
             )
         except RegistryUnavailable as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
-    controller.run()
+    loop.run()
     server.should_exit = True
     thread.join(timeout=5)

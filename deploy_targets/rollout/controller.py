@@ -1,14 +1,14 @@
-"""The loop: gather, judge and plan, save, act, tell. Level-triggered; every tick may be the first or the last.
+"""One look at an endpoint: gather, judge and plan, save, act, tell. Level-triggered; every tick may be the first or the last.
 
 `tick` reads everything anew and works from the gap, so it may be repeated or cut off anywhere. It saves before it acts:
 a second controller loses the compare-and-set and does nothing, and a rollback that was decided is never forgotten.
+One that no longer leads neither saves nor acts. When each endpoint's tick is due is `loop`'s business.
 What MLflow cannot be told now waits in the state; what the target cannot do now is asked for again by the next tick.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -17,7 +17,6 @@ from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.follow import check_model, forget_withdrawn
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
-from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.state import (
     Action,
     ApplyRevision,
@@ -35,7 +34,6 @@ from registry.errors import (
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
-    ShipwayError,
     StateConflict,
     Unavailable,
 )
@@ -67,7 +65,7 @@ class Store(Protocol):
         """The state and its revision."""
         ...
 
-    def save(self, state: EndpointState, *, expected: int) -> int:
+    def save(self, state: EndpointState, *, expected: str) -> str:
         """The new revision, or StateConflict."""
         ...
 
@@ -108,7 +106,7 @@ class Unit:
 
 
 class Controller:
-    """Drives the endpoints of one process, one after the other."""
+    """Drives the endpoints of one process."""
 
     def __init__(
         self,
@@ -116,62 +114,38 @@ class Controller:
         *,
         registry: Registry,
         store: Store,
-        settings: ControllerSettings,
         clock: Callable[[], datetime],
+        leads: Callable[[], bool],
     ) -> None:
-        """All clients are passed in; nothing is contacted before the first tick."""
-        self._units = units
+        """All clients are passed in; nothing is contacted before the first tick.
+
+        `leads` says whether this process is the one that may act. It is asked again before every save and act.
+        """
+        self._units = {unit.endpoint.name: unit for unit in units}
         self._registry = registry
         self._store = store
-        self._settings = settings
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopped = False
-        self._last_round = clock()
+        self._leads = leads
 
-    def wake(self) -> None:
-        """Has the loop look now instead of at the end of its pause."""
-        self._wake.set()
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The endpoints."""
+        return tuple(self._units)
 
-    def stop(self) -> None:
-        """Has the loop end after the tick in progress."""
-        self._stopped = True
-        self._wake.set()
+    def tick(self, name: str) -> bool:
+        """One look at that endpoint and what follows from it; returns whether another look is due soon.
 
-    def is_alive(self) -> bool:
-        """Whether the loop has come round lately."""
-        limit = timedelta(seconds=_ALIVE_PERIODS * self._settings.poll_s)
-        return self._clock() - self._last_round < limit
-
-    def run(self) -> None:
-        """Ticks every endpoint until `stop`; no fault of one endpoint ends the loop."""
-        while not self._stopped:
-            self._wake.clear()
-            busy = [self._safe_tick(unit) for unit in self._units]
-            self._last_round = self._clock()
-            pause = self._settings.tick_s if any(busy) else self._settings.poll_s
-            self._wake.wait(min(pause, self._settings.poll_s))
-
-    def _safe_tick(self, unit: Unit) -> bool:
-        try:
-            return self.tick(unit)
-        except StateConflict as error:
-            _log.warning(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
-        except ShipwayError as error:
-            _log.error(Event.TICK_FAILED, endpoint=unit.endpoint.name, error=str(error))
-        except Exception:  # noqa: BLE001 - the top of the loop: one endpoint's bug must not stop the others
-            _log.exception(Event.TICK_FAILED, endpoint=unit.endpoint.name)
-        return True
-
-    def tick(self, unit: Unit) -> bool:
-        """One look and what follows from it; returns whether another look is due soon.
+        Does nothing while another process leads. Ticks of different endpoints may run at the same time.
 
         Raises:
             TargetUnavailable: the target could not be observed: nothing was decided.
-            StateConflict: somebody else saved: nothing was done.
+            StateConflict: somebody else saved, or leads by now: nothing was done.
             EndpointFileInvalid: the endpoint was given another model: nothing is done.
         """
+        unit = self._units[name]
         endpoint = unit.endpoint
+        if not self._leads():
+            return True
         before = self._store.load(endpoint.name)
         check_model(endpoint, before.state)
         observed = unit.target.observe()
@@ -186,6 +160,7 @@ class Controller:
         if scrape is not None and planned.state.rollout is not None:
             planned = replace(planned, state=replace(planned.state, scrape=scrape))
         revision = before.revision
+        self._check_lead()
         if planned.state != before.state:
             revision = self._store.save(planned.state, expected=before.revision)
         for event, fields in changes(before.state, planned.state):
@@ -199,6 +174,7 @@ class Controller:
         open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
         state = replace(state, unreported=open_)
         if state != planned.state:
+            self._check_lead()
             self._store.save(state, expected=revision)
         _log.debug(
             Event.TICK_FINISHED,
@@ -246,6 +222,7 @@ class Controller:
         """
         went_well = True
         for action in planned.actions:
+            self._check_lead()
             try:
                 self._carry_out(unit, action)
             except (Unavailable, NotFound) as error:
@@ -257,6 +234,12 @@ class Controller:
                     error=str(error),
                 )
         return went_well
+
+    def _check_lead(self) -> None:
+        """Raises StateConflict when another process leads by now: what was decided here may be out of date."""
+        if not self._leads():
+            message = "Another controller leads by now; it reads everything anew."
+            raise StateConflict(message)
 
     def _carry_out(self, unit: Unit, action: Action) -> None:
         match action:

@@ -18,6 +18,8 @@ class ControllerSettings(BaseSettings):
     """How often the registry is read when nothing is under way."""
     tick_s: Annotated[float, Field(gt=0)] = 5
     """How often a rollout under way is looked at."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 8
+    """Endpoints that are looked at at the same time."""
     controller_port: Annotated[int, Field(ge=0, le=65535)] = 8090
     """Health and webhook receiver, on loopback; 0 takes a free one."""
     webhook_secret: SecretStr | None = None

@@ -1,7 +1,8 @@
-"""Where the state of each endpoint is kept: one JSON document in SQLite, saved by compare-and-set.
+"""Where the state of each endpoint is kept: one JSON document, saved by compare-and-set; here in SQLite.
 
 A save names the revision that it was computed from. If somebody saved in between, it fails and nothing is done: that
-is what keeps two controllers, or a controller and an operator, from undoing each other's decisions.
+is what keeps two controllers, or a controller and an operator, from undoing each other's decisions. A revision is the
+store's own word, to be handed back and never reckoned with: `in_cluster.state_store` has resourceVersions there.
 """
 
 import json
@@ -26,10 +27,14 @@ _BUSY_S = 5.0
 
 
 class Saved(NamedTuple):
-    """A state and the revision under which it was read; revision 0 was never saved."""
+    """A state and the revision under which it was read."""
 
     state: EndpointState
-    revision: int
+    revision: str
+
+
+NEVER_SAVED = ""
+"""The revision of a state that nobody saved yet."""
 
 
 class SqliteStore:
@@ -56,8 +61,8 @@ class SqliteStore:
                 "SELECT document, revision FROM endpoint_state WHERE endpoint = ?", (endpoint,)
             ).fetchone()
         if row is None:
-            return Saved(EndpointState(endpoint=endpoint), 0)
-        return Saved(parse_state(row[0]), row[1])
+            return Saved(EndpointState(endpoint=endpoint), NEVER_SAVED)
+        return Saved(parse_state(row[0]), str(row[1]))
 
     def states(self) -> tuple[EndpointState, ...]:
         """The states of all endpoints that were ever saved."""
@@ -65,15 +70,15 @@ class SqliteStore:
             rows = connection.execute("SELECT document FROM endpoint_state").fetchall()
         return tuple(parse_state(row[0]) for row in rows)
 
-    def save(self, state: EndpointState, *, expected: int) -> int:
+    def save(self, state: EndpointState, *, expected: str) -> str:
         """Saves `state` in the place of revision `expected` and returns its own revision; durable on return.
 
         Raises:
             StateConflict: the saved revision is another one.
         """
-        document = _DOCUMENT.dump_json(state).decode()
+        document = dump_state(state).decode()
         with closing(self._connect()) as connection, connection:
-            if expected == 0:
+            if expected == NEVER_SAVED:
                 cursor = connection.execute(
                     "INSERT OR IGNORE INTO endpoint_state VALUES (?, 1, ?)",
                     (state.endpoint, document),
@@ -82,21 +87,31 @@ class SqliteStore:
                 cursor = connection.execute(
                     "UPDATE endpoint_state SET revision = revision + 1, document = ? "
                     "WHERE endpoint = ? AND revision = ?",
-                    (document, state.endpoint, expected),
+                    (document, state.endpoint, int(expected)),
                 )
             if cursor.rowcount != 1:
-                message = (
-                    f"The state of endpoint {state.endpoint} is no longer at revision {expected}: "
-                    "somebody else saved it. Read it again and decide again."
-                )
-                raise StateConflict(message)
-        return expected + 1
+                raise saved_by_another(state, expected)
+        return str(int(expected or 0) + 1)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_BUSY_S)
 
 
-def parse_state(text: str) -> EndpointState:
+def saved_by_another(state: EndpointState, expected: str) -> StateConflict:
+    """Why a save from the revision `expected` came too late."""
+    since = (
+        "is there already" if expected == NEVER_SAVED else f"is no longer at revision {expected}"
+    )
+    message = f"The state of endpoint {state.endpoint} {since}: somebody else saved it. Read it again and decide again."
+    return StateConflict(message)
+
+
+def dump_state(state: EndpointState) -> bytes:
+    """The document that `parse_state` reads."""
+    return _DOCUMENT.dump_json(state)
+
+
+def parse_state(text: str | bytes) -> EndpointState:
     """The state that a saved document spells. Schema 1 had another test: a rollout under way is judged anew.
 
     Raises:

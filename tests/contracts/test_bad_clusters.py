@@ -215,7 +215,7 @@ def test_a_weight_that_somebody_else_changed_is_named_and_put_right(
     )
     assert serving.traffic.percent("7") == 50
 
-    serving.controller.tick(serving.unit)
+    serving.controller.tick(serving.unit.endpoint.name)
 
     assert serving.traffic.percent("7") != 50
     assert "fields.taken_back" in (out := capsys.readouterr().out)
@@ -240,7 +240,7 @@ def test_a_share_that_somebody_else_changed_is_named_and_put_right(
     serving.operators.reconcile()
     assert serving.traffic.percent("7") == 90
 
-    serving.controller.tick(serving.unit)
+    serving.controller.tick(serving.unit.endpoint.name)
     serving.operators.reconcile()
 
     assert serving.traffic.percent("7") != 90
@@ -253,7 +253,7 @@ def test_a_route_that_somebody_deleted_is_made_again_with_its_weights(serving: S
         "gateway.networking.k8s.io", "v1", serving.namespace, "httproutes", "chat"
     )
 
-    serving.controller.tick(serving.unit)
+    serving.controller.tick(serving.unit.endpoint.name)
 
     assert serving.traffic == Traffic.all_to("6")
 
@@ -287,7 +287,7 @@ def test_an_object_of_somebody_else_is_neither_written_nor_deleted(stage: Stage)
     stage.registry.aliases["challenger"] = "7"
     stage.clock.advance(10)
     for _ in range(3):
-        stage.controller.tick(stage.unit)
+        stage.controller.tick(stage.unit.endpoint.name)
 
     assert "that is not Shipway's" in told(stage)
     assert stage.operators.items(KINDS[stage.way]) == [before]
@@ -303,7 +303,7 @@ def test_a_route_that_was_written_by_somebody_else_is_no_reason_to_end(serving: 
     )
     assert serving.traffic == Traffic()
 
-    serving.controller.tick(serving.unit)
+    serving.controller.tick(serving.unit.endpoint.name)
 
     assert serving.traffic == Traffic.all_to("6")
 

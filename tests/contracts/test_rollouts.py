@@ -14,7 +14,6 @@ from deploy_targets.cluster import Cluster
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.controller import Controller, Unit
-from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Target
@@ -116,8 +115,8 @@ class Stage:
             (self.unit,),
             registry=self.registry,
             store=self.store,
-            settings=ControllerSettings(),
             clock=self.clock,
+            leads=lambda: True,
         )
 
     def tick(self, times: int = 1) -> None:
@@ -128,7 +127,7 @@ class Stage:
             if not self.shifts or self.shifts[-1] != traffic:
                 self.shifts.append(traffic)
             self.users.send(100)
-            self.controller.tick(self.unit)
+            self.controller.tick(self.unit.endpoint.name)
 
     def release(self, version: str) -> None:
         self.registry.aliases["challenger"] = version
@@ -306,7 +305,7 @@ def test_in_steady_state_nothing_is_written(
     def ticks() -> None:
         for _ in range(3):
             serving.clock.advance(10)
-            serving.controller.tick(serving.unit)
+            serving.controller.tick(serving.unit.endpoint.name)
 
     assert written(serving, ticks, monkeypatch) == []
 
@@ -345,7 +344,7 @@ def test_an_api_server_that_is_away_for_a_while_changes_nothing(serving: Stage) 
     serving.reach("7", 25)
     serving.server.server.go_away()
     with pytest.raises(TargetUnavailable):
-        serving.controller.tick(serving.unit)
+        serving.controller.tick(serving.unit.endpoint.name)
     serving.server.server.come_back()
 
     serving.finish()

@@ -7,11 +7,11 @@ import pytest
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.controller import Controller, Store, Unit
-from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.state import Override
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import EndpointFileInvalid, StateConflict, TargetUnavailable
+from registry.promotion import RegistryChange, RegistryFacts, Trigger
 from registry.release import Release
 from tests.builders import FakeClock, a_release, a_version, an_endpoint
 from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeUsers
@@ -30,6 +30,7 @@ class World:
         self.users = FakeUsers(self.target, self.clock)
         self.smoke = FakeSmoke()
         self.record = FakeRecord()
+        self.leads = True
         self.store = store or SqliteStore(folder / "state.db")
         self.unit = Unit(
             endpoint=self.endpoint,
@@ -42,15 +43,15 @@ class World:
             (self.unit,),
             registry=self.registry,
             store=self.store,
-            settings=ControllerSettings(),
             clock=self.clock,
+            leads=lambda: self.leads,
         )
 
     def tick(self, times: int = 1, *, requests: int = 100) -> None:
         for _ in range(times):
             self.clock.advance(10)
             self.users.send(requests)
-            self.controller.tick(self.unit)
+            self.controller.tick(self.unit.endpoint.name)
 
     def release(self, version: str) -> None:
         """Asks for `version` and lets the loop run until nothing is under way."""
@@ -315,12 +316,12 @@ def test_a_second_controller_that_saved_first_stops_this_one_before_it_acts(
 
     def observe_while_another_ticks():
         monkeypatch.setattr(serving.target, "observe", observe)
-        serving.controller.tick(serving.unit)
+        serving.controller.tick(serving.unit.endpoint.name)
         return observe()
 
     monkeypatch.setattr(serving.target, "observe", observe_while_another_ticks)
     with pytest.raises(StateConflict):
-        serving.controller.tick(serving.unit)
+        serving.controller.tick(serving.unit.endpoint.name)
 
 
 def test_at_rest_nothing_is_saved_and_nothing_is_written(serving: World) -> None:
@@ -340,12 +341,12 @@ def test_an_endpoint_that_is_given_another_model_is_left_alone(serving: World) -
         (unit,),
         registry=serving.registry,
         store=serving.store,
-        settings=ControllerSettings(),
         clock=serving.clock,
+        leads=lambda: True,
     )
     writes = len(serving.registry.writes)
     with pytest.raises(EndpointFileInvalid, match="smollm2 v6 serves on endpoint chat"):
-        controller.tick(unit)
+        controller.tick(unit.endpoint.name)
     assert serving.target.traffic == Traffic.all_to("6")
     assert len(serving.registry.writes) == writes
 
@@ -370,3 +371,49 @@ def test_a_version_that_is_clicked_again_right_after_its_answer_is_asked_for_ane
     serving.tick(1)
     assert serving.registry.aliases["challenger"] == "7"
     assert serving.state.rollout is not None
+
+
+def test_a_controller_that_does_not_lead_does_nothing(serving: World) -> None:
+    serving.leads = False
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(5)
+    assert serving.state.rollout is None
+    assert serving.registry.aliases == {"champion": "6", "challenger": "7"}
+
+
+def test_a_controller_that_loses_the_lead_before_it_saves_neither_saves_nor_acts(
+    serving: World,
+) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    before = serving.store.load("chat")
+
+    def lose_it(model: str, trigger: Trigger) -> RegistryFacts:
+        serving.leads = False
+        return FakeRegistry.facts(serving.registry, model, trigger)
+
+    serving.registry.facts = lose_it  # type: ignore[method-assign]
+    with pytest.raises(StateConflict, match="Another controller leads"):
+        serving.tick(1)
+    assert serving.store.load("chat") == before
+    assert set(serving.target.revisions) == {"6"}
+
+
+def test_a_controller_that_loses_the_lead_while_it_acts_leaves_the_rest_to_the_other(
+    serving: World,
+) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    write = serving.registry.write
+
+    def write_and_lose(model: str, change: RegistryChange) -> None:
+        write(model, change)
+        serving.leads = False
+
+    serving.registry.write = write_and_lose  # type: ignore[method-assign]
+    serving.registry.writes.clear()
+    with pytest.raises(StateConflict, match="Another controller leads"):
+        serving.tick(30)
+    assert len(serving.registry.writes) == 1
+    serving.registry.write = write  # type: ignore[method-assign]
+    serving.leads = True
+    serving.tick(5)
+    assert serving.registry.aliases == {"champion": "7"}

@@ -31,11 +31,15 @@ PARTS = ("registry", "target", "users", "record")
 VERSIONS = st.sampled_from((*GOOD, REFUSED))
 
 
+def next_revision(revision: str) -> str:
+    return str(int(revision or 0) + 1)
+
+
 class MemoryStore:
     """The store's contract without a disk, so that thousands of ticks take seconds; it remembers what was decided."""
 
     def __init__(self) -> None:
-        self.saved = Saved(EndpointState(endpoint="chat"), 0)
+        self.saved = Saved(EndpointState(endpoint="chat"), "")
         self.clicked: set[str] = set()
         """Versions that somebody asked for, and that have not been answered since."""
         self.burned: set[str] = set()
@@ -44,7 +48,7 @@ class MemoryStore:
     def load(self, endpoint: str) -> Saved:
         return self.saved
 
-    def save(self, state: EndpointState, *, expected: int) -> int:
+    def save(self, state: EndpointState, *, expected: str) -> str:
         before, revision = self.saved
         if revision != expected:
             raise StateConflict(state.endpoint)
@@ -58,8 +62,8 @@ class MemoryStore:
         ):
             version = state.rollout.challenger.version
             assert version in self.clicked, f"nobody asked for v{version}"
-        self.saved = Saved(state, expected + 1)
-        return expected + 1
+        self.saved = Saved(state, next_revision(expected))
+        return self.saved.revision
 
 
 class Rollouts(RuleBasedStateMachine):
@@ -138,7 +142,9 @@ class Rollouts(RuleBasedStateMachine):
     @rule()
     def lose_the_state(self) -> None:
         """What the aliases name is all that is left to go by."""
-        self.memory.saved = Saved(EndpointState(endpoint="chat"), self.memory.saved.revision + 1)
+        self.memory.saved = Saved(
+            EndpointState(endpoint="chat"), next_revision(self.memory.saved.revision)
+        )
         self.memory.clicked |= set(self.world.registry.aliases.values())
         self.memory.burned.clear()
 
@@ -222,7 +228,7 @@ class Rollouts(RuleBasedStateMachine):
             self._tick(400)
         self.check_converged()
         revision, writes = world.store.load("chat").revision, len(world.registry.writes)
-        busy = [world.controller.tick(world.unit) for _ in range(3)]
+        busy = [world.controller.tick("chat") for _ in range(3)]
         assert busy == [False] * 3
         assert world.store.load("chat").revision == revision
         assert len(world.registry.writes) == writes
