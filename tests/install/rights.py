@@ -16,15 +16,21 @@ from kubernetes import client
 
 from deploy_targets.cluster import Cluster
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.in_cluster.election import Terms
+from deploy_targets.in_cluster.lease import LEASE_NAME, LeaseLeadership
+from deploy_targets.in_cluster.state_store import ConfigMapStore
+from deploy_targets.install.guard import NAMESPACE
 from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Readiness, Target
 from deploy_targets.triton.adapter import triton_target
 from tests.builders import (
     GATEWAY,
+    FakeClock,
     a_knative_endpoint,
     a_ray_endpoint,
     a_release,
+    a_state,
     a_triton_endpoint,
 )
 from tests.contracts.operators import Operators
@@ -34,7 +40,10 @@ from tests.kubernetes_api.resources import crd_folder, read_catalogue
 from tests.repo.reference import ROOT
 
 INSTALL = ROOT / "deploy_targets" / "install"
-NAMESPACE, ACCOUNT = "shipway", "shipway-controller"
+ACCOUNT = "shipway-controller"
+HOME = "controller"
+"""The controller's rights in its own namespace, which an endpoint's are not."""
+WAYS: tuple[str, ...] = (HOME, "ray-serve", "triton", "triton-knative")
 _GROUP = "rbac.authorization.k8s.io"
 _EVERYTHING = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
 _HEAD = "# Written by `make docs` from the calls that the controller makes; a test proves that none is too much.\n"
@@ -61,11 +70,37 @@ def _target(endpoint: Endpoint, api: client.ApiClient) -> Target:
 
 
 def walk(way: str, namespace: str, api: client.ApiClient, operators: Operators) -> None:
-    """A release that is given up, one that serves, a challenger that does not start and is taken back, one that is promoted.
+    """Every call that the controller makes in its own namespace, or in one with endpoints of that kind.
 
     Raises:
         TargetRefused: a right is missing, and which.
     """
+    if way == HOME:
+        walk_at_home(namespace, api)
+    else:
+        walk_through(way, namespace, api, operators)
+
+
+def walk_at_home(namespace: str, api: client.ApiClient) -> None:
+    """The Lease is taken and kept, a state is saved for the first time and again, all states are read."""
+    cluster = Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0)
+    terms = Terms(duration_s=15, renew_deadline_s=10, retry_s=2)
+    lease = LeaseLeadership(
+        cluster, namespace=namespace, identity="one", terms=terms, clock=FakeClock()
+    )
+    lease.attempt()
+    lease.attempt()
+    assert lease.leads()
+    store = ConfigMapStore(cluster, namespace=namespace)
+    first = store.load("chat")
+    revision = store.save(first.state, expected=first.revision)
+    assert store.load("chat").revision == revision
+    store.save(a_state(), expected=revision)
+    assert store.states() == (a_state(),)
+
+
+def walk_through(way: str, namespace: str, api: client.ApiClient, operators: Operators) -> None:
+    """A release that is given up, one that serves, a challenger that does not start and is taken back, one that is promoted."""
     target = _target(_endpoint(way, namespace), api)
 
     def look() -> Mapping[str, Any]:
@@ -102,12 +137,9 @@ def walk(way: str, namespace: str, api: client.ApiClient, operators: Operators) 
     assert target.observe().traffic == Traffic.all_to("7")
 
 
-WAYS: tuple[str, ...] = ("ray-serve", "triton", "triton-knative")
-
-
 def folder_of(way: str) -> Path:
     """Where the rights of that way are."""
-    return INSTALL / "rights" / way
+    return INSTALL / HOME if way == HOME else INSTALL / "rights" / way
 
 
 def record(way: str) -> list[Body]:
@@ -121,19 +153,26 @@ def record(way: str) -> list[Body]:
 
 
 def rules_for(attempts: Iterable[Attempt]) -> list[Body]:
-    """One rule for each kind, its verbs in order."""
-    verbs: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    """One rule for each kind, its verbs in order; what is done to the one Lease alone is a rule for its name."""
+    verbs: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
     for one in attempts:
-        verbs[one.group, one.resource].add(one.verb)
+        name = one.name if one.name == LEASE_NAME else ""
+        verbs[one.group, one.resource, name].add(one.verb)
     return [
-        {"apiGroups": [group], "resources": [resource], "verbs": sorted(found)}
-        for (group, resource), found in sorted(verbs.items())
+        {
+            "apiGroups": [group],
+            "resources": [resource],
+            **({"resourceNames": [name]} if name else {}),
+            "verbs": sorted(found),
+        }
+        for (group, resource, name), found in sorted(verbs.items())
     ]
 
 
 def role_documents(name: str, rules: Iterable[Body]) -> list[Body]:
     """The Role, and its binding to the controller's account."""
-    metadata = {"name": name, "labels": {"app.kubernetes.io/part-of": "shipway"}}
+    placed = {"namespace": NAMESPACE} if name == ACCOUNT else {}
+    metadata = {"name": name, **placed, "labels": {"app.kubernetes.io/part-of": "shipway"}}
     api_version = f"{_GROUP}/v1"
     return [
         {"apiVersion": api_version, "kind": "Role", "metadata": metadata, "rules": [*rules]},

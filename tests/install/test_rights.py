@@ -2,6 +2,7 @@
 
 import pytest
 
+from deploy_targets.cluster import Cluster, Kind
 from registry.errors import TargetRefused
 from tests.contracts.operators import Operators
 from tests.install import rights
@@ -48,6 +49,15 @@ def test_they_hold_in_no_other_namespace(way, cluster) -> None:
 
     with pytest.raises(TargetRefused):
         rights.walk(way, elsewhere, api, Operators(cluster.admin, elsewhere))
+
+
+def test_of_leases_it_may_touch_its_own_alone(cluster) -> None:
+    namespace = cluster.a_namespace()
+    api = rights.controller_client(cluster, namespace, rights.committed(rights.HOME))
+    lease = Kind("coordination.k8s.io/v1", "Lease", "leases")
+
+    with pytest.raises(TargetRefused, match="cannot get resource"):
+        Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0).get(lease, namespace, "another")
 
 
 def test_there_is_no_wildcard() -> None:
