@@ -64,6 +64,7 @@ def test_it_is_all_there(built) -> None:
             ("RoleBinding", "shipway-ray-serve"),
             ("Service", "chat-counts"),
             ("Service", "chat-guard"),
+            ("Service", "shipway-controller"),
             ("ServiceAccount", "shipway-controller"),
         ]
     )
@@ -301,6 +302,7 @@ PROXY = ({"app": "envoy"}, "gateways")
 CLIENT = ({"app": "web"}, "shop")
 PROMETHEUS = ({"app.kubernetes.io/name": "prometheus"}, "monitoring")
 DNS = ({"k8s-app": "kube-dns"}, "kube-system")
+MLFLOW = ({"app": "mlflow"}, "mlflow")
 ENGINE = ({"app": "engine"}, "llm")
 
 
@@ -317,11 +319,12 @@ ENGINE = ({"app": "engine"}, "llm")
         ("egress", GUARD, ENGINE, 8000, False),
         ("egress", GUARD, CLIENT, 443, False),
         ("ingress", CONTROLLER, CLIENT, 8090, False),
+        ("ingress", CONTROLLER, MLFLOW, 8090, True),
         ("egress", CONTROLLER, (GUARD, "shipway"), 9090, True),
         ("egress", CONTROLLER, (GUARD, "shipway"), 8080, False),
         ("egress", CONTROLLER, CLIENT, 6443, True),
         ("egress", CONTROLLER, PROXY, 10080, True),
-        ("egress", CONTROLLER, ({"app": "mlflow"}, "mlflow"), 5000, True),
+        ("egress", CONTROLLER, MLFLOW, 5000, True),
         ("egress", CONTROLLER, ENGINE, 8000, False),
         ("egress", CONTROLLER, DNS, 53, True),
     ],
