@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from deploy_targets.cluster import Cluster, connect
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
+from deploy_targets.git_repository import GitRepository
 from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
@@ -59,12 +60,18 @@ def cluster_target(
     Raises:
         BadInput: the endpoint is not for a cluster, or KubeRay moves its requests itself.
     """
+    git = _repository_of(endpoint)
     if endpoint.target is TargetKind.RAY_SERVE:
-        return ray_target(endpoint, cluster)
+        return ray_target(endpoint, cluster, git=git)
     if endpoint.target is TargetKind.TRITON:
-        return triton_target(endpoint, cluster, repository=repository)
+        return triton_target(endpoint, cluster, repository=repository, git=git)
     message = f"{endpoint.name} is for target {endpoint.target}: nothing of it is in a cluster."
     raise BadInput(message)
+
+
+def _repository_of(endpoint: Endpoint) -> GitRepository | None:
+    place = None if endpoint.kubernetes is None else endpoint.kubernetes.git
+    return None if place is None else GitRepository(place.repository, branch=place.branch)
 
 
 def cluster_counters(

@@ -18,7 +18,7 @@ from deploy_targets.rollout.follow import (
     follow_registry,
     is_blank,
 )
-from deploy_targets.rollout.gap import close_gap, kept_releases, step_of, steps_of
+from deploy_targets.rollout.gap import close_gap, kept_releases, step_of, steps_of, wanted_traffic
 from deploy_targets.rollout.judge import Rule, add_counts, judge, learn
 from deploy_targets.rollout.state import (
     NOTHING_YET,
@@ -137,6 +137,9 @@ def _step(
     endpoint: Endpoint, state: EndpointState, rollout: RolloutState, situation: Situation
 ) -> EndpointState:
     policy, now = endpoint.rollout, situation.now
+    if situation.observed.traffic != wanted_traffic(endpoint, state, situation.observed):
+        # Its weights are yet to come, by way of git for minutes, or somebody changed them: the step begins once they are seen.
+        rollout = replace(rollout, phase_since=now)
     rollout = _measure(endpoint, rollout, situation)
     verdict = rollout.verdict
     state = replace(state, rollout=rollout)

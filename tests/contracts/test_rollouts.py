@@ -65,7 +65,7 @@ class Stage:
         self.way = way
         self.server = server
         self.namespace = server.a_namespace()
-        self.api = controller_client(server, self.namespace, committed(RIGHTS.get(way, way)))
+        self.api = controller_client(server, self.namespace, self.rights())
         make_endpoint, self._make = WAYS[way]
         kubernetes: dict[str, Any] = {"namespace": self.namespace}
         if way != "knative":
@@ -82,6 +82,10 @@ class Stage:
         self.users = FakeUsers(self, self.clock)  # pyright: ignore[reportArgumentType] - it asks for `traffic` alone
         self.shifts: list[Traffic] = []
         self.restart()
+
+    def rights(self) -> list[Any]:
+        """What the controller may do: no more than the installation gives it."""
+        return committed(RIGHTS.get(self.way, self.way))
 
     @property
     def traffic(self) -> Traffic:

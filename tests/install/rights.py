@@ -220,6 +220,15 @@ def rights_in(documents: Iterable[Body]) -> Iterator[tuple[str, str, str]]:
                 yield rule["apiGroups"][0], rule["resources"][0], verb
 
 
+def read_only(documents: Iterable[Body]) -> list[Body]:
+    """The same, less what changes anything: enough where somebody else applies what Shipway writes."""
+    found = list(documents)
+    for right in tuple(rights_in(found)):
+        if right[2] not in ("get", "list"):
+            found = without(found, right)
+    return found
+
+
 def without(documents: Iterable[Body], right: tuple[str, str, str]) -> list[Body]:
     """The same, less one right."""
 
