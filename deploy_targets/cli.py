@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from deploy_targets.endpoint_commands import DEFAULT_FILE, File, endpoints_app
 from deploy_targets.rollout.commands import judging_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
+    from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
     from deploy_targets.local.compose import Composition
 
@@ -25,14 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-endpoints_app = typer.Typer(help="The endpoint file.", no_args_is_help=True)
 app.add_typer(endpoints_app, name="endpoints")
 app.add_typer(judging_app)
 
-File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_FILE = Path("endpoints.yaml")
 _console = Console(highlight=False)
 
 
@@ -40,15 +39,39 @@ def _say(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
 
 
-def _compose(file: Path) -> "Composition":
+def _compose(file: Path) -> "ControlPlane":
+    """The controller's world that SHIPWAY_CONTROL_PLANE names."""
+    from deploy_targets.control_plane import ControlPlaneSettings, Place
+
+    if ControlPlaneSettings().control_plane is Place.LOCAL:
+        return _local_stack(file)
+    from deploy_targets.in_cluster.compose import ClusterComposition
+
+    return ClusterComposition.of_environment(file)
+
+
+def _local_stack(file: Path) -> "Composition":
     from deploy_targets.local.compose import Composition
 
     return Composition.of_running_stack(file)
 
 
+def _check_local(command: str) -> None:
+    """Refuses a command that is about the local stack while the controller is said to live in a cluster."""
+    from deploy_targets.control_plane import ControlPlaneSettings, Place
+
+    if ControlPlaneSettings().control_plane is not Place.LOCAL:
+        message = (
+            f"`shipway {command}` is about the local stack, and SHIPWAY_CONTROL_PLANE says kubernetes. Unset it for the "
+            "local stack; what runs in a cluster is installed and seen by kubectl."
+        )
+        raise BadInput(message)
+
+
 @app.command(epilog="Example: shipway up -f endpoints.yaml")
 def up(file: File = DEFAULT_FILE) -> None:
     """Start the local stack, or what is missing of it, and wait until it is ready."""
+    _check_local("up")
     from deploy_targets.local.home import Home, HomeSettings
     from deploy_targets.local.stack import up as start
 
@@ -62,6 +85,7 @@ def up(file: File = DEFAULT_FILE) -> None:
 @app.command(epilog="Example: shipway down")
 def down() -> None:
     """Stop every part of the local stack; the data stays."""
+    _check_local("down")
     from deploy_targets.local.home import Home, HomeSettings
     from deploy_targets.local.stack import down as stop
 
@@ -71,9 +95,10 @@ def down() -> None:
 @app.command(epilog='Example: eval "$(shipway env)"')
 def env() -> None:
     """Print the environment in which pipelines and clients use the local stack. It holds secrets."""
+    _check_local("env")
     import shlex
 
-    for name, value in _compose(DEFAULT_FILE).client_environment().items():
+    for name, value in _local_stack(DEFAULT_FILE).client_environment().items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
@@ -81,7 +106,7 @@ def env() -> None:
 def status(file: File = DEFAULT_FILE, *, as_json: AsJson = False) -> None:
     """Show what serves, what is being rolled out and which parts run."""
     composition = _compose(file)
-    parts = composition.info.alive()
+    parts = composition.parts()
     statuses = [composition.status(endpoint) for endpoint in composition.file.endpoints]
     if as_json:
         document = {"parts": parts, "endpoints": [one.to_json() for one in statuses]}
@@ -106,7 +131,7 @@ def promote(
     ] = False,
 ) -> None:
     """Ask for a version, just as the click in the MLflow UI does. Refused without a passed gate."""
-    from deploy_targets.local.operate import request_promotion
+    from deploy_targets.operate import request_promotion
 
     composition = _compose(file)
     done = request_promotion(
@@ -126,7 +151,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Kept on the version.")] = "no reason was given",
 ) -> None:
     """End the rollout in progress, or go back at once, without a canary. Works without MLflow."""
-    from deploy_targets.local.operate import request_rollback
+    from deploy_targets.operate import request_rollback
 
     composition = _compose(file)
     _say(
@@ -138,8 +163,8 @@ def rollback(
             reason=reason,
         )
     )
-    if not composition.wake_controller():
-        _say("The controller does not answer, so nothing happens yet. `shipway up` starts it.")
+    if unheard := composition.wake_controller():
+        _say(unheard)
         raise typer.Exit(1)
 
 
@@ -152,7 +177,7 @@ def watch(
     looks: Annotated[int, typer.Option(min=0, help="How often to look; 0 until interrupted.")] = 0,
 ) -> None:
     """Follow a rollout live."""
-    from deploy_targets.local.operate import follow
+    from deploy_targets.operate import follow
 
     composition = _compose(file)
     declared = composition.file.named(endpoint)
@@ -201,8 +226,8 @@ def render(
     if every == (endpoint is not None):
         message = "Name one endpoint, or give --all."
         raise BadInput(message)
-    from deploy_targets.local.operate import render_documents, write_documents
-    from deploy_targets.local.stack import read_endpoint_file
+    from deploy_targets.control_plane import read_endpoint_file
+    from deploy_targets.operate import render_documents, write_documents
 
     declared = read_endpoint_file(file)
     chosen: tuple[Endpoint, ...] = (
@@ -233,9 +258,9 @@ def diff(
     """Print what an apply would change in the cluster, and change nothing."""
     from contextlib import closing
 
+    from deploy_targets.control_plane import read_endpoint_file
     from deploy_targets.kubernetes_targets import ClusterSettings, open_cluster
-    from deploy_targets.local.operate import preview_changes
-    from deploy_targets.local.stack import read_endpoint_file
+    from deploy_targets.operate import preview_changes
 
     declared = read_endpoint_file(file).named(endpoint)
     registry = None if source else _compose(file).registry()
@@ -249,7 +274,7 @@ def diff(
 @app.command(epilog="Example: SHIPWAY_POLL_S=5 shipway controller -f endpoints.yaml")
 def controller(file: File = DEFAULT_FILE) -> None:
     """Run the control loop until it is told to end."""
-    from deploy_targets.local.run_controller import run_controller
+    from deploy_targets.run_controller import run_controller
 
     run_controller(_compose(file))
 
@@ -266,11 +291,12 @@ def load(  # noqa: PLR0913 - each is a flag of its own
     as_json: AsJson = False,
 ) -> None:
     """Send real chat requests and count what clients get. Exit code 1 when any failed."""
+    _check_local("load")
     import asyncio
 
     from deploy_targets.load import LoadPlan, generate_load
 
-    composition = _compose(file)
+    composition = _local_stack(file)
     plan = LoadPlan(
         url=composition.info.url(composition.file.named(endpoint).name, "guard"),
         model=endpoint,
@@ -286,38 +312,10 @@ def load(  # noqa: PLR0913 - each is a flag of its own
         raise typer.Exit(1)
 
 
-@endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")
-def validate(file: File = DEFAULT_FILE) -> None:
-    """Check the endpoint file; every fault is named with its place."""
-    from deploy_targets.local.stack import read_endpoint_file
-
-    declared = read_endpoint_file(file)
-    names = ", ".join(endpoint.name for endpoint in declared.endpoints)
-    _say(f"{file} is valid: {names}.")
-
-
-@endpoints_app.command(epilog="Example: shipway endpoints guards -f endpoints.yaml > guards.yaml")
-def guards(file: File = DEFAULT_FILE) -> None:
-    """Print the objects of each endpoint's guard for Kubernetes; docs/install-kubernetes.md says where they go."""
-    from deploy_targets.install.guard import render_guards
-    from deploy_targets.local.stack import read_endpoint_file
-    from deploy_targets.manifest import canonical_yaml
-
-    rendered = render_guards(read_endpoint_file(file).endpoints)
-    typer.echo(canonical_yaml(rendered), nl=False)
-
-
-@endpoints_app.command(epilog="Example: shipway endpoints schema > endpoints.schema.json")
-def schema() -> None:
-    """Print the JSON Schema of the endpoint file, for editors."""
-    from deploy_targets.endpoint import endpoint_schema
-
-    typer.echo(json.dumps(endpoint_schema(), indent=1))
-
-
 @app.command(epilog="Example: shipway doctor")
 def doctor(file: File = DEFAULT_FILE) -> None:
     """Look for what keeps Shipway from working here, and say what to do about it."""
+    _check_local("doctor")
     from deploy_targets.local.doctor import examine
 
     findings = examine(file)
@@ -338,13 +336,17 @@ def gc(
     """List, or delete, the versions and bytes that no alias, rollout or retention rule needs."""
     from datetime import timedelta
 
-    from deploy_targets.local.operate import collect_garbage
+    from deploy_targets.operate import collect_garbage
     from registry.retention import Retention
 
     composition = _compose(file)
     rule = Retention(keep_last=keep_last, keep_for=timedelta(days=keep_days))
     for line in collect_garbage(
-        composition.registry(), composition.artifacts(), composition.store(), rule, delete=delete
+        composition.registry(),
+        composition.artifacts(),
+        composition.all_states(),
+        rule,
+        delete=delete,
     ):
         _say(line)
 
@@ -352,6 +354,7 @@ def gc(
 @app.command(epilog="Example: shipway demo")
 def demo(file: File = DEFAULT_FILE) -> None:
     """Walk through the main job on this machine: a first release, a good challenger, a bad one."""
+    _check_local("demo")
     from deploy_targets.local.demo import run_demo
 
     run_demo(file, console=_console)

@@ -1,7 +1,7 @@
 """Where the cluster is, and the adapter for an endpoint there. Read by the commands and the controller alike.
 
 A controller outside the cluster needs two more addresses than the API server's: the Gateway's, for smoke tests, and the
-guard's, for the counts. State in objects of the cluster and election by Lease are not here yet.
+guard's, for the counts. The controller's own objects in a cluster are `in_cluster`.
 """
 
 import random
@@ -9,8 +9,10 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Annotated
 
 import httpx2
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy_targets.cluster import Cluster, connect
@@ -35,7 +37,11 @@ class ClusterSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True, extra="ignore")
 
     kube_context: str | None = None
-    """The context of KUBECONFIG in which endpoints on a cluster are deployed. The controller wants it named."""
+    """The context of KUBECONFIG in which endpoints on a cluster are deployed. Outside a cluster it has to be named."""
+    namespace: str = "shipway"
+    """Where a controller that lives in the cluster has its Lease and its states: the controller's own namespace."""
+    pod_api_host: Annotated[str | None, Field(validation_alias="KUBERNETES_SERVICE_HOST")] = None
+    """Set by Kubernetes in every pod: the cluster around it is meant where no context is named."""
     gateway_url: str | None = None
     """Where the Gateway answers, seen from the controller: smoke tests go there under the endpoint's hostname."""
     guard_metrics_url: str | None = None
@@ -50,6 +56,20 @@ def open_cluster(context: str | None) -> Cluster:
         BadInput: there is none.
     """
     return Cluster(connect(context), sleep=time.sleep, jitter=random.random)
+
+
+def check_rollable(endpoint: Endpoint) -> None:
+    """Refuses an endpoint on a cluster that no controller could roll out.
+
+    Raises:
+        BadInput: nothing speaks OpenAI's protocol there.
+    """
+    if endpoint.target is not TargetKind.RAY_SERVE:
+        message = (
+            f"Endpoint {endpoint.name} names target {endpoint.target}, which the controller cannot roll out yet: nothing "
+            "speaks OpenAI's protocol before Triton in a cluster. `shipway render` and `shipway diff` know it already."
+        )
+        raise BadInput(message)
 
 
 def cluster_target(

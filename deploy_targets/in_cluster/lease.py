@@ -4,6 +4,7 @@ The clock is one that goes on while the process, or its machine, is suspended: w
 before the first answer of the API server. A renewal counts from before it was asked for, and only once it was confirmed.
 """
 
+import math
 import threading
 import time
 import uuid
@@ -31,6 +32,7 @@ LEASE_NAME = "shipway-controller"
 _LABELS = {"app.kubernetes.io/part-of": "shipway", "app.kubernetes.io/managed-by": "shipway"}
 _HINT_ATTEMPTS = 3
 """Somebody who leaves a hint may come between a reading and a renewal; twice in a row is chance, thrice is a fault."""
+_LOOK_S = 0.5
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux counts a suspended machine's time in the first alone."""
 
@@ -105,9 +107,10 @@ class LeaseLeadership:
     def knows(self) -> bool:
         """See `Leadership`."""
         seen = self._seen
-        return self._holds() or (
-            seen is not None and self._steady() - seen.at_s < self._terms.duration_s
-        )
+        if self._holds() or seen is None:
+            return self._holds()
+        is_anothers = seen.spec.get("holderIdentity") not in {None, "", self._identity}
+        return is_anothers and self._steady() - seen.at_s < self._terms.duration_s
 
     def hint(self) -> None:
         """Looks itself where it leads; else the thread leaves the hint on the Lease, where the leader finds it."""
@@ -229,28 +232,42 @@ def _bare(lease: Object) -> dict[str, Any]:
 def hint_leader(
     cluster: Cluster, *, namespace: str, terms: Terms, sleep: Callable[[float], None]
 ) -> bool:
-    """Has whoever leads look now, from outside; says whether anybody does, by whether the Lease is renewed meanwhile.
+    """Has whoever leads look now, from outside; says whether anybody does.
 
     Raises:
         TargetUnavailable: the API server does not answer, or refuses.
     """
-    for attempt in range(_HINT_ATTEMPTS):
+    for _ in range(_HINT_ATTEMPTS):
         lease = cluster.get(LEASE, namespace, LEASE_NAME)
-        if lease is None or not part(lease, "spec").get("holderIdentity"):
+        if lease is None:
             return False
         try:
             left = cluster.replace(LEASE, with_hint(_bare(lease), uuid.uuid4().hex))
         except ObjectChanged:
-            if attempt == _HINT_ATTEMPTS - 1:
-                raise
             continue
-        break
-    else:
+        return is_renewed(cluster, left, namespace=namespace, terms=terms, sleep=sleep)
+    message = "The Lease changed each time a hint was to be left on it. Try again."
+    raise ObjectChanged(message)
+
+
+def is_renewed(
+    cluster: Cluster,
+    lease: Object,
+    *,
+    namespace: str,
+    terms: Terms,
+    sleep: Callable[[float], None],
+) -> bool:
+    """Whether the Lease is held and its holder renews it. Waits for that, at the most as long as a holder may take.
+
+    Raises:
+        TargetUnavailable: the API server does not answer, or refuses.
+    """
+    if not part(lease, "spec").get("holderIdentity"):
         return False
-    looks = 4
-    for _ in range(looks):
-        sleep(terms.renew_deadline_s / looks)
+    for _ in range(math.ceil(terms.renew_deadline_s / _LOOK_S)):
+        sleep(_LOOK_S)
         now = cluster.get(LEASE, namespace, LEASE_NAME)
-        if now is None or now["spec"] != left["spec"]:
-            return now is not None and bool(now["spec"].get("holderIdentity"))
+        if part(now or {}, "spec") != lease["spec"]:
+            return bool(part(now or {}, "spec").get("holderIdentity"))
     return False

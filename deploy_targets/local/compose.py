@@ -5,22 +5,25 @@ stack speaks to the local stack.
 """
 
 import uuid
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
 
+from deploy_targets.control_plane import read_endpoint_file, utc_now
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.kubernetes_targets import (
     ClusterSettings,
+    check_rollable,
     cluster_counters,
     cluster_smoke,
     open_cluster,
 )
 from deploy_targets.local.adapter import LocalTarget
+from deploy_targets.local.file_lock import FileLeadership
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.local.parts import BUCKET, s3_environment
 from deploy_targets.local.split import Split
@@ -29,7 +32,6 @@ from deploy_targets.local.stack import (
     environment,
     inherited_environment,
     load_stack,
-    read_endpoint_file,
 )
 from deploy_targets.local.triton_adapter import LocalTritonTarget
 from deploy_targets.ray_serve.adapter import ray_target
@@ -37,6 +39,7 @@ from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
 from deploy_targets.rollout.observe import GuardMetrics
+from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.store import SqliteStore
@@ -48,11 +51,6 @@ from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 
 _TIMEOUT_S = 10.0
-
-
-def utc_now() -> datetime:
-    """The clock of the shell."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +113,18 @@ class Composition:
         """The rollouts' states."""
         return SqliteStore(self.home.state_file)
 
+    def all_states(self) -> SqliteStore:
+        """The same."""
+        return self.store()
+
+    def leadership(self, settings: ControllerSettings) -> FileLeadership:  # noqa: ARG002 - a lock has no durations
+        """A lock in the home: of two controllers one waits."""
+        return FileLeadership(self.home.folder("controller") / "leader.lock")
+
+    def parts(self) -> Mapping[str, bool]:
+        """The processes of the stack."""
+        return self.info.alive()
+
     def target(self, endpoint: Endpoint) -> LocalTarget | LocalTritonTarget | GatewayTarget:
         """The target of one endpoint: on this machine, or on the cluster of the kube context that is set."""
         if endpoint.target is TargetKind.RAY_SERVE:
@@ -175,8 +185,8 @@ class Composition:
             record=Journal(self.tracking(), endpoint),
         )
 
-    def wake_controller(self) -> bool:
-        """Has the controller look now instead of at the end of its pause, and says whether it heard."""
+    def wake_controller(self) -> str:
+        """Has the controller look now instead of at the end of its pause; what to do where it did not hear."""
         delivery, stamp = uuid.uuid4().hex, str(int(utc_now().timestamp()))
         secret = self.home.secrets().webhook_secret
         headers = {
@@ -186,9 +196,12 @@ class Composition:
         }
         url = f"http://127.0.0.1:{self.info.ports['controller']}{HOOK_PATH}"
         try:
-            return httpx2.post(url, headers=headers, timeout=_TIMEOUT_S).is_success
+            answer = httpx2.post(url, headers=headers, timeout=_TIMEOUT_S)
         except httpx2.HTTPError:
-            return False
+            return "The controller does not answer, so nothing happens yet. `shipway up` starts it."
+        if answer.is_success:
+            return ""
+        return f"The controller refused the hint ({answer.status_code}), so it looks when its pause is over."
 
     def status(self, endpoint: Endpoint) -> Status:
         """Where the endpoint stands now."""
@@ -203,12 +216,7 @@ class Composition:
 
 def _check_cluster(endpoint: Endpoint) -> None:
     """Refuses an endpoint on a cluster that this controller could not drive."""
-    if endpoint.target is not TargetKind.RAY_SERVE:
-        message = (
-            f"Endpoint {endpoint.name} names target {endpoint.target}, which the controller cannot roll out yet: nothing "
-            "speaks OpenAI's protocol before Triton in a cluster. `shipway render` and `shipway diff` know it already."
-        )
-        raise BadInput(message)
+    check_rollable(endpoint)
     if ClusterSettings().kube_context is None:
         message = (
             f"Endpoint {endpoint.name} names target {endpoint.target}, and no cluster was named. Set SHIPWAY_KUBE_CONTEXT "

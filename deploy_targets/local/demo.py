@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deploy_targets.control_plane import utc_now
 from deploy_targets.judge_policy import Exposure
 from deploy_targets.load import LoadPlan, LoadReport
 from deploy_targets.local import stack
-from deploy_targets.local.compose import Composition, utc_now
+from deploy_targets.local.compose import Composition
 from deploy_targets.local.demo_traffic import Traffic, talk
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.rollout.journal import PastRollout, past_rollouts

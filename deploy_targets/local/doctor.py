@@ -9,10 +9,11 @@ from pathlib import Path
 
 import httpx2
 
+from deploy_targets.control_plane import read_endpoint_file
 from deploy_targets.endpoint import TargetKind
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.local.parts import BIN
-from deploy_targets.local.stack import load_stack, read_endpoint_file
+from deploy_targets.local.stack import load_stack
 from deploy_targets.local.triton_server import triton_environment
 from registry.errors import ShipwayError
 

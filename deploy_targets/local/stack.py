@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind, parse_endpoints
+from deploy_targets.control_plane import read_endpoint_file
+from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.local import parts
 from deploy_targets.local.home import Home, Secrets, write_private
 from deploy_targets.local.process import (
@@ -35,7 +36,6 @@ from registry.artifact_store import connect_store
 from registry.errors import (
     ArtifactStoreUnavailable,
     ComponentNotReady,
-    EndpointFileInvalid,
 )
 from registry.settings import RegistrySettings
 
@@ -115,20 +115,6 @@ def load_stack(home: Home) -> StackInfo | None:
             "Remove it and run `shipway down`; the data stays."
         )
         raise ComponentNotReady(message) from error
-
-
-def read_endpoint_file(path: Path) -> EndpointFile:
-    """The endpoints declared at `path`.
-
-    Raises:
-        EndpointFileInvalid: it cannot be read, or is not valid.
-    """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        message = f"The endpoint file {path} cannot be read ({error.strerror}). Name another one with --file."
-        raise EndpointFileInvalid(message) from error
-    return parse_endpoints(text, origin=str(path))
 
 
 def up(home: Home, endpoint_file: Path, *, announce: Announce) -> StackInfo:

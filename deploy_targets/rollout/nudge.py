@@ -67,9 +67,13 @@ def sign_hint(secret: str, *, delivery: str, stamp: str, body: bytes) -> str:
 
 
 def nudge_app(
-    check: HintCheck, *, wake: Callable[[], None], is_alive: Callable[[], bool]
+    check: HintCheck,
+    *,
+    wake: Callable[[], None],
+    is_alive: Callable[[], bool],
+    is_ready: Callable[[], bool],
 ) -> Starlette:
-    """The controller's small HTTP side: POST /hooks/mlflow and GET /healthz."""
+    """The controller's small HTTP side: POST /hooks/mlflow, GET /healthz and GET /readyz."""
 
     async def receive(request: Request) -> Response:
         body = await _bounded_body(request)
@@ -82,12 +86,23 @@ def nudge_app(
         return JSONResponse({"accepted": True})
 
     async def health(_: Request) -> Response:
-        status = HTTPStatus.OK if is_alive() else HTTPStatus.SERVICE_UNAVAILABLE
-        return JSONResponse({"alive": is_alive()}, status_code=status)
+        return _said("alive", holds=is_alive())
+
+    async def readiness(_: Request) -> Response:
+        return _said("ready", holds=is_ready())
 
     return Starlette(
-        routes=[Route(HOOK_PATH, receive, methods=["POST"]), Route("/healthz", health)]
+        routes=[
+            Route(HOOK_PATH, receive, methods=["POST"]),
+            Route("/healthz", health),
+            Route("/readyz", readiness),
+        ]
     )
+
+
+def _said(what: str, *, holds: bool) -> Response:
+    status = HTTPStatus.OK if holds else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse({what: holds}, status_code=status)
 
 
 async def _bounded_body(request: Request) -> bytes | None:

@@ -3,9 +3,9 @@
 What is promised to users is in the endpoint file instead.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,6 +21,27 @@ class ControllerSettings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = 8
     """Endpoints that are looked at at the same time."""
     controller_port: Annotated[int, Field(ge=0, le=65535)] = 8090
-    """Health and webhook receiver, on loopback; 0 takes a free one."""
+    """Health and webhook receiver; 0 takes a free one."""
+    controller_host: str = "127.0.0.1"
+    """The address on which they listen. In a pod it is 0.0.0.0, so that probes and MLflow reach them."""
+    controller_url: str | None = None
+    """Where MLflow reaches the receiver, for example http://shipway-controller.shipway:8090. Without it a controller that listens beyond loopback sets no webhook up."""
     webhook_secret: SecretStr | None = None
     """With which MLflow signs its webhooks; without it every hint is refused, and polling alone drives the loop."""
+    lease_duration_s: Annotated[float, Field(ge=1)] = 15
+    """On Kubernetes: a controller that did not renew its Lease for so long is followed by another one."""
+    lease_renew_deadline_s: Annotated[float, Field(gt=0)] = 10
+    """On Kubernetes: a controller acts no longer after its last confirmed renewal than this."""
+    lease_retry_s: Annotated[float, Field(gt=0)] = 2
+    """On Kubernetes: between two attempts to renew the Lease, or to get it."""
+
+    @model_validator(mode="after")
+    def _check_lease(self) -> Self:
+        if not self.lease_retry_s < self.lease_renew_deadline_s < self.lease_duration_s:
+            message = (
+                f"SHIPWAY_LEASE_RETRY_S ({self.lease_retry_s:g}) must be below SHIPWAY_LEASE_RENEW_DEADLINE_S "
+                f"({self.lease_renew_deadline_s:g}), and that below SHIPWAY_LEASE_DURATION_S ({self.lease_duration_s:g}): "
+                "else two controllers could lead at once."
+            )
+            raise ValueError(message)
+        return self

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from deploy_targets.cli import main
+from deploy_targets.control_plane import read_endpoint_file
 from deploy_targets.load import LoadPlan
 from deploy_targets.local import stack
 from deploy_targets.local.compose import Composition
@@ -29,7 +30,7 @@ from deploy_targets.local.demo_traffic import Traffic as Clients
 from deploy_targets.local.demo_traffic import talk
 from deploy_targets.local.home import Home
 from deploy_targets.local.process import ProcessRecord, find_marked
-from deploy_targets.local.stack import StackInfo, read_endpoint_file
+from deploy_targets.local.stack import StackInfo
 from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
 from deploy_targets.target import Observed

@@ -29,7 +29,12 @@ class Receiver:
     def __init__(self, secret: str | None = "s3cret") -> None:
         self.clock = FakeClock()
         self.woken = 0
-        app = nudge_app(HintCheck(secret, self.clock), wake=self._wake, is_alive=lambda: True)
+        app = nudge_app(
+            HintCheck(secret, self.clock),
+            wake=self._wake,
+            is_alive=lambda: True,
+            is_ready=lambda: False,
+        )
         self.client = TestClient(app)
 
     def _wake(self) -> None:

@@ -1,15 +1,20 @@
-"""The store's promise: a state comes back as it was, and only the first of two savers wins."""
+"""The promise of every store: a state comes back as it was, and only the first of two savers wins."""
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from deploy_targets.cluster import Cluster
+from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.rollout.state import (
     Counts,
     EndedRollout,
+    EndpointState,
     Evidence,
     MetricEvidence,
     Outcome,
@@ -72,25 +77,54 @@ def a_full_state():
     )
 
 
-def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "config maps"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
+    """A new client of one and the same store, at each call."""
+    if request.param == "sqlite":
+        return lambda: SqliteStore(tmp_path / "s.db")
+    server = request.getfixturevalue("cluster")
+    namespace = server.a_namespace()
+    return lambda: ConfigMapStore(
+        Cluster(server.admin, sleep=lambda _: None, jitter=lambda: 0.0), namespace=namespace
+    )
+
+
+def test_what_was_never_saved_is_empty(store: Callable[[], Any]) -> None:
+    assert store().load("chat") == (EndpointState(endpoint="chat"), "")
+    assert store().states() == ()
+
+
+def test_a_state_comes_back_as_it_was_saved(store: Callable[[], Any]) -> None:
     state = a_full_state()
-    SqliteStore(tmp_path / "s.db").save(state, expected=0)
-    assert SqliteStore(tmp_path / "s.db").load("chat") == (state, 1)
+    revision = store().save(state, expected="")
+    assert store().load("chat") == (state, revision)
+    assert store().states() == (state,)
 
 
-def test_of_two_savers_from_the_same_revision_the_second_is_told(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "s.db")
-    for first in (0, 1):
-        store.save(a_state(), expected=first)
-        with pytest.raises(StateConflict):
-            store.save(a_state("9"), expected=first)
-    assert store.load("chat") == (a_state(), 2)
+def test_of_two_savers_from_the_same_revision_the_second_is_told(store: Callable[[], Any]) -> None:
+    revision = ""
+    for _ in range(2):
+        after = store().save(a_state(), expected=revision)
+        assert after not in {"", revision}
+        with pytest.raises(StateConflict, match="somebody else saved it"):
+            store().save(a_state("9"), expected=revision)
+        revision = after
+    assert store().load("chat") == (a_state(), revision)
+
+
+def test_endpoints_do_not_meet(store: Callable[[], Any]) -> None:
+    other = replace(a_state("3"), endpoint="other")
+    store().save(a_state(), expected="")
+    store().save(other, expected="")
+    assert store().load("chat").state == a_state()
+    assert store().load("other").state == other
+    assert sorted(one.endpoint for one in store().states()) == ["chat", "other"]
 
 
 @pytest.mark.parametrize("document", ['{"schema": 99}', "{", '{"schema": 1, "endpoint": 3}', "[]"])
 def test_a_state_of_another_schema_is_refused_not_guessed(tmp_path: Path, document: str) -> None:
     store = SqliteStore(tmp_path / "s.db")
-    store.save(a_state(), expected=0)
+    store.save(a_state(), expected="")
     with sqlite3.connect(tmp_path / "s.db") as connection:
         connection.execute("UPDATE endpoint_state SET document = ?", (document,))
     connection.close()

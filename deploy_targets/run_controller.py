@@ -1,4 +1,4 @@
-"""The controller as a process: the loop in the main thread, health and webhook receiver beside it."""
+"""The controller as a process: the loop in the main thread, beside it health, webhook receiver and standing for election."""
 
 import logging
 import signal
@@ -8,7 +8,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from deploy_targets.local.compose import Composition, utc_now
+from deploy_targets.control_plane import ControlPlane, utc_now
 from deploy_targets.rollout.controller import Controller
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
@@ -17,11 +17,12 @@ from registry.errors import RegistryUnavailable
 from registry.events import Event
 
 _HOOK_NAME = "shipway"
+_LOOPBACK = "127.0.0.1"
 _log = structlog.get_logger()
 
 
-def run_controller(composition: Composition) -> None:
-    """Runs until SIGTERM or SIGINT; a tick in progress is finished first."""
+def run_controller(plane: ControlPlane) -> None:
+    """Runs until SIGTERM or SIGINT; ticks in progress are finished first, then leadership is let go."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -33,20 +34,23 @@ def run_controller(composition: Composition) -> None:
     )
     settings = ControllerSettings()
     secret = settings.webhook_secret
-    registry = composition.registry()
+    registry = plane.registry()
+    leadership = plane.leadership(settings)
     controller = Controller(
-        tuple(composition.unit(endpoint) for endpoint in composition.file.endpoints),
+        tuple(plane.unit(endpoint) for endpoint in plane.file.endpoints),
         registry=registry,
-        store=composition.store(),
+        store=plane.store(),
         clock=utc_now,
-        leads=lambda: True,
+        leads=leadership.leads,
     )
     loop = Loop(controller.names, controller.tick, settings=settings)
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
     server = uvicorn.Server(
         uvicorn.Config(
-            nudge_app(check, wake=loop.wake, is_alive=loop.is_alive),
-            host="127.0.0.1",
+            nudge_app(
+                check, wake=leadership.hint, is_alive=loop.is_alive, is_ready=leadership.knows
+            ),
+            host=settings.controller_host,
             port=settings.controller_port,
             access_log=False,
             log_level="warning",
@@ -61,16 +65,21 @@ def run_controller(composition: Composition) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if secret is not None:
+    leadership.begin(loop.wake)
+    url = settings.controller_url
+    if url is None and settings.controller_host == _LOOPBACK:
+        url = f"http://{_LOOPBACK}:{settings.controller_port}"
+    if secret is not None and url is not None:
         try:
             registry.ensure_webhook(
                 name=_HOOK_NAME,
-                url=f"http://127.0.0.1:{settings.controller_port}{HOOK_PATH}",
+                url=f"{url.rstrip('/')}{HOOK_PATH}",
                 secret=secret.get_secret_value(),
                 events=HOOK_EVENTS,
             )
         except RegistryUnavailable as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
     loop.run()
+    leadership.end()
     server.should_exit = True
     thread.join(timeout=5)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy_targets.cluster import Cluster
+from deploy_targets.control_plane import StateStore
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.kubernetes_targets import cluster_target
 from deploy_targets.local.envoy import Backend, render_routes
@@ -17,9 +18,9 @@ from deploy_targets.manifest import Manifest, canonical_yaml, check_distinct, re
 from deploy_targets.monitoring.manifests import monitoring_manifests
 from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.ray_serve.serve_config import render_application
+from deploy_targets.rollout.controller import Store
 from deploy_targets.rollout.state import EndpointState, Override
 from deploy_targets.rollout.status import Status
-from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service
 from deploy_targets.triton.model_config import (
@@ -72,7 +73,7 @@ def request_promotion(
 
 
 def request_rollback(
-    store: SqliteStore,
+    store: Store,
     registry: Callable[[], MlflowRegistry],
     endpoint: Endpoint,
     *,
@@ -245,7 +246,7 @@ def write_documents(documents: dict[str, str], folder: Path) -> str:
 def collect_garbage(
     registry: MlflowRegistry,
     artifacts: ArtifactStore,
-    store: SqliteStore,
+    store: StateStore,
     rule: Retention,
     *,
     delete: bool,

@@ -1,0 +1,173 @@
+"""Builds the clients of a controller that lives in a cluster: for its own process there, and for people outside.
+
+The environment says where all is: MLflow's and AWS' own variables, SHIPWAY_NAMESPACE, and for people the context of their
+KUBECONFIG in SHIPWAY_KUBE_CONTEXT. The same commands as on one machine work on it.
+"""
+
+import random
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy_targets.cluster import LEASE, Cluster, connect
+from deploy_targets.control_plane import read_endpoint_file, utc_now
+from deploy_targets.endpoint import Endpoint, EndpointFile
+from deploy_targets.gateway_split import GatewayTarget
+from deploy_targets.in_cluster.election import Terms
+from deploy_targets.in_cluster.lease import LEASE_NAME, LeaseLeadership, hint_leader, is_renewed
+from deploy_targets.in_cluster.state_store import ConfigMapStore
+from deploy_targets.kubernetes_targets import (
+    ClusterSettings,
+    check_rollable,
+    cluster_counters,
+    cluster_smoke,
+    cluster_target,
+    open_cluster,
+)
+from deploy_targets.rollout.controller import Unit
+from deploy_targets.rollout.journal import Journal
+from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.status import Status, summarise
+from deploy_targets.target import Observed
+from deploy_targets.triton.knative import KnativeTarget
+from registry.artifact_store import ArtifactStore, connect_store
+from registry.errors import BadInput, TargetUnavailable
+from registry.mlflow_registry import MlflowRegistry
+from registry.settings import RegistrySettings
+from registry.tracking import Tracking, connect_mlflow
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterComposition:
+    """A cluster, the endpoints that are rolled out there, and where the rest is."""
+
+    file: EndpointFile
+    cluster: Cluster
+    settings: ClusterSettings
+    registry_settings: RegistrySettings
+
+    @classmethod
+    def of_environment(cls, file: Path) -> "ClusterComposition":
+        """What the environment names, with the endpoints that `file` declares. Nothing is contacted.
+
+        Raises:
+            BadInput: no cluster is named, or an endpoint is not for one.
+        """
+        settings = ClusterSettings()
+        if settings.kube_context is None and settings.pod_api_host is None:
+            message = (
+                "SHIPWAY_CONTROL_PLANE is kubernetes, and no cluster was named. Set SHIPWAY_KUBE_CONTEXT to a context of "
+                "KUBECONFIG."
+            )
+            raise BadInput(message)
+        declared = read_endpoint_file(file)
+        for endpoint in declared.endpoints:
+            if endpoint.target.is_local:
+                message = (
+                    f"Endpoint {endpoint.name} is for target {endpoint.target}, which a controller in a cluster cannot "
+                    "reach. Move it into the endpoint file of a local stack."
+                )
+                raise BadInput(message)
+            check_rollable(endpoint)
+        return cls(declared, open_cluster(settings.kube_context), settings, RegistrySettings())
+
+    def registry(self) -> MlflowRegistry:
+        """The model registry."""
+        return MlflowRegistry(connect_mlflow(self.registry_settings))
+
+    def tracking(self) -> Tracking:
+        """The runs."""
+        return Tracking(connect_mlflow(self.registry_settings))
+
+    def artifacts(self) -> ArtifactStore:
+        """The models in S3, with the credentials of AWS' own chain."""
+        return connect_store(self.registry_settings)
+
+    def store(self) -> ConfigMapStore:
+        """The rollouts' states."""
+        return ConfigMapStore(self.cluster, namespace=self.settings.namespace)
+
+    def all_states(self) -> ConfigMapStore:
+        """The same."""
+        return self.store()
+
+    def target(self, endpoint: Endpoint) -> GatewayTarget | KnativeTarget:
+        """The target of one endpoint."""
+        return cluster_target(endpoint, self.cluster, repository=lambda release: release.source)
+
+    def unit(self, endpoint: Endpoint) -> Unit:
+        """Everything that the controller needs for one endpoint.
+
+        Raises:
+            BadInput: SHIPWAY_GUARD_METRICS_URL or SHIPWAY_GATEWAY_URL is not set.
+        """
+        return Unit(
+            endpoint=endpoint,
+            target=self.target(endpoint),
+            counters=cluster_counters(endpoint, self.settings, clock=utc_now),
+            smoke=cluster_smoke(endpoint, self.settings),
+            record=Journal(self.tracking(), endpoint),
+        )
+
+    def leadership(self, settings: ControllerSettings) -> LeaseLeadership:
+        """The Lease, on connections of its own: it asks once, and must know within half its deadline."""
+        terms = _terms(settings)
+        return LeaseLeadership(
+            Cluster(
+                connect(self.settings.kube_context),
+                sleep=time.sleep,
+                jitter=random.random,
+                attempts=1,
+                answer_s=terms.renew_deadline_s / 2,
+            ),
+            namespace=self.settings.namespace,
+            identity=f"{socket.gethostname()}_{uuid.uuid4().hex}",
+            terms=terms,
+            clock=utc_now,
+        )
+
+    def wake_controller(self) -> str:
+        """Leaves a hint on the Lease; its holder finds it at the next renewal."""
+        heard = hint_leader(
+            self.cluster,
+            namespace=self.settings.namespace,
+            terms=_terms(ControllerSettings()),
+            sleep=time.sleep,
+        )
+        return "" if heard else self._not_running()
+
+    def status(self, endpoint: Endpoint) -> Status:
+        """Where the endpoint stands now."""
+        observed: Observed | None
+        try:
+            observed = self.target(endpoint).observe()
+        except TargetUnavailable:
+            observed = None
+        return summarise(endpoint, self.store().load(endpoint.name).state, observed)
+
+    def parts(self) -> Mapping[str, bool]:
+        """The controller: whether its Lease is being renewed. That takes a few seconds to see."""
+        namespace = self.settings.namespace
+        lease = self.cluster.get(LEASE, namespace, LEASE_NAME)
+        terms = _terms(ControllerSettings())
+        runs = lease is not None and is_renewed(
+            self.cluster, lease, namespace=namespace, terms=terms, sleep=time.sleep
+        )
+        return {"controller": runs}
+
+    def _not_running(self) -> str:
+        return (
+            "No controller renews its Lease, so nothing happens yet. `kubectl get pods -n "
+            f"{self.settings.namespace}` says whether one runs."
+        )
+
+
+def _terms(settings: ControllerSettings) -> Terms:
+    return Terms(
+        duration_s=settings.lease_duration_s,
+        renew_deadline_s=settings.lease_renew_deadline_s,
+        retry_s=settings.lease_retry_s,
+    )

@@ -1,0 +1,67 @@
+"""Leadership on one machine: a lock on a file, which the kernel frees with the process that held it."""
+
+import fcntl
+import threading
+from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
+
+import structlog
+
+from registry.events import Event
+
+_log = structlog.get_logger()
+
+
+class FileLeadership:
+    """One candidate for the lock. It cannot be lost while the process lives, however long that was paused."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` is made if it is not there; its folder must exist."""
+        self._path = path
+        self._file: TextIOWrapper | None = None
+        self._is_ended = False
+        self._asking = threading.Lock()
+        self._look: Callable[[], None] = _nothing
+
+    def begin(self, look: Callable[[], None]) -> None:
+        """See `Leadership`. Nothing runs beside the loop: each question whether it leads tries anew."""
+        self._look = look
+
+    def leads(self) -> bool:
+        """See `Leadership`."""
+        with self._asking:
+            if self._file is None and not self._is_ended:
+                self._file = self._locked()
+            return self._file is not None
+
+    def knows(self) -> bool:
+        """Always: who does not get the lock knows that another one has it."""
+        return True
+
+    def hint(self) -> None:
+        """Has the loop look: it will find out whether it leads."""
+        self._look()
+
+    def end(self) -> None:
+        """Frees the lock."""
+        with self._asking:
+            self._is_ended = True
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+                _log.info(Event.LEADERSHIP_RELEASED, lock=str(self._path))
+
+    def _locked(self) -> TextIOWrapper | None:
+        file = self._path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        _log.info(Event.LEADERSHIP_GAINED, lock=str(self._path))
+        return file
+
+
+def _nothing() -> None:
+    """Before anybody asked to be told."""
