@@ -18,7 +18,7 @@ from registry.errors import BadInput, TargetRefused, TargetUnavailable
 from tests.builders import a_ray_endpoint, a_release
 from tests.contracts.syncer import Syncer, a_repository, git, messages
 from tests.contracts.test_rollouts import Stage, repository
-from tests.install.rights import read_only
+from tests.install.rights import committed
 
 
 class GitStage(Stage):
@@ -37,7 +37,7 @@ class GitStage(Stage):
         self.restart()
 
     def rights(self) -> list[Any]:
-        return read_only(super().rights())
+        return committed("triton-git" if self.way == "standard" else f"{self.way}-git")
 
     def fresh_target(self) -> Target:
         place = self.endpoint.cluster.git

@@ -15,10 +15,11 @@ import pytest
 import yaml
 from kubernetes import client
 
-from tests.install.rights import INSTALL
 from tests.kubernetes_api.cluster import Cluster
+from tests.repo.reference import ROOT
 
 Body = Mapping[str, Any]
+INSTALL = ROOT / "deploy_targets" / "install"
 _FIRST_WITH_FOLDERS_AS_RESOURCES = 21
 _CLUSTER_WIDE = {"Namespace"}
 _PLURALS = {"NetworkPolicy": "networkpolicies"}

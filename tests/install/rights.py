@@ -6,6 +6,7 @@ operators' CRD files, as the stand-in for an API server does.
 """
 
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,10 +21,11 @@ from deploy_targets.in_cluster.election import Terms
 from deploy_targets.in_cluster.lease import LEASE_NAME, LeaseLeadership
 from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.install.guard import NAMESPACE
-from deploy_targets.ray_serve.adapter import ray_target
+from deploy_targets.kubernetes_targets import cluster_target
+from deploy_targets.placement import Git
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Readiness, Target
-from deploy_targets.triton.adapter import triton_target
+from registry.errors import TargetRefused, TargetUnavailable
 from tests.builders import (
     GATEWAY,
     FakeClock,
@@ -34,16 +36,26 @@ from tests.builders import (
     a_triton_endpoint,
 )
 from tests.contracts.operators import Operators
+from tests.contracts.syncer import Syncer, a_repository
+from tests.install.kustomize import INSTALL
 from tests.kubernetes_api import cluster as clusters
 from tests.kubernetes_api.rbac import Attempt
 from tests.kubernetes_api.resources import crd_folder, read_catalogue
 from tests.repo.reference import ROOT
 
-INSTALL = ROOT / "deploy_targets" / "install"
 ACCOUNT = "shipway-controller"
 HOME = "controller"
 """The controller's rights in its own namespace, which an endpoint's are not."""
-WAYS: tuple[str, ...] = (HOME, "ray-serve", "triton", "triton-knative")
+BY_GIT = "-git"
+"""Ends the name of a way where somebody else applies what Shipway writes: reading is enough there."""
+WAYS: tuple[str, ...] = (
+    HOME,
+    "ray-serve",
+    "ray-serve-git",
+    "triton",
+    "triton-git",
+    "triton-knative",
+)
 _GROUP = "rbac.authorization.k8s.io"
 _EVERYTHING = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
 _HEAD = "# Written by `make docs` from the calls that the controller makes; a test proves that none is too much.\n"
@@ -51,7 +63,11 @@ _HEAD = "# Written by `make docs` from the calls that the controller makes; a te
 Body = Mapping[str, Any]
 
 
-def _endpoint(way: str, namespace: str) -> Endpoint:
+def _endpoint(way: str, namespace: str, repository: Path | None) -> Endpoint:
+    if repository is not None:
+        alike = _endpoint(way.removesuffix(BY_GIT), namespace, None)
+        place = {"git": Git(repository=str(repository))}
+        return alike.model_copy(update={"kubernetes": alike.cluster.model_copy(update=place)})
     match way:
         case "ray-serve":
             own = {"namespace": namespace, "gateway": GATEWAY, "image": "engine:1"}
@@ -64,12 +80,10 @@ def _endpoint(way: str, namespace: str) -> Endpoint:
 
 def _target(endpoint: Endpoint, api: client.ApiClient) -> Target:
     cluster = Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0)
-    if endpoint.target == "ray-serve":
-        return ray_target(endpoint, cluster)
-    return triton_target(endpoint, cluster, repository=lambda release: release.source)
+    return cluster_target(endpoint, cluster, repository=lambda release: release.source)
 
 
-def walk(way: str, namespace: str, api: client.ApiClient, operators: Operators) -> None:
+def walk(way: str, namespace: str, api: client.ApiClient, running: clusters.Cluster) -> None:
     """Every call that the controller makes in its own namespace, or in one with endpoints of that kind.
 
     Raises:
@@ -77,8 +91,13 @@ def walk(way: str, namespace: str, api: client.ApiClient, operators: Operators) 
     """
     if way == HOME:
         walk_at_home(namespace, api)
+    elif way.endswith(BY_GIT):
+        with tempfile.TemporaryDirectory() as folder:
+            bare = a_repository(Path(folder))
+            endpoint = _endpoint(way, namespace, bare)
+            walk_through(endpoint, api, running, sync=Syncer(running, bare).sync)
     else:
-        walk_through(way, namespace, api, operators)
+        walk_through(_endpoint(way, namespace, None), api, running, sync=lambda: None)
 
 
 def walk_at_home(namespace: str, api: client.ApiClient) -> None:
@@ -99,11 +118,19 @@ def walk_at_home(namespace: str, api: client.ApiClient) -> None:
     assert store.load("chat").state == a_state()
 
 
-def walk_through(way: str, namespace: str, api: client.ApiClient, operators: Operators) -> None:
+def walk_through(
+    endpoint: Endpoint,
+    api: client.ApiClient,
+    running: clusters.Cluster,
+    *,
+    sync: Callable[[], None],
+) -> None:
     """A release that is given up, one that serves, a challenger that does not start and is taken back, one that is promoted."""
-    target = _target(_endpoint(way, namespace), api)
+    target = _target(endpoint, api)
+    operators = Operators(running.admin, endpoint.cluster.namespace)
 
     def look() -> Mapping[str, Any]:
+        sync()
         for _ in range(3):
             operators.reconcile()
         return target.observe().revisions
@@ -119,11 +146,16 @@ def walk_through(way: str, namespace: str, api: client.ApiClient, operators: Ope
     operators.broken["9"] = "the engine gave up"
     target.apply(a_release("9"))
     assert look()["9"].readiness is not Readiness.READY
-    target.apply(a_release("9"))
+    try:
+        target.apply(a_release("9"))
+    except TargetRefused:
+        raise
+    except TargetUnavailable:
+        assert endpoint.cluster.git is not None  # there it has to be pruned first
     look()
     target.retire("9")
     look()
-    if way == "triton-knative":
+    if endpoint.cluster.gateway is None:
         target.retire("9")  # the spec is given back first, then rolled out again
         look()
     target.apply(a_release("7"))
@@ -147,7 +179,7 @@ def record(way: str) -> list[Body]:
     with clusters.a_cluster(read_catalogue(crd_folder())) as running:
         namespace = running.a_namespace()
         api = running.an_account(namespace, ACCOUNT, [_EVERYTHING])
-        walk(way, namespace, api, Operators(running.admin, namespace))
+        walk(way, namespace, api, running)
         user = f"system:serviceaccount:{namespace}:{ACCOUNT}"
         return rules_for(running.server.attempts[user])
 
@@ -218,15 +250,6 @@ def rights_in(documents: Iterable[Body]) -> Iterator[tuple[str, str, str]]:
         for rule in document.get("rules", ()):
             for verb in rule["verbs"]:
                 yield rule["apiGroups"][0], rule["resources"][0], verb
-
-
-def read_only(documents: Iterable[Body]) -> list[Body]:
-    """The same, less what changes anything: enough where somebody else applies what Shipway writes."""
-    found = list(documents)
-    for right in tuple(rights_in(found)):
-        if right[2] not in ("get", "list"):
-            found = without(found, right)
-    return found
 
 
 def without(documents: Iterable[Body], right: tuple[str, str, str]) -> list[Body]:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy_targets.cli import app
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.install.guard import (
     GATEWAY_URL,
@@ -114,3 +116,12 @@ def test_an_endpoint_on_this_machine_gets_none_and_one_without_a_gateway_is_refu
     assert render_guards([an_endpoint()]) == ()
     with pytest.raises(ManifestInvalid, match="has no Gateway that Shipway's route could join"):
         render_guards([an_endpoint(), a_knative_endpoint()])
+
+
+def test_the_command_prints_them_as_yaml() -> None:
+    file = INSTALL / "example" / "endpoints.yaml"
+
+    done = CliRunner().invoke(app, ["endpoints", "guards", "-f", str(file)])
+
+    assert done.exit_code == 0
+    assert done.output == (INSTALL / "example" / "guards.yaml").read_text()

@@ -4,7 +4,6 @@ import pytest
 
 from deploy_targets.cluster import Cluster, Kind
 from registry.errors import TargetRefused
-from tests.contracts.operators import Operators
 from tests.install import rights
 
 RIGHTS = [(way, right) for way in rights.WAYS for right in rights.rights_in(rights.committed(way))]
@@ -23,7 +22,7 @@ def test_a_controller_with_these_rights_walks_all_the_way(way, cluster) -> None:
     namespace = cluster.a_namespace()
     api = rights.controller_client(cluster, namespace, rights.committed(way))
 
-    rights.walk(way, namespace, api, Operators(cluster.admin, namespace))
+    rights.walk(way, namespace, api, cluster)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ def test_without_any_one_of_them_it_is_refused(way, right, cluster) -> None:
     api = rights.controller_client(cluster, namespace, fewer)
 
     with pytest.raises(TargetRefused) as refusal:
-        rights.walk(way, namespace, api, Operators(cluster.admin, namespace))
+        rights.walk(way, namespace, api, cluster)
 
     group, kind, verb = right
     assert f'cannot {verb} resource "{kind}"' in str(refusal.value)
@@ -48,7 +47,7 @@ def test_they_hold_in_no_other_namespace(way, cluster) -> None:
     api = rights.controller_client(cluster, here, rights.committed(way))
 
     with pytest.raises(TargetRefused):
-        rights.walk(way, elsewhere, api, Operators(cluster.admin, elsewhere))
+        rights.walk(way, elsewhere, api, cluster)
 
 
 def test_of_leases_it_may_touch_its_own_alone(cluster) -> None:
@@ -58,6 +57,12 @@ def test_of_leases_it_may_touch_its_own_alone(cluster) -> None:
 
     with pytest.raises(TargetRefused, match="cannot get resource"):
         Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0).get(lease, namespace, "another")
+
+
+def test_where_somebody_else_applies_it_may_only_read() -> None:
+    verbs = {verb for way, (_, _, verb) in RIGHTS if way.endswith(rights.BY_GIT)}
+
+    assert verbs == {"get", "list"}
 
 
 def test_there_is_no_wildcard() -> None:
