@@ -3,22 +3,22 @@
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay inside the commands, so that help is instant.
 """
 
+import getpass
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from deploy_targets.endpoint_commands import DEFAULT_FILE, File, endpoints_app
+from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
 from deploy_targets.rollout.commands import judging_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
     from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
-    from deploy_targets.local.compose import Composition
 
 app = typer.Typer(
     name="shipway",
@@ -27,16 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+endpoints_app = typer.Typer(help="The endpoint file.", no_args_is_help=True)
 app.add_typer(endpoints_app, name="endpoints")
+app.add_typer(stack_app)
 app.add_typer(judging_app)
-
-Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_console = Console(highlight=False)
-
-
-def _say(text: str) -> None:
-    _console.print(text, markup=False, soft_wrap=True)
 
 
 def _compose(file: Path) -> "ControlPlane":
@@ -44,62 +38,12 @@ def _compose(file: Path) -> "ControlPlane":
     from deploy_targets.control_plane import ControlPlaneSettings, Place
 
     if ControlPlaneSettings().control_plane is Place.LOCAL:
-        return _local_stack(file)
+        from deploy_targets.local.compose import Composition
+
+        return Composition.of_running_stack(file)
     from deploy_targets.in_cluster.compose import ClusterComposition
 
     return ClusterComposition.of_environment(file)
-
-
-def _local_stack(file: Path) -> "Composition":
-    from deploy_targets.local.compose import Composition
-
-    return Composition.of_running_stack(file)
-
-
-def _check_local(command: str) -> None:
-    """Refuses a command that is about the local stack while the controller is said to live in a cluster."""
-    from deploy_targets.control_plane import ControlPlaneSettings, Place
-
-    if ControlPlaneSettings().control_plane is not Place.LOCAL:
-        message = (
-            f"`shipway {command}` is about the local stack, and SHIPWAY_CONTROL_PLANE says kubernetes. Unset it for the "
-            "local stack; what runs in a cluster is installed and seen by kubectl."
-        )
-        raise BadInput(message)
-
-
-@app.command(epilog="Example: shipway up -f endpoints.yaml")
-def up(file: File = DEFAULT_FILE) -> None:
-    """Start the local stack, or what is missing of it, and wait until it is ready."""
-    _check_local("up")
-    from deploy_targets.local.home import Home, HomeSettings
-    from deploy_targets.local.stack import up as start
-
-    info = start(Home(HomeSettings().home), file, announce=_say)
-    _say(f"MLflow UI   {info.mlflow_url}")
-    for name in (key.removesuffix(".guard") for key in info.ports if key.endswith(".guard")):
-        _say(f"{name:11} {info.url(name, 'guard')}/v1")
-    _say('The API key and the rest of the environment: eval "$(shipway env)"')
-
-
-@app.command(epilog="Example: shipway down")
-def down() -> None:
-    """Stop every part of the local stack; the data stays."""
-    _check_local("down")
-    from deploy_targets.local.home import Home, HomeSettings
-    from deploy_targets.local.stack import down as stop
-
-    stop(Home(HomeSettings().home), announce=_say)
-
-
-@app.command(epilog='Example: eval "$(shipway env)"')
-def env() -> None:
-    """Print the environment in which pipelines and clients use the local stack. It holds secrets."""
-    _check_local("env")
-    import shlex
-
-    for name, value in _local_stack(DEFAULT_FILE).client_environment().items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @app.command(epilog="Example: shipway status --json")
@@ -113,9 +57,9 @@ def status(file: File = DEFAULT_FILE, *, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(document, indent=1))
     else:
         for one in statuses:
-            _say("\n".join(one.lines()))
+            say("\n".join(one.lines()))
         for part, runs in parts.items():
-            _say(f"{'runs' if runs else 'DOWN':5} {part}")
+            say(f"{'runs' if runs else 'DOWN':5} {part}")
     if not all(parts.values()):
         raise typer.Exit(1)
 
@@ -137,7 +81,7 @@ def promote(
     done = request_promotion(
         composition.registry(), composition.file.named(endpoint), version, dry_run=dry_run
     )
-    _say(done)
+    say(done)
 
 
 @app.command(epilog='Example: shipway rollback chat --to 6 --reason "it talks nonsense"')
@@ -154,17 +98,57 @@ def rollback(
     from deploy_targets.operate import request_rollback
 
     composition = _compose(file)
-    _say(
+    say(
         request_rollback(
             composition.store(),
             composition.registry,
             composition.file.named(endpoint),
             to=to,
             reason=reason,
+            by=_whoami(),
         )
     )
+    _wake(composition)
+
+
+@app.command(epilog='Example: shipway hold chat --reason "the fair is on"')
+def hold(
+    endpoint: Name,
+    file: File = DEFAULT_FILE,
+    *,
+    reason: Annotated[str, typer.Option(help="Shown wherever the rollout is.")],
+) -> None:
+    """Move no more requests to a challenger until `resume`. One that does harm is still rolled back."""
+    from deploy_targets.operate import request_hold
+
+    composition = _compose(file)
+    declared = composition.file.named(endpoint)
+    say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
+    _wake(composition)
+
+
+@app.command(epilog="Example: shipway resume chat")
+def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
+    """Take a hold back. The time that was waited is not held against the rollout."""
+    from deploy_targets.operate import request_resume
+
+    composition = _compose(file)
+    say(request_resume(composition.store(), composition.file.named(endpoint)))
+    _wake(composition)
+
+
+def _whoami() -> str:
+    """Who asks, as this machine knows them: a name for people to read, and no proof."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _wake(composition: "ControlPlane") -> None:
+    """What was saved is carried out now, or at the controller's next look."""
     if unheard := composition.wake_controller():
-        _say(unheard)
+        say(unheard)
         raise typer.Exit(1)
 
 
@@ -181,7 +165,7 @@ def watch(
 
     composition = _compose(file)
     declared = composition.file.named(endpoint)
-    follow(lambda: composition.status(declared), console=_console, every_s=every_s, looks=looks)
+    follow(lambda: composition.status(declared), console=console, every_s=every_s, looks=looks)
 
 
 @app.command(epilog="Example: shipway history chat --json")
@@ -203,7 +187,7 @@ def history(
         typer.echo(json.dumps([one.to_json() for one in past], indent=1))
         return
     for one in past:
-        _say(one.line())
+        say(one.line())
 
 
 @app.command(epilog="Example: shipway render --all --version 1 --source s3://models/llm")
@@ -239,7 +223,7 @@ def render(
         yaml = (text for name, text in documents.items() if name.endswith(".yaml"))
         typer.echo("".join(yaml), nl=False)
     else:
-        _say(write_documents(documents, output))
+        say(write_documents(documents, output))
 
 
 @app.command(epilog="Example: shipway diff chat --version 7 --source s3://models/7")
@@ -279,50 +263,33 @@ def controller(file: File = DEFAULT_FILE) -> None:
     run_controller(_compose(file))
 
 
-@app.command(epilog="Example: shipway load chat --clients 8 --requests 500")
-def load(  # noqa: PLR0913 - each is a flag of its own
-    endpoint: Name,
-    file: File = DEFAULT_FILE,
-    *,
-    clients: Annotated[int, typer.Option(min=1, max=1000, help="Requests under way at once.")] = 4,
-    requests: Annotated[int, typer.Option(min=1, help="Stop after so many.")] = 100,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Stop after this time.")] = 3600,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The length of each answer.")] = 8,
-    as_json: AsJson = False,
-) -> None:
-    """Send real chat requests and count what clients get. Exit code 1 when any failed."""
-    _check_local("load")
-    import asyncio
+@endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")
+def validate(file: File = DEFAULT_FILE) -> None:
+    """Check the endpoint file; every fault is named with its place."""
+    from deploy_targets.control_plane import read_endpoint_file
 
-    from deploy_targets.load import LoadPlan, generate_load
-
-    composition = _local_stack(file)
-    plan = LoadPlan(
-        url=composition.info.url(composition.file.named(endpoint).name, "guard"),
-        model=endpoint,
-        api_key=composition.home.secrets().api_key,
-        clients=clients,
-        requests=requests,
-        seconds=seconds,
-        max_tokens=max_tokens,
-    )
-    report = asyncio.run(generate_load(plan)).to_json()
-    typer.echo(json.dumps(report, indent=None if as_json else 1))
-    if report["failures"]:
-        raise typer.Exit(1)
+    declared = read_endpoint_file(file)
+    names = ", ".join(endpoint.name for endpoint in declared.endpoints)
+    say(f"{file} is valid: {names}.")
 
 
-@app.command(epilog="Example: shipway doctor")
-def doctor(file: File = DEFAULT_FILE) -> None:
-    """Look for what keeps Shipway from working here, and say what to do about it."""
-    _check_local("doctor")
-    from deploy_targets.local.doctor import examine
+@endpoints_app.command(epilog="Example: shipway endpoints guards -f endpoints.yaml > guards.yaml")
+def guards(file: File = DEFAULT_FILE) -> None:
+    """Print the objects of each endpoint's guard for Kubernetes; docs/install-kubernetes.md says where they go."""
+    from deploy_targets.control_plane import read_endpoint_file
+    from deploy_targets.install.guard import render_guards
+    from deploy_targets.manifest import canonical_yaml
 
-    findings = examine(file)
-    for one in findings:
-        _say(one.line())
-    if any(not one.is_fine for one in findings):
-        raise typer.Exit(1)
+    rendered = render_guards(read_endpoint_file(file).endpoints)
+    typer.echo(canonical_yaml(rendered), nl=False)
+
+
+@endpoints_app.command(epilog="Example: shipway endpoints schema > endpoints.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of the endpoint file, for editors."""
+    from deploy_targets.endpoint import endpoint_schema
+
+    typer.echo(json.dumps(endpoint_schema(), indent=1))
 
 
 @app.command(epilog="Example: shipway gc --keep-last 3 --delete")
@@ -348,16 +315,7 @@ def gc(
         rule,
         delete=delete,
     ):
-        _say(line)
-
-
-@app.command(epilog="Example: shipway demo")
-def demo(file: File = DEFAULT_FILE) -> None:
-    """Walk through the main job on this machine: a first release, a good challenger, a bad one."""
-    _check_local("demo")
-    from deploy_targets.local.demo import run_demo
-
-    run_demo(file, console=_console)
+        say(line)
 
 
 def main() -> None:

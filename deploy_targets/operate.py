@@ -19,7 +19,7 @@ from deploy_targets.monitoring.manifests import monitoring_manifests
 from deploy_targets.ray_serve import manifest as ray_service
 from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.rollout.controller import Store
-from deploy_targets.rollout.state import EndpointState, Override
+from deploy_targets.rollout.state import EndpointState, Hold, Override
 from deploy_targets.rollout.status import Status
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service
@@ -79,10 +79,11 @@ def request_rollback(
     *,
     to: str | None,
     reason: str,
+    by: str,
 ) -> str:
     """Saves the operator's decision; the controller carries it out at its next look.
 
-    MLflow is asked only for a version that Shipway does not remember itself.
+    MLflow is asked only for a version that never served here, or so long ago that it is forgotten.
 
     Raises:
         BadInput: there is nothing to end and nothing to go back to.
@@ -95,9 +96,35 @@ def request_rollback(
     else:
         release = _release_to(state, to, registry, endpoint)
         told = f"{release} serves again"
-    override = Override(to=release, reason=f"operator: {reason}")
+    override = Override(to=release, reason=f"operator {by}: {reason}", by=by)
     store.save(replace(state, override=override), expected=saved.revision)
     return f"Saved: {told}. Follow it with `shipway watch {endpoint.name}`."
+
+
+def request_hold(store: Store, endpoint: Endpoint, *, reason: str, by: str) -> str:
+    """Saves the operator's word that no more requests are moved to a challenger; one that was given before is replaced."""
+    saved = store.load(endpoint.name)
+    state = replace(saved.state, hold=Hold(reason=reason, by=by))
+    store.save(state, expected=saved.revision)
+    rollout = state.rollout
+    waits = "no rollout is under way; the next one waits at weight 0"
+    if rollout is not None:
+        waits = f"v{rollout.challenger.version} gets no more requests than it has, and is still rolled back if it does harm"
+    return f"Held: {waits}. `shipway resume {endpoint.name}` takes it back."
+
+
+def request_resume(store: Store, endpoint: Endpoint) -> str:
+    """Takes the operator's hold back.
+
+    Raises:
+        BadInput: there is none.
+    """
+    saved = store.load(endpoint.name)
+    if saved.state.hold is None:
+        message = f"{endpoint.name} is not held. `shipway status` says what a rollout waits for."
+        raise BadInput(message)
+    store.save(replace(saved.state, hold=None), expected=saved.revision)
+    return f"No longer held. Follow it with `shipway watch {endpoint.name}`."
 
 
 def _release_to(
@@ -106,7 +133,7 @@ def _release_to(
     if to is None and state.previous is None:
         message = f"Nothing is being rolled out on {endpoint.name}, and nothing served before. Name a version with --to."
         raise BadInput(message)
-    for known in (state.previous, state.serving):
+    for known in (*reversed(state.served), state.serving):
         if known is not None and to in {None, known.version}:
             return known
     admitted = check_gate(registry().version(endpoint.model, str(to)))

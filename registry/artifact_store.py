@@ -82,7 +82,7 @@ class ArtifactStore:
         source = f"s3://{self._bucket}/{prefix}"
         was_there = self._is_whole(source, manifest)
         if not was_there:
-            with _answering(f"the upload to {source}"):
+            with answering(f"the upload to {source}"):
                 for entry in manifest.files:
                     self._client.upload_file(
                         str(folder / entry.path),
@@ -127,7 +127,7 @@ class ArtifactStore:
         stored = f"s3://{self._bucket}/{prefix}"
         was_there = self._is_whole(stored, manifest)
         if not was_there:
-            with _answering(f"the copy of {source} to {stored}"):
+            with answering(f"the copy of {source} to {stored}"):
                 for path, file in moved.items():
                     self._client.copy(
                         {"Bucket": from_bucket, "Key": f"{from_prefix}/{file.path}"},
@@ -163,7 +163,7 @@ class ArtifactStore:
     def _objects(self, source: str) -> Generator[tuple[str, Any]]:
         """Each object below an `s3://` folder: its name there, and what S3 lists of it."""
         bucket, prefix = split_source(source)
-        with _answering(f"the folder {source}"):
+        with answering(f"the folder {source}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=f"{prefix}/"
             )
@@ -179,7 +179,7 @@ class ArtifactStore:
             IntegrityError: the manifest contradicts itself.
         """
         bucket, prefix = split_source(source)
-        with _answering(f"the artifact at {source}"):
+        with answering(f"the artifact at {source}"):
             found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
             text = found["Body"].read().decode()
         return ArtifactManifest.from_json(text)
@@ -213,7 +213,7 @@ class ArtifactStore:
                     message = f"The manifest of {source} names {entry.path!r}, outside its folder. Do not serve it."
                     raise IntegrityError(message)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with _answering(f"{source}/{entry.path}"):
+                with answering(f"{source}/{entry.path}"):
                     self._client.download_file(
                         bucket,
                         f"{prefix}/{entry.path}",
@@ -259,7 +259,7 @@ class ArtifactStore:
         if (bucket, parent) != (self._bucket, _PREFIX) or not _HEXADECIMAL.fullmatch(name):
             message = f"{source} is not an artifact of the bucket {self._bucket}, so it is not deleted. Give s3://{self._bucket}/{_PREFIX}/DIGEST."
             raise NotFound(message)
-        with _answering(f"the deletion of {source}"):
+        with answering(f"the deletion of {source}"):
             self._client.delete_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
             composed = self._objects(f"s3://{bucket}/{_DERIVED}/{name}")
             keys = [item["Key"] for found in (self._objects(source), composed) for _, item in found]
@@ -268,11 +268,11 @@ class ArtifactStore:
 
     def ensure_bucket(self) -> None:
         """Creates the bucket where it is missing."""
-        with _answering(f"the bucket {self._bucket}"):
+        with answering(f"the bucket {self._bucket}"):
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
-                if _code_of(error) not in _ABSENT:
+                if code_of(error) not in _ABSENT:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
 
@@ -296,7 +296,7 @@ class ArtifactStore:
                 continue
             found = True
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _answering(f"{source}/{name}"):
+            with answering(f"{source}/{name}"):
                 self._client.download_file(
                     bucket, item["Key"], str(target), Callback=on_bytes, Config=_TRANSFER
                 )
@@ -322,12 +322,17 @@ class ArtifactStore:
 def connect_store(
     settings: RegistrySettings, *, keys: tuple[str, str] | None = None
 ) -> ArtifactStore:
-    """A store on a new S3 client: the only place that makes one.
+    """The store of artifacts on a new client; `keys` as for `connect_s3`."""
+    return ArtifactStore(connect_s3(settings, keys=keys), bucket=settings.bucket)
+
+
+def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = None) -> Any:
+    """A new S3 client: the only place that makes one.
 
     `keys` are access key and secret key; without them credentials come from AWS' own chain.
     """
     sdk: Any = boto3
-    client = sdk.client(
+    return sdk.client(
         "s3",
         endpoint_url=settings.s3_endpoint_url,
         region_name=None if keys is None else "us-east-1",
@@ -340,7 +345,6 @@ def connect_store(
             s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
         ),
     )
-    return ArtifactStore(client, bucket=settings.bucket)
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -360,18 +364,19 @@ def _hexadecimal(digest: Digest) -> str:
     return digest.removeprefix("sha256:")
 
 
-def _code_of(error: ClientError) -> str:
+def code_of(error: ClientError) -> str:
+    """S3's own name for what went wrong."""
     answer: Any = error.response
     return str(answer.get("Error", {}).get("Code"))
 
 
 @contextlib.contextmanager
-def _answering(what: str) -> Generator[None]:
+def answering(what: str) -> Generator[None]:
     """Turns the SDK's exceptions into ours."""
     try:
         yield
     except ClientError as error:
-        code = _code_of(error)
+        code = code_of(error)
         if code in _ABSENT:
             message = f"S3 does not have {what}."
             raise NotFound(message) from error

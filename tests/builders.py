@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deploy_targets.endpoint import Endpoint, RolloutPolicy
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.state import (
     Counts,
     EndpointState,
@@ -12,6 +12,7 @@ from deploy_targets.rollout.state import (
     Phase,
     RolloutState,
 )
+from deploy_targets.rollout_policy import RolloutPolicy
 from registry.release import DIGEST_TAG, GATE_TAG, Digest, ModelVersion, Release
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

@@ -10,7 +10,13 @@ from deploy_targets.rollout.plan import SmokeResult
 from deploy_targets.rollout.state import Counts, EndpointState, Scrape
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
-from registry.errors import MetricsUnavailable, NotFound, RegistryUnavailable, TargetUnavailable
+from registry.errors import (
+    ArtifactStoreUnavailable,
+    MetricsUnavailable,
+    NotFound,
+    RegistryUnavailable,
+    TargetUnavailable,
+)
 from registry.promotion import MoveAlias, RegistryChange, RegistryFacts, TagVersion, Trigger
 from registry.release import ModelVersion, Release
 from tests.builders import a_version
@@ -199,3 +205,17 @@ class FakeRecord:
         for ended in state.unreported:
             self.outcomes[ended.rollout.id] = ended.outcome.value
         return tuple(ended.rollout.id for ended in state.unreported)
+
+
+class FakeTrail:
+    """Where audit lines are kept, in memory."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.is_away = False
+
+    def append(self, lines: tuple[str, ...]) -> None:
+        if self.is_away:
+            message = "S3 is away"
+            raise ArtifactStoreUnavailable(message)
+        self.lines += lines

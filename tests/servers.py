@@ -12,9 +12,10 @@ from mlflow import MlflowClient
 from deploy_targets.local import parts
 from deploy_targets.local.home import Home
 from deploy_targets.local.process import await_ready, end_all, free_port, spawn
-from registry.artifact_store import ArtifactStore, connect_store
+from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import ArtifactStoreUnavailable
 from registry.mlflow_registry import MlflowRegistry
+from registry.record_store import RecordStore
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 
@@ -30,6 +31,7 @@ class Servers:
 
     environment: dict[str, str]
     store: ArtifactStore
+    records: RecordStore
     registry: MlflowRegistry
     tracking: Tracking
     client: MlflowClient
@@ -88,6 +90,7 @@ def start_servers(folder: Path) -> Iterator[Servers]:
                 **parts.s3_environment(secrets, port=ports["s3"]),
             },
             store=connect_store(settings, keys=keys),
+            records=RecordStore(connect_s3(settings, keys=keys), bucket=settings.bucket),
             registry=MlflowRegistry(client),
             tracking=Tracking(client),
             client=client,

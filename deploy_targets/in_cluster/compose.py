@@ -27,15 +27,17 @@ from deploy_targets.kubernetes_targets import (
     cluster_target,
     open_cluster,
 )
+from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
-from registry.artifact_store import ArtifactStore, connect_store
+from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import BadInput, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
+from registry.record_store import RecordStore
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 
@@ -86,6 +88,15 @@ class ClusterComposition:
         """The models in S3, with the credentials of AWS' own chain."""
         return connect_store(self.registry_settings)
 
+    def records(self) -> RecordStore:
+        """What is written once, in S3."""
+        settings = self.registry_settings
+        return RecordStore(connect_s3(settings), bucket=settings.bucket)
+
+    def trail(self, endpoint: Endpoint) -> AuditTrail:
+        """Where the endpoint's decisions are recorded."""
+        return AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name)
+
     def store(self) -> ConfigMapStore:
         """The rollouts' states."""
         return ConfigMapStore(self.cluster, namespace=self.settings.namespace)
@@ -110,6 +121,7 @@ class ClusterComposition:
             counters=cluster_counters(endpoint, self.settings, clock=utc_now),
             smoke=cluster_smoke(endpoint, self.settings),
             record=Journal(self.tracking(), endpoint),
+            trail=self.trail(endpoint),
         )
 
     def leadership(self, settings: ControllerSettings) -> LeaseLeadership:

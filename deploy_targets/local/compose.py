@@ -35,6 +35,7 @@ from deploy_targets.local.stack import (
 )
 from deploy_targets.local.triton_adapter import LocalTritonTarget
 from deploy_targets.ray_serve.adapter import ray_target
+from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
@@ -44,9 +45,10 @@ from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.store import SqliteStore
 from deploy_targets.target import Observed
-from registry.artifact_store import ArtifactStore, connect_store
+from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
+from registry.record_store import RecordStore
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 
@@ -105,9 +107,20 @@ class Composition:
 
     def artifacts(self) -> ArtifactStore:
         """The models in S3."""
+        return connect_store(self.settings(), keys=self._s3_keys())
+
+    def records(self) -> RecordStore:
+        """What is written once, in S3."""
+        settings = self.settings()
+        return RecordStore(connect_s3(settings, keys=self._s3_keys()), bucket=settings.bucket)
+
+    def trail(self, endpoint: Endpoint) -> AuditTrail:
+        """Where the endpoint's decisions are recorded."""
+        return AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name)
+
+    def _s3_keys(self) -> tuple[str, str]:
         secrets = self.home.secrets()
-        keys = (secrets.s3_access_key, secrets.s3_secret_key)
-        return connect_store(self.settings(), keys=keys)
+        return secrets.s3_access_key, secrets.s3_secret_key
 
     def store(self) -> SqliteStore:
         """The rollouts' states."""
@@ -174,6 +187,7 @@ class Composition:
                 counters=cluster_counters(endpoint, settings, clock=utc_now),
                 smoke=cluster_smoke(endpoint, settings),
                 record=Journal(self.tracking(), endpoint),
+                trail=self.trail(endpoint),
             )
         http = httpx2.Client(timeout=_TIMEOUT_S)
         metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
@@ -183,6 +197,7 @@ class Composition:
             counters=GuardMetrics(http, metrics, endpoint=endpoint.name, clock=utc_now),
             smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
             record=Journal(self.tracking(), endpoint),
+            trail=self.trail(endpoint),
         )
 
     def wake_controller(self) -> str:

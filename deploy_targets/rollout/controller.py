@@ -6,16 +6,25 @@ One that no longer leads neither saves nor acts. When each endpoint's tick is du
 What MLflow cannot be told now waits in the state; what the target cannot do now is asked for again by the next tick.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from importlib.metadata import version
+from typing import Protocol
 
 import structlog
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.audit import (
+    changes,
+    is_worth_writing,
+    with_record,
+    without_written,
+)
 from deploy_targets.rollout.follow import check_model, forget_withdrawn
+from deploy_targets.rollout.gap import policy_of
 from deploy_targets.rollout.observe import difference
+from deploy_targets.rollout.pause import word_against
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
 from deploy_targets.rollout.state import (
     Action,
@@ -31,6 +40,7 @@ from deploy_targets.rollout.state import (
 from deploy_targets.rollout.store import Saved
 from deploy_targets.target import Observed, Target
 from registry.errors import (
+    IntegrityError,
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
@@ -41,6 +51,10 @@ from registry.events import Event
 from registry.promotion import RegistryChange, RegistryFacts, Trigger, with_changes
 
 _log = structlog.get_logger()
+
+_CODE = version("shipway")
+_BATCH = 50
+"""Audit lines that are written out together while nothing is decided."""
 
 _ALIVE_PERIODS = 10
 """Missed poll periods after which the health check says that the loop hangs."""
@@ -86,6 +100,14 @@ class Smoke(Protocol):
         ...
 
 
+class Trail(Protocol):
+    """Where the audit record is written out."""
+
+    def append(self, lines: tuple[str, ...]) -> None:
+        """Keeps them, or raises Unavailable or IntegrityError. What is there already may come again."""
+        ...
+
+
 class Record(Protocol):
     """Where the rollout is told to people."""
 
@@ -103,6 +125,9 @@ class Unit:
     counters: Counters
     smoke: Smoke
     record: Record
+    trail: Trail
+    is_removed: bool = False
+    """It is no longer declared: what was under way there is brought to its end, and nothing new begins."""
 
 
 class Controller:
@@ -154,9 +179,15 @@ class Controller:
         # Last, because people click meanwhile: a smoke test may take a minute.
         facts = self._facts(endpoint)
         situation = Situation(
-            now=self._clock(), observed=observed, facts=facts, observation=observation, smoke=smoke
+            now=self._clock(),
+            observed=observed,
+            facts=facts,
+            observation=observation,
+            smoke=smoke,
+            is_removed=unit.is_removed,
         )
         planned = plan(endpoint, before.state, situation)
+        planned = with_record(endpoint, before.state, planned, situation, code=_CODE)
         if scrape is not None and planned.state.rollout is not None:
             planned = replace(planned, state=replace(planned.state, scrape=scrape))
         revision = before.revision
@@ -172,7 +203,7 @@ class Controller:
             state = forget_withdrawn(endpoint, state, with_changes(facts, made))
         closed = self._tell(unit, state)
         open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
-        state = replace(state, unreported=open_)
+        state = self._write_out(unit, replace(state, unreported=open_))
         if state != planned.state:
             self._check_lead()
             self._store.save(state, expected=revision)
@@ -205,12 +236,16 @@ class Controller:
             _log.warning(
                 Event.TICK_FAILED, endpoint=unit.endpoint.name, part="metrics", error=str(error)
             )
-            return None, NoData(reason=str(error))
+            return None, NoData(reason=str(error), is_outage=True)
         return scrape, difference(state.scrape, scrape)
 
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout
         if rollout is None or rollout.phase is not Phase.WARMING:
+            return None
+        policy = policy_of(unit.endpoint, rollout)
+        if word_against(state.hold, policy, self._clock()):
+            # It is asked once it may go on: a freeze of days is no reason to ask it for days.
             return None
         version = rollout.challenger.version
         return unit.smoke.run(version) if observed.is_ready(version) else None
@@ -262,33 +297,15 @@ class Controller:
             _log.warning(Event.JOURNAL_FAILED, endpoint=unit.endpoint.name, error=str(error))
             return ()
 
-
-def changes(
-    before: EndpointState, after: EndpointState
-) -> tuple[tuple[Event, Mapping[str, Any]], ...]:
-    """What happened between two states, as events with their fields."""
-    events: list[tuple[Event, Mapping[str, Any]]] = []
-    for version, reason in after.rejected.items():
-        if reason.startswith("refused") and version not in before.rejected:
-            events.append((Event.PROMOTION_REFUSED, {"version": version, "reason": reason}))
-    events += [
-        (
-            Event(f"rollout.{ended.outcome}"),
-            {"rollout": ended.rollout.id, "reason": ended.reason},
-        )
-        for ended in after.unreported
-        if ended not in before.unreported
-    ]
-    if before.override is not None and after.override is None:
-        events.append((Event.OVERRIDE_APPLIED, {"reason": before.override.reason}))
-    old, new = before.rollout, after.rollout
-    if new is None:
-        return tuple(events)
-    fields = {"rollout": new.id, "phase": new.phase.value, "step": new.step}
-    if old is None or old.id != new.id:
-        events.append((Event.ROLLOUT_STARTED, fields))
-    elif new.setbacks > old.setbacks:
-        events.append((Event.ROLLOUT_SET_BACK, {**fields, "reason": new.verdict.reason}))
-    elif (old.phase, old.step) != (new.phase, new.step):
-        events.append((Event.ROLLOUT_STEP_ADVANCED, {**fields, "verdict": new.verdict.reason}))
-    return tuple(events)
+    def _write_out(self, unit: Unit, state: EndpointState) -> EndpointState:
+        """The state without the audit lines that could be written out."""
+        if not is_worth_writing(state, batch=_BATCH):
+            return state
+        lines = state.audit.pending
+        try:
+            unit.trail.append(lines)
+        except (Unavailable, IntegrityError) as error:
+            name = unit.endpoint.name
+            _log.error(Event.AUDIT_FAILED, endpoint=name, lines=len(lines), error=str(error))
+            return state
+        return without_written(state, lines)

@@ -42,7 +42,8 @@ def check_model(endpoint: Endpoint, state: EndpointState) -> None:
 
 def is_blank(state: EndpointState) -> bool:
     """Whether nothing is known of the endpoint: it is new, or its state was lost."""
-    return replace(state, idle_since={}) == EndpointState(endpoint=state.endpoint)
+    blank = EndpointState(endpoint=state.endpoint, hold=state.hold, audit=state.audit)
+    return replace(state, idle_since={}) == blank
 
 
 def adopt(state: EndpointState, facts: RegistryFacts, observed: Observed) -> EndpointState:
@@ -89,6 +90,7 @@ def follow_registry(
             id=f"{endpoint.name}-v{asked}-{now:%Y%m%dT%H%M%S.%f}",
             champion=version_of(state.serving),
             challenger=admitted,
+            declared=endpoint,
             started=now,
             phase_since=now,
         ),
@@ -122,7 +124,8 @@ def follow_override(
     if observed.traffic != Traffic.all_to(version):
         override = replace(override, since=override.since or now)
         waited = now - (override.since or now)
-        failure = failure_to_warm(endpoint, observed, version, waited=waited)
+        limit_s = endpoint.rollout.warm_limit_s
+        failure = failure_to_warm(observed, version, waited=waited, limit_s=limit_s)
         if not failure:
             return replace(state, override=override)
         reason = f"v{version} was to serve instead ({override.reason}), but {failure}"
@@ -131,27 +134,18 @@ def follow_override(
     if state.serving is not None:
         rejected[state.serving.version] = override.reason
     rejected.pop(version, None)
-    return replace(
-        state,
-        override=None,
-        serving=override.to,
-        serving_reason=override.reason,
-        previous=state.serving,
-        rejected=rejected,
-    )
+    state = replace(state, override=None, rejected=rejected)
+    return state.now_serving(override.to, override.reason)
 
 
-def failure_to_warm(
-    endpoint: Endpoint, observed: Observed, version: str, *, waited: timedelta
-) -> str:
+def failure_to_warm(observed: Observed, version: str, *, waited: timedelta, limit_s: float) -> str:
     """Why that version will not get ready; empty while it still may."""
     revision = observed.revisions.get(version)
     if revision is not None and revision.readiness is Readiness.FAILED:
         return f"its platform gave up on it: {revision.reason}"
-    limit = endpoint.rollout.warm_limit_s
-    if waited > timedelta(seconds=limit):
+    if waited > timedelta(seconds=limit_s):
         seen = "it was not deployed" if revision is None else revision.reason or revision.readiness
-        return f"it was not ready within {limit:.0f} s: {seen}"
+        return f"it was not ready within {limit_s:.0f} s: {seen}"
     return ""
 
 

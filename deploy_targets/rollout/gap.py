@@ -6,7 +6,7 @@ lost on the way is asked for again by the next look. Traffic comes first in the 
 
 from datetime import datetime, timedelta
 
-from deploy_targets.endpoint import Endpoint, Step
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.state import (
     Action,
     ApplyRevision,
@@ -16,6 +16,7 @@ from deploy_targets.rollout.state import (
     RolloutState,
     ShiftTraffic,
 )
+from deploy_targets.rollout_policy import RolloutPolicy, Step
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
 from registry.promotion import RegistryFacts, Standing, plan_registry
@@ -34,11 +35,16 @@ def standing(state: EndpointState) -> Standing:
     )
 
 
+def policy_of(endpoint: Endpoint, rollout: RolloutState) -> RolloutPolicy:
+    """The policy that it began under: one that is changed meanwhile is the next rollout's."""
+    return (rollout.declared or endpoint).rollout
+
+
 def steps_of(endpoint: Endpoint, rollout: RolloutState) -> tuple[Step, ...]:
     """The weights it walks. A first release has nobody to share with: it takes all, within absolute limits."""
     if rollout.champion is None:
         return (Step(weight=100, dwell_s=0),)
-    return endpoint.rollout.steps
+    return policy_of(endpoint, rollout).steps
 
 
 def step_of(endpoint: Endpoint, rollout: RolloutState) -> Step:

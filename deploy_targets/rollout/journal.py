@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import yaml
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.gap import step_of
+from deploy_targets.rollout.gap import policy_of, step_of
+from deploy_targets.rollout.pause import reason_of
 from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.state import (
     Counts,
@@ -134,10 +135,13 @@ class Journal:
             if rollout.phase is Phase.STEPPING
             else rollout.phase.value
         )
-        self._tag(written, {STATUS_TAG: stage, REASON_TAG: rollout.verdict.reason})
+        if rollout.waiting:
+            stage = f"{stage}, waiting"
+        reason = reason_of(rollout)
+        self._tag(written, {STATUS_TAG: stage, REASON_TAG: reason})
         if stage != written.headline:
             written.headline = stage
-            self._picture(written, rollout, title=stage, reason=rollout.verdict.reason)
+            self._picture(written, rollout, title=stage, reason=reason)
 
     def _close(self, ended: EndedRollout) -> None:
         rollout, outcome = ended.rollout, ended.outcome
@@ -180,7 +184,7 @@ class Journal:
                     "source": release.source,
                 },
             )
-            policy = self._endpoint.rollout.model_dump(mode="json")
+            policy = policy_of(self._endpoint, rollout).model_dump(mode="json")
             self._tracking.log_text(run_id, yaml.safe_dump(policy, sort_keys=False), "policy.yaml")
         points = self._tracking.next_step(run_id, WEIGHT_METRIC)
         self._written[rollout.id] = _Written(run_id=run_id, points=points)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from deploy_targets.endpoint import Endpoint, RolloutPolicy
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.judge_policy import Exposure
 from deploy_targets.rollout.follow import (
     adopt,
@@ -18,8 +18,23 @@ from deploy_targets.rollout.follow import (
     follow_registry,
     is_blank,
 )
-from deploy_targets.rollout.gap import close_gap, kept_releases, step_of, steps_of, wanted_traffic
+from deploy_targets.rollout.gap import (
+    close_gap,
+    kept_releases,
+    policy_of,
+    step_of,
+    steps_of,
+    wanted_traffic,
+)
 from deploy_targets.rollout.judge import Rule, add_counts, judge, learn
+from deploy_targets.rollout.pause import (
+    blindness,
+    exposed_s,
+    is_blind_for_too_long,
+    with_blindness,
+    with_waiting,
+    word_against,
+)
 from deploy_targets.rollout.state import (
     NOTHING_YET,
     Action,
@@ -33,6 +48,7 @@ from deploy_targets.rollout.state import (
     Point,
     RolloutState,
 )
+from deploy_targets.rollout_policy import RolloutPolicy
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed
 from registry.promotion import RegistryFacts
@@ -62,6 +78,8 @@ class Situation:
     """None while MLflow does not answer: no request is read and nothing is written there."""
     observation: Observation | NoData
     smoke: SmokeResult | None = None
+    is_removed: bool = False
+    """The endpoint is no longer declared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +100,9 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
         # The state may have been lost, and only the registry can tell what should serve: touch nothing.
         return Plan(state=state, actions=())
     state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
+    if situation.is_removed:
+        reason = "its endpoint was removed from the endpoint file"
+        state = end_rollout(state, Outcome.WITHDRAWN, reason, now=now)
     state = advance(endpoint, state, situation)
     state = _note_idle(state, situation)
     actions = close_gap(
@@ -99,6 +120,12 @@ def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> E
     rollout = state.rollout
     if rollout is None:
         return state
+    now, policy = situation.now, policy_of(endpoint, rollout)
+    blind = blindness(situation.observation, is_registry_away=situation.facts is None)
+    rollout = with_blindness(rollout, blind, now)
+    reason = word_against(state.hold, policy, now) or blind
+    rollout = with_waiting(rollout, reason, now)
+    state = replace(state, rollout=rollout)
     match rollout.phase:
         case Phase.WARMING:
             return _warm(endpoint, state, rollout, situation)
@@ -115,6 +142,8 @@ def _warm(
     revision = situation.observed.revisions.get(version)
     smoke = situation.smoke
     if situation.observed.is_ready(version) and smoke is not None and smoke.version == version:
+        if smoke.passed and rollout.waiting:
+            return state
         if smoke.passed and revision is not None:
             rollout = replace(
                 rollout,
@@ -129,38 +158,49 @@ def _warm(
         reason = f"it failed its smoke test: {smoke.reason}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
     waited = now - rollout.phase_since
-    failure = failure_to_warm(endpoint, situation.observed, version, waited=waited)
+    limit_s = policy_of(endpoint, rollout).warm_limit_s
+    failure = failure_to_warm(situation.observed, version, waited=waited, limit_s=limit_s)
     return end_rollout(state, Outcome.ROLLED_BACK, failure, now=now) if failure else state
 
 
 def _step(
     endpoint: Endpoint, state: EndpointState, rollout: RolloutState, situation: Situation
 ) -> EndpointState:
-    policy, now = endpoint.rollout, situation.now
     if situation.observed.traffic != wanted_traffic(endpoint, state, situation.observed):
         # Its weights are yet to come, by way of git for minutes, or somebody changed them: the step begins once they are seen.
-        rollout = replace(rollout, phase_since=now)
+        rollout = replace(rollout, phase_since=situation.now)
     rollout = _measure(endpoint, rollout, situation)
-    verdict = rollout.verdict
     state = replace(state, rollout=rollout)
-    if verdict.decision is Decision.ROLL_BACK:
-        return end_rollout(state, Outcome.ROLLED_BACK, verdict.reason, now=now)
+    done = not rollout.waiting and _step_is_done(endpoint, rollout, situation)
+    failure = _failure(endpoint, rollout, done=done, now=situation.now)
+    if failure:
+        return end_rollout(state, Outcome.ROLLED_BACK, failure, now=situation.now)
     if _fell_over(rollout, situation.observed):
         return _set_back(endpoint, state, rollout, situation)
-    done = _step_is_done(endpoint, rollout, situation)
-    limit = timedelta(seconds=policy.time_limit_s)
-    late = not done and now - (rollout.exposed_since or now) >= limit
-    inconclusive = verdict.decision is Decision.INCONCLUSIVE
-    if (inconclusive or late) and policy.on_inconclusive == "roll_back":
-        reason = f"inconclusive at the time limit: {verdict.reason}"
-        return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
-    if inconclusive or not done:
+    decision = rollout.verdict.decision
+    if not done or decision is Decision.INCONCLUSIVE:
         return state
     if rollout.step + 1 < len(steps_of(endpoint, rollout)):
-        rollout = replace(rollout, step=rollout.step + 1, step_requests=0, phase_since=now)
-    elif verdict.decision is Decision.PROMOTE:
-        rollout = replace(rollout, phase=Phase.COMPLETING, phase_since=now)
+        step = rollout.step + 1
+        rollout = replace(rollout, step=step, step_requests=0, phase_since=situation.now)
+    elif decision is Decision.PROMOTE:
+        rollout = replace(rollout, phase=Phase.COMPLETING, phase_since=situation.now)
     return replace(state, rollout=rollout)
+
+
+def _failure(endpoint: Endpoint, rollout: RolloutState, *, done: bool, now: datetime) -> str:
+    """Why a rollout under traffic must end now; empty when it need not. `done` says that its step is."""
+    policy, verdict = policy_of(endpoint, rollout), rollout.verdict
+    if verdict.decision is Decision.ROLL_BACK:
+        return verdict.reason
+    if is_blind_for_too_long(rollout, policy, now):
+        return f"for {policy.blind_limit_s:g} s it could not be watched: {rollout.waiting}"
+    if rollout.waiting or policy.on_inconclusive == "wait":
+        return ""
+    is_over = exposed_s(rollout, now) >= policy.time_limit_s
+    if verdict.decision is Decision.INCONCLUSIVE or (is_over and not done):
+        return f"inconclusive at the time limit: {verdict.reason}"
+    return ""
 
 
 def _step_is_done(endpoint: Endpoint, rollout: RolloutState, situation: Situation) -> bool:
@@ -181,7 +221,7 @@ def _step_is_done(endpoint: Endpoint, rollout: RolloutState, situation: Situatio
 
 def _is_settling(endpoint: Endpoint, rollout: RolloutState, situation: Situation) -> bool:
     """Whether requests still end that began before this step's weights; a first release has no other weights."""
-    settle = timedelta(seconds=endpoint.rollout.settle_s)
+    settle = timedelta(seconds=policy_of(endpoint, rollout).settle_s)
     return rollout.champion is not None and situation.now - rollout.phase_since < settle
 
 
@@ -193,17 +233,22 @@ def _complete(
     if _fell_over(rollout, situation.observed):
         return _set_back(endpoint, state, rollout, situation)
     if situation.observed.traffic != Traffic.all_to(rollout.challenger.version):
-        return state
+        limit_s = policy_of(endpoint, rollout).complete_limit_s
+        is_late = situation.now - rollout.phase_since >= timedelta(seconds=limit_s)
+        if rollout.champion is None or not is_late:
+            return state
+        reason = f"its platform did not move all requests to it within {limit_s:g} s"
+        return end_rollout(state, Outcome.ROLLED_BACK, reason, now=situation.now)
     reason = rollout.verdict.reason
     state = end_rollout(state, Outcome.PROMOTED, reason, now=situation.now)
-    return replace(state, serving=rollout.challenger, serving_reason=reason, previous=state.serving)
+    return state.now_serving(rollout.challenger, reason)
 
 
 def _measure(
     endpoint: Endpoint, rollout: RolloutState, situation: Situation, *, judged: bool = True
 ) -> RolloutState:
     """The rollout with this interval's evidence, verdict and chart point."""
-    policy = endpoint.rollout
+    policy = policy_of(endpoint, rollout)
     champion, challenger = rollout.champion, rollout.challenger.version
     increments: Mapping[str, Counts] = {}
     if not isinstance(situation.observation, NoData):
@@ -216,13 +261,12 @@ def _measure(
         if is_settling:
             observation = NoData(reason="requests that began under other weights still end")
         evidence = learn(observation, evidence, policy, champion=champion, challenger=challenger)
-        since = rollout.exposed_since or situation.now
         verdict = judge(
             evidence,
             policy,
             champion=champion,
             rule=_promotion_rule(policy, champion),
-            exposed_s=(situation.now - since).total_seconds(),
+            exposed_s=exposed_s(rollout, situation.now),
         )
     point = Point(
         index=rollout.points[-1].index + 1 if rollout.points else 0,
@@ -281,7 +325,7 @@ def _set_back(
     """Weight 0 at once, without any statistics, and warming anew; rolled back when that has happened too often."""
     revision = situation.observed.revisions.get(rollout.challenger.version)
     said = "it is gone" if revision is None else revision.reason or "a replica was restarted"
-    if rollout.setbacks >= endpoint.rollout.max_setbacks:
+    if rollout.setbacks >= policy_of(endpoint, rollout).max_setbacks:
         reason = f"it stopped being ready under traffic {rollout.setbacks + 1} times: {said}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=situation.now)
     verdict = replace(
@@ -303,11 +347,19 @@ def _without_future(state: EndpointState, now: datetime) -> EndpointState:
     """The state without times that lie ahead: a clock that was set back would stretch every wait by as much."""
     rollout = state.rollout
     if rollout is not None:
-        since, exposed = rollout.phase_since, rollout.exposed_since
-        exposed = None if exposed is None else min(exposed, now)
-        rollout = replace(rollout, phase_since=min(since, now), exposed_since=exposed)
+        rollout = replace(
+            rollout,
+            phase_since=min(rollout.phase_since, now),
+            exposed_since=_not_after(now, rollout.exposed_since),
+            waiting_since=_not_after(now, rollout.waiting_since),
+            blind_since=_not_after(now, rollout.blind_since),
+        )
     idle = {version: min(since, now) for version, since in state.idle_since.items()}
     return replace(state, rollout=rollout, idle_since=idle)
+
+
+def _not_after(now: datetime, since: datetime | None) -> datetime | None:
+    return None if since is None else min(since, now)
 
 
 def _note_idle(state: EndpointState, situation: Situation) -> EndpointState:

@@ -5,15 +5,19 @@ go on judging when MLflow is away: the releases themselves, not just their numbe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.routing.traffic import Traffic
 from registry.promotion import MoveAlias, TagVersion, TransitionStage
 from registry.release import Release
 
-SCHEMA = 2
+SCHEMA = 3
+
+MAX_SERVED = 50
+"""Releases that once served and are remembered, so that a rollback to them needs no MLflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class NoData:
     """Nothing was learned in this interval, and why."""
 
     reason: str
+    is_outage: bool = False
+    """The metrics could not be read at all."""
 
 
 class Decision(StrEnum):
@@ -167,6 +173,14 @@ class RolloutState:
     """When this phase, or this step of it, began."""
     exposed_since: datetime | None = None
     """When it first had traffic."""
+    declared: Endpoint | None = None
+    """The endpoint as it was declared when this began: its policy holds to the end, whatever the file says by now. None in
+    a state that an older version saved."""
+    waiting: str = ""
+    """Why no more requests are moved to the challenger at present; empty when nothing keeps it."""
+    waiting_since: datetime | None = None
+    blind_since: datetime | None = None
+    """Since when, under traffic, the metrics or the registry cannot be read."""
     step_requests: int = 0
     """Challenger requests seen in this step."""
     restarts_seen: int = 0
@@ -193,8 +207,40 @@ class Override:
     to: Release | None
     """What to go back to at once; None ends the rollout in progress and keeps what serves."""
     reason: str
+    by: str = ""
+    """Who asked, as the machine that the command ran on knows them."""
     since: datetime | None = None
     """When the controller first saw it; it is given up when `to` does not get ready in its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """An operator's word that no more requests are moved to any challenger, until it is taken back."""
+
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditTail:
+    """The end of the endpoint's audit record, and what of it has not been written out yet; see `audit`."""
+
+    length: int = 0
+    """Lines so far."""
+    hash: str = ""
+    """Of the last line."""
+    after: str = ""
+    """The digest of the state that it left."""
+    facts: str = ""
+    """Of what the registry said in the last line that tells it."""
+    declared: str = ""
+    """Of the endpoint as declared in the last line that tells it."""
+    actions: tuple[str, ...] = ()
+    """Those of the last line."""
+    missed: int = 0
+    """Looks since then that found no room."""
+    pending: tuple[str, ...] = ()
+    """Lines that are not in S3 and MLflow yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +253,8 @@ class EndpointState:
     """What has all the traffic when no rollout is under way."""
     serving_reason: str = ""
     """Why it does: the verdict in words."""
-    previous: Release | None = None
-    """What served before: where `rollback` goes."""
+    served: tuple[Release, ...] = ()
+    """What served before, the latest last, each once: where `rollback` can go without MLflow."""
     settled_champion: str | None = None
     """The last version that served and was seen under the alias `champion`."""
     rejected: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -218,10 +264,26 @@ class EndpointState:
     """Revisions without a role: since when, so that they drain before they are retired."""
     rollout: RolloutState | None = None
     override: Override | None = None
+    hold: Hold | None = None
     scrape: Scrape | None = None
     """Kept while a rollout is under way: the last reading that was taken into account: the next observation is the difference to it."""
     unreported: tuple[EndedRollout, ...] = ()
     """Ended rollouts whose MLflow run has not been closed yet."""
+    audit: AuditTail = AuditTail()
+
+    @property
+    def previous(self) -> Release | None:
+        """What served before: where `rollback` goes by itself."""
+        return self.served[-1] if self.served else None
+
+    def now_serving(self, release: Release, reason: str) -> "EndpointState":
+        """The state in which `release` serves, and what served until now is remembered."""
+        left = self.serving
+        others = [one for one in self.served if one not in {left, release}]
+        if left is not None and left != release:
+            others.append(left)
+        served = tuple(others[-MAX_SERVED:])
+        return replace(self, serving=release, serving_reason=reason, served=served)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.gap import step_of, version_of
+from deploy_targets.rollout.pause import reason_of, word_of
 from deploy_targets.rollout.state import EndpointState, Phase
 from deploy_targets.target import Observed, Revision
 
@@ -22,6 +23,8 @@ class Status:
     weight: int | None
     """The challenger's wanted weight; None when nothing is under way."""
     verdict: str
+    hold: str
+    """An operator's word against moving more requests to any challenger; empty without one."""
     traffic: dict[str, int] | None
     """As the target says; None when it does not answer."""
     revisions: dict[str, str]
@@ -38,6 +41,8 @@ class Status:
         if self.challenger is not None:
             at = "" if self.weight is None else f" at {self.weight} %"
             told += [f"  v{self.challenger} is {self.phase}{at}", f"  {self.verdict}"]
+        if self.hold:
+            told.append(f"  {self.hold}")
         if self.traffic is None:
             told.append("  traffic: the target does not answer")
         else:
@@ -70,7 +75,8 @@ def summarise(endpoint: Endpoint, state: EndpointState, observed: Observed | Non
         challenger=None if rollout is None else rollout.challenger.version,
         phase=phase,
         weight=weight,
-        verdict=state.serving_reason if rollout is None else rollout.verdict.reason,
+        verdict=state.serving_reason if rollout is None else reason_of(rollout),
+        hold="" if state.hold is None else word_of(state.hold),
         traffic=None if observed is None else dict(observed.traffic.weights),
         revisions={
             version: f"{revision.readiness}{f' ({revision.reason})' if revision.reason else ''}"

@@ -8,19 +8,18 @@ store's own word, to be handed back and never reckoned with: `in_cluster.state_s
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from deploy_targets.rollout.state import SCHEMA, EndpointState, Evidence
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.state import SCHEMA, EndpointState
 from registry.errors import StateConflict, StateUnreadable
 
 _DOCUMENT = TypeAdapter(EndpointState)
 
-_WITHOUT_METRICS = 1
-"""The schema whose evidence was of one metric, by another mixture."""
+_OLDEST = 1
 
 _BUSY_S = 5.0
 """How long a writer waits for another one's transaction; a save takes about a millisecond."""
@@ -112,27 +111,45 @@ def dump_state(state: EndpointState) -> bytes:
 
 
 def parse_state(text: str | bytes) -> EndpointState:
-    """The state that a saved document spells. Schema 1 had another test: a rollout under way is judged anew.
+    """The state that a saved document spells, whichever version of Shipway from schema 1 on saved it.
 
     Raises:
-        StateUnreadable: another schema, or damaged.
+        StateUnreadable: a newer schema, or damaged.
     """
     try:
-        schema = json.loads(text)["schema"]
+        document = json.loads(text)
+        schema = document["schema"]
     except (ValueError, KeyError, TypeError) as error:
         message = "The saved state is damaged. Restore the state database, or remove it to adopt what serves."
         raise StateUnreadable(message) from error
-    if schema not in {_WITHOUT_METRICS, SCHEMA}:
+    if schema not in range(_OLDEST, SCHEMA + 1):
         message = (
-            f"The saved state has schema {schema}; this version of Shipway reads schema {SCHEMA}. "
+            f"The saved state has schema {schema}; this version of Shipway reads schemas {_OLDEST} to {SCHEMA}. "
             "Run the version that wrote it."
         )
         raise StateUnreadable(message)
     try:
-        state = _DOCUMENT.validate_json(text)
+        return _DOCUMENT.validate_json(json.dumps(migrated(document)))
     except ValidationError as error:
         message = f"The saved state is damaged: {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
         raise StateUnreadable(message) from error
-    if schema == _WITHOUT_METRICS and state.rollout is not None:
-        state = replace(state, rollout=replace(state.rollout, evidence=Evidence()))
-    return replace(state, schema=SCHEMA)
+
+
+def migrated(document: dict[str, Any]) -> dict[str, Any]:
+    """A saved document in today's schema; what stands in it already is left as it is.
+
+    Schema 1 had the evidence of one metric, by another test: a rollout under way is judged anew. Schema 2 knew only the
+    one release that served before. A declaration that is no longer valid is dropped: today's is used in its place.
+    """
+    schema, rollout = document["schema"], document.get("rollout")
+    if schema == 1 and rollout is not None:
+        rollout = {key: value for key, value in rollout.items() if key != "evidence"}
+    if schema <= 2:  # noqa: PLR2004 - the number of a schema
+        previous = document.get("previous")
+        document = {**document, "served": [] if previous is None else [previous]}
+    if rollout is not None:
+        try:
+            Endpoint.model_validate(rollout.get("declared"))
+        except ValidationError:
+            rollout = {key: value for key, value in rollout.items() if key != "declared"}
+    return {**document, "rollout": rollout, "schema": SCHEMA}

@@ -29,7 +29,7 @@ from tests.builders import (
     a_version,
 )
 from tests.contracts.operators import Operators
-from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeUsers
+from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTrail, FakeUsers
 from tests.install.rights import committed, controller_client
 
 POLICY = {
@@ -114,6 +114,7 @@ class Stage:
             counters=self.users,
             smoke=self.smoke,
             record=self.record,
+            trail=FakeTrail(),
         )
         self.controller = Controller(
             (self.unit,),

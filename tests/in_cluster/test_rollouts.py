@@ -18,13 +18,14 @@ from kubernetes import client
 
 from deploy_targets.in_cluster.lease import LeaseLeadership
 from deploy_targets.in_cluster.state_store import ConfigMapStore
+from deploy_targets.rollout.audit import read_chain
 from deploy_targets.rollout.controller import Controller, Unit
-from deploy_targets.rollout.state import Evidence
+from deploy_targets.rollout.state import SCHEMA, Evidence
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import StateConflict, TargetUnavailable, Unavailable
 from tests.builders import a_version, an_endpoint
 from tests.contracts.test_rollouts import Stage
-from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeUsers
+from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeTrail, FakeUsers
 from tests.in_cluster.worlds import TERMS, Steady, speaking_as
 
 
@@ -72,6 +73,7 @@ class Replica:
             counters=Through(world.users, after),
             smoke=world.smoke,
             record=world.record,
+            trail=world.trail,
         )
         self.controller = Controller(
             (unit,),
@@ -104,6 +106,7 @@ class Replicas:
         self.users = FakeUsers(self.target, self.steady.clock)
         self.smoke = FakeSmoke()
         self.record = FakeRecord()
+        self.trail = FakeTrail()
         self.store = self.fresh_store()
         self.chance = 0.0
         self.flips = 0
@@ -277,6 +280,8 @@ def test_whoever_leads_and_for_however_long_users_meet_only_what_was_decided(
     assert world.registry.aliases == {"champion": survivor}
     assert set(world.target.revisions) == {survivor}
     assert world.outcomes[-1] == ("rolled_back" if is_bad else "promoted")
+    told = read_chain(world.trail.lines, endpoint="chat", tail=world.state.audit)
+    assert told[-1].number == len(told) >= 10  # without a gap, whoever wrote it
 
 
 @pytest.mark.parametrize("leads_anew", [False, True])
@@ -348,7 +353,7 @@ def test_an_upgrade_in_mid_rollout_goes_on_from_what_the_version_before_saved(
     serving.release("7")
     assert [shift.percent("7") for shift in serving.target.shifts] == [5, 25, 50, 100]
     assert serving.outcomes[-1] == "promoted"
-    assert serving.state.schema == 2
+    assert serving.state.schema == SCHEMA
 
 
 def test_while_the_api_server_is_away_for_minutes_traffic_stays_and_then_goes_on(

@@ -12,7 +12,7 @@ from kubernetes import client
 
 from deploy_targets.in_cluster import state_store
 from deploy_targets.in_cluster.state_store import ConfigMapStore
-from deploy_targets.rollout.state import EndedRollout, Evidence, Outcome, Point, Reading
+from deploy_targets.rollout.state import SCHEMA, EndedRollout, Evidence, Outcome, Point, Reading
 from registry.errors import (
     AnswerLost,
     StateConflict,
@@ -274,6 +274,6 @@ def test_a_rollout_of_schema_1_goes_on_after_an_upgrade_and_is_saved_as_today(
     store.save(replace(saved.state, rollout=an_exposed_rollout()), expected=saved.revision)
 
     after = store.load("chat").state
-    assert (after.schema, after.serving) == (2, a_release("6"))
+    assert (after.schema, after.serving) == (SCHEMA, a_release("6"))
     assert after.rollout is not None
     assert after.rollout.evidence == Evidence()

@@ -85,6 +85,17 @@ class StandIn:
         """Forget the past: every resourceVersion that was handed out is too old to watch from."""
         self._change(lambda store: (compacted(store), None))
 
+    def revoke(self, token: str) -> None:
+        """Know that token no longer, as when it has expired."""
+        self._change(
+            lambda store: (
+                replace(
+                    store, tokens={one: who for one, who in store.tokens.items() if one != token}
+                ),
+                None,
+            )
+        )
+
     def wait_until(self, holds: Callable[[Store], bool], *, timeout_s: float = 10) -> None:
         """Wait until the state is as wanted.
 
@@ -111,8 +122,9 @@ class StandIn:
         Raises:
             Refusal: 401.
         """
-        token = authorization.removeprefix("Bearer ")
-        user = self.store.tokens.get(token)
+        scheme, _, token = authorization.partition(" ")
+        # The client spells it in small letters in a pod, and with a capital by a kubeconfig: HTTP does not mind.
+        user = self.store.tokens.get(token) if scheme.lower() == "bearer" else None
         if user is None:
             raise status.unauthorized()
         return user

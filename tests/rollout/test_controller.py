@@ -14,7 +14,7 @@ from registry.errors import EndpointFileInvalid, StateConflict, TargetUnavailabl
 from registry.promotion import RegistryChange, RegistryFacts, Trigger
 from registry.release import Release
 from tests.builders import FakeClock, a_release, a_version, an_endpoint
-from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeUsers
+from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeTrail, FakeUsers
 
 
 class World:
@@ -30,6 +30,7 @@ class World:
         self.users = FakeUsers(self.target, self.clock)
         self.smoke = FakeSmoke()
         self.record = FakeRecord()
+        self.trail = FakeTrail()
         self.leads = True
         self.store = store or SqliteStore(folder / "state.db")
         self.unit = Unit(
@@ -38,7 +39,12 @@ class World:
             counters=self.users,
             smoke=self.smoke,
             record=self.record,
+            trail=self.trail,
         )
+        self.restart()
+
+    def restart(self) -> None:
+        """The controller's process is another one from here on."""
         self.controller = Controller(
             (self.unit,),
             registry=self.registry,

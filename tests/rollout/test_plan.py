@@ -69,14 +69,21 @@ def look(
     facts: RegistryFacts | None = None,
     observation: Observation | NoData = BOTH_WELL,
     smoke: SmokeResult | None = None,
+    is_mlflow_away: bool = False,
+    is_removed: bool = False,
 ) -> Plan:
-    """One look, with MLflow away unless `facts` are given."""
+    """One look; unless `facts` are given, MLflow says what the state says."""
+    if facts is None and not is_mlflow_away:
+        rollout = state.rollout
+        challenger = None if rollout is None else rollout.challenger.version
+        facts = asked(challenger, None if state.serving is None else state.serving.version)
     situation = Situation(
         now=NOON + timedelta(seconds=after_s),
         observed=observed,
         facts=facts,
         observation=observation,
         smoke=smoke,
+        is_removed=is_removed,
     )
     return plan(endpoint or an_endpoint(), state, situation)
 
@@ -150,7 +157,7 @@ def test_a_step_begins_only_once_its_weights_are_seen() -> None:
     assert late.state.rollout.phase_since == NOON + timedelta(seconds=300)
     assert late.state.rollout.step_requests == 0
     assert late.state.rollout.phase is Phase.STEPPING
-    assert late.actions == (ShiftTraffic(traffic=Traffic(weights={"6": 50, "7": 50})),)
+    assert late.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 50, "7": 50}))
     half = seen(a_revision("6"), a_revision("7"), v6=50, v7=50)
     settling = look(late.state, endpoint=endpoint, observed=half, after_s=310).state
     assert settling.rollout is not None
@@ -261,7 +268,7 @@ def test_a_smoke_test_of_another_version_says_nothing_about_this_one() -> None:
 def test_a_ready_revision_that_passed_its_smoke_test_gets_the_first_weight() -> None:
     smoke = SmokeResult(version="7", passed=True, reason="it answered")
     planned = look(a_warming(), observed=WARM, smoke=smoke)
-    assert planned.actions == (ShiftTraffic(traffic=Traffic(weights={"6": 95, "7": 5})),)
+    assert planned.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 95, "7": 5}))
 
 
 def test_a_restart_under_traffic_is_a_setback_however_well_it_answers() -> None:
@@ -369,7 +376,8 @@ def test_a_lost_state_takes_over_what_the_champion_serves_and_moves_no_traffic()
 
 def test_a_lost_state_touches_nothing_while_mlflow_is_away() -> None:
     blank = EndpointState(endpoint="chat")
-    planned = look(blank, observed=seen(a_revision("6"), v6=100), after_s=10_000)
+    served = seen(a_revision("6"), v6=100)
+    planned = look(blank, observed=served, after_s=10_000, is_mlflow_away=True)
     assert planned == Plan(state=blank, actions=())
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from deploy_targets.cluster import Cluster
 from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.rollout.state import (
+    SCHEMA,
     Counts,
     EndedRollout,
     EndpointState,
     Evidence,
+    Hold,
     MetricEvidence,
     Outcome,
     Override,
@@ -26,7 +29,15 @@ from deploy_targets.rollout.state import (
 )
 from deploy_targets.rollout.store import SqliteStore, parse_state
 from registry.errors import StateConflict, StateUnreadable
-from tests.builders import NOON, a_release, a_state
+from registry.release import Release
+from tests.builders import (
+    NOON,
+    a_digest,
+    a_release,
+    a_state,
+    an_endpoint,
+    an_exposed_rollout,
+)
 
 A_METRIC = MetricEvidence(
     signature="counted",
@@ -65,11 +76,12 @@ def a_full_state():
     )
     return replace(
         a_state(),
-        previous=a_release("5"),
+        served=(a_release("4"), a_release("5")),
         rollout=rollout,
         rejected={"4": "bad"},
         idle_since={"5": NOON},
-        override=Override(to=a_release("5"), reason="operator"),
+        override=Override(to=a_release("5"), reason="operator", by="ada"),
+        hold=Hold(reason="the fair is on", by="ada"),
         scrape=Scrape(at=NOON, source="1", totals={"6": Counts(requests=1)}),
         unreported=(
             EndedRollout(rollout=rollout, outcome=Outcome.PROMOTED, reason="ok", ended=NOON),
@@ -160,7 +172,24 @@ def test_a_rollout_saved_by_schema_1_goes_on_and_is_judged_anew() -> None:
         },
     }
     state = parse_state(json.dumps(old))
-    assert state.schema == 2
+    assert state.schema == SCHEMA
     assert state.rollout is not None
     assert state.rollout.evidence == Evidence()
     assert state.rollout.points[0].weight == 5
+
+
+def test_what_served_before_by_schema_2_is_still_where_a_rollback_goes() -> None:
+    fields = {"model": "smollm2", "version": "5", "source": "s3://b/5", "digest": a_digest("5")}
+    old = {"schema": 2, "endpoint": "chat", "previous": fields}
+    state = parse_state(json.dumps(old))
+    assert state.previous == Release(**fields)
+    assert parse_state(json.dumps({**old, "previous": None})).previous is None
+
+
+def test_a_policy_that_is_valid_no_longer_is_dropped_and_the_rollout_goes_on() -> None:
+    rollout = an_exposed_rollout(declared=an_endpoint())
+    text = TypeAdapter(EndpointState).dump_json(replace(a_state(), rollout=rollout))
+    document = json.loads(text)
+    assert parse_state(json.dumps(document)).rollout == rollout
+    document["rollout"]["declared"]["rollout"]["a_rule_of_old"] = 1
+    assert parse_state(json.dumps(document)).rollout == replace(rollout, declared=None)

@@ -1,0 +1,267 @@
+"""What was decided, from which inputs, and what was done: a hash-chained line for each look that decided or learned.
+
+A line is one JSON object. It names the hash of the line before, so that nobody can take one out, put one in or change
+one unseen. It is saved with the state that it led to, in one and the same write, and is written out to S3 and MLflow
+afterwards: no decision is without its line, and none is lost with the process. The inputs are all that `plan` saw, so the
+decision can be made again from the lines alone (`replay`). The state is told where a run of lines begins, and wherever
+it is not the one that the line before led to: an operator, or an act of our own, has changed it in between.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.plan import Plan, Situation
+from deploy_targets.rollout.state import Action, AuditTail, EndpointState
+from registry.errors import IntegrityError
+from registry.events import Event
+
+MAX_QUIET = 200
+"""Lines that wait to be written out, beyond which a look that only learned is no longer told, but counted."""
+MAX_PENDING = 1_000
+"""Beyond this nothing is told any more, but counted: a state that could not be saved would stop the rollout itself."""
+
+_SITUATION = TypeAdapter(Situation)
+_STATE = TypeAdapter(EndpointState)
+_ACTIONS: TypeAdapter[tuple[Action, ...]] = TypeAdapter(tuple[Action, ...])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line, read back."""
+
+    number: int
+    """From 1 on."""
+    at: datetime
+    endpoint: str
+    rollout: str | None
+    """The one that was under way, before or after."""
+    code: str
+    """The version of Shipway that decided."""
+    events: tuple[Mapping[str, Any], ...]
+    """What happened, each with its fields; nothing where something was only learned."""
+    actions: tuple[str, ...]
+    """What was to be done, in words and in this order."""
+    decision: str
+    """The verdict of the rollout under way; empty without one."""
+    missed: int
+    """Looks before this line for which there was no room."""
+    after: str
+    """The digest of the state that it led to."""
+    hash: str
+    document: Mapping[str, Any]
+    """All of it."""
+
+
+def with_record(
+    endpoint: Endpoint, before: EndpointState, planned: Plan, situation: Situation, *, code: str
+) -> Plan:
+    """The plan whose state holds a line about this look; the same plan where nothing was decided or learned.
+
+    An act that is asked for again and again, because its platform does not do it, is told once.
+    """
+    tail = before.audit
+    events, actions, decision = told_of(before, planned)
+    was, now = _digest(before), _digest(planned.state)
+    is_decided = bool(events) or actions != tail.actions
+    if was == now and not is_decided:
+        return planned
+    room = MAX_PENDING if events or actions else MAX_QUIET
+    if len(tail.pending) >= room:
+        # What the next line builds on is not told: it will tell all of it itself.
+        tail = replace(tail, missed=tail.missed + 1, after="", facts="", declared="")
+        return replace(planned, state=replace(planned.state, audit=tail))
+    document: dict[str, Any] = {
+        "number": tail.length + 1,
+        "at": situation.now.isoformat(),
+        "endpoint": endpoint.name,
+        "rollout": _rollout_of(planned.state) or _rollout_of(before),
+        "code": code,
+        "events": events,
+        "actions": actions,
+        "decision": decision,
+        "missed": tail.missed,
+        "after": now,
+        "previous": tail.hash,
+    }
+    begins = _rollout_of(before) != _rollout_of(planned.state)
+    inputs = _SITUATION.dump_python(situation, mode="json")
+    facts, declared = _hash(inputs["facts"]), _hash(endpoint.model_dump(mode="json"))
+    if facts == tail.facts and not begins:
+        del inputs["facts"]
+    document["inputs"] = inputs
+    if declared != tail.declared or begins:
+        document["declared"] = endpoint.model_dump(mode="json")
+    if was != tail.after or begins:
+        document["before"] = _told(before)
+    line = _canonical(document)
+    tail = AuditTail(
+        length=tail.length + 1,
+        hash=_hash(document),
+        after=now,
+        facts=facts,
+        declared=declared,
+        actions=actions,
+        pending=(*tail.pending, line),
+    )
+    return replace(planned, state=replace(planned.state, audit=tail))
+
+
+def told_of(
+    before: EndpointState, planned: Plan
+) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...], str]:
+    """What a line tells of a plan: the events with their fields, the actions in words, the verdict."""
+    happened = changes(before, planned.state)
+    rollout = planned.state.rollout
+    return (
+        tuple({"event": event.value, **fields} for event, fields in happened),
+        _words(planned.actions),
+        "" if rollout is None else rollout.verdict.decision.value,
+    )
+
+
+def is_worth_writing(state: EndpointState, *, batch: int) -> bool:
+    """Whether the pending lines should be written out now: something was decided, or there are as many as `batch`."""
+    pending = state.audit.pending
+    if not pending:
+        return False
+    if state.rollout is None or len(pending) >= batch:
+        return True
+    return any(json.loads(line)["events"] for line in pending[-2:])
+
+
+def without_written(state: EndpointState, written: Iterable[str]) -> EndpointState:
+    """The state whose tail no longer holds these lines."""
+    gone = set(written)
+    kept = tuple(line for line in state.audit.pending if line not in gone)
+    return replace(state, audit=replace(state.audit, pending=kept))
+
+
+def read_chain(lines: Iterable[str], *, endpoint: str, tail: AuditTail | None) -> tuple[Entry, ...]:
+    """The lines as entries, in order; one that is there twice counts once.
+
+    `tail` is the end of the record as the saved state knows it; without it an end that was cut off is not noticed.
+
+    Raises:
+        IntegrityError: a line was changed, is missing, or is of another endpoint: which one is named.
+    """
+    documents: dict[int, dict[str, Any]] = {}
+    hashes: dict[int, str] = {}
+    for line in (*lines, *(() if tail is None else tail.pending)):
+        try:
+            document = json.loads(line)
+            number = int(document["number"])
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"The audit record of {endpoint} holds a line that is none ({line[:80]!r}). Somebody changed it."
+            raise IntegrityError(message) from error
+        found = _hash(document)
+        if hashes.setdefault(number, found) != found:
+            message = f"The audit record of {endpoint} tells its line {number} in two ways. Somebody changed one of them."
+            raise IntegrityError(message)
+        documents[number] = document
+    expected = ""
+    for number in range(1, len(documents) + 1):
+        document = documents.get(number)
+        if document is None:
+            message = f"The audit record of {endpoint} lacks its line {number}. Somebody took it out, or S3 lost it."
+            raise IntegrityError(message)
+        if document["previous"] != expected or document["endpoint"] != endpoint:
+            message = f"The audit record of {endpoint} does not hold together before its line {number}: it, or the one before, was changed."
+            raise IntegrityError(message)
+        expected = hashes[number]
+    if tail is not None and (tail.length, tail.hash) != (len(documents), expected):
+        message = (
+            f"The audit record of {endpoint} ends at line {len(documents)}, but the saved state knows {tail.length} lines, "
+            "or another last one. Its end was cut off or changed."
+        )
+        raise IntegrityError(message)
+    return tuple(_entry(documents[number], hashes[number]) for number in sorted(documents))
+
+
+def changes(
+    before: EndpointState, after: EndpointState
+) -> tuple[tuple[Event, Mapping[str, Any]], ...]:
+    """What happened between two states, as events with their fields."""
+    events: list[tuple[Event, Mapping[str, Any]]] = []
+    for version, reason in after.rejected.items():
+        if reason.startswith("refused") and version not in before.rejected:
+            events.append((Event.PROMOTION_REFUSED, {"version": version, "reason": reason}))
+    events += [
+        (
+            Event(f"rollout.{ended.outcome}"),
+            {"rollout": ended.rollout.id, "reason": ended.reason},
+        )
+        for ended in after.unreported
+        if ended not in before.unreported
+    ]
+    if before.override is not None and after.override is None:
+        events.append((Event.OVERRIDE_APPLIED, {"reason": before.override.reason}))
+    old, new = before.rollout, after.rollout
+    if new is None:
+        return tuple(events)
+    fields = {"rollout": new.id, "phase": new.phase.value, "step": new.step}
+    if old is None or old.id != new.id:
+        events.append((Event.ROLLOUT_STARTED, fields))
+    elif old.waiting != new.waiting:
+        event = Event.ROLLOUT_WAITS if new.waiting else Event.ROLLOUT_GOES_ON
+        events.append((event, {**fields, "reason": new.waiting or old.waiting}))
+    elif new.setbacks > old.setbacks:
+        events.append((Event.ROLLOUT_SET_BACK, {**fields, "reason": new.verdict.reason}))
+    elif (old.phase, old.step) != (new.phase, new.step):
+        events.append((Event.ROLLOUT_STEP_ADVANCED, {**fields, "verdict": new.verdict.reason}))
+    return tuple(events)
+
+
+def _words(actions: Iterable[Action]) -> tuple[str, ...]:
+    """Each action as JSON with its own name."""
+    told = _ACTIONS.dump_python(tuple(actions), mode="json")
+    named = zip(actions, told, strict=True)
+    return tuple(f"{type(action).__name__} {_canonical(fields)}" for action, fields in named)
+
+
+def _entry(document: Mapping[str, Any], found: str) -> Entry:
+    return Entry(
+        number=document["number"],
+        at=datetime.fromisoformat(document["at"]),
+        endpoint=document["endpoint"],
+        rollout=document["rollout"],
+        code=document["code"],
+        events=tuple(document["events"]),
+        actions=tuple(document["actions"]),
+        decision=document["decision"],
+        missed=document["missed"],
+        after=document["after"],
+        hash=found,
+        document=document,
+    )
+
+
+def _rollout_of(state: EndpointState) -> str | None:
+    return None if state.rollout is None else state.rollout.id
+
+
+def _told(state: EndpointState) -> Any:
+    """All of the state that the next decision can depend on: no chart, no counters' last reading, nothing to report."""
+    rollout = state.rollout
+    if rollout is not None:
+        rollout = replace(rollout, points=())
+    told = replace(state, rollout=rollout, scrape=None, unreported=(), audit=AuditTail())
+    return _STATE.dump_python(told, mode="json")
+
+
+def _digest(state: EndpointState) -> str:
+    return _hash(_told(state))
+
+
+def _canonical(document: Any) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(document: Any) -> str:
+    return hashlib.sha256(_canonical(document).encode()).hexdigest()

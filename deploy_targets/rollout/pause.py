@@ -1,0 +1,68 @@
+"""What keeps a rollout from going on: an operator's hold, a freeze window, or eyes that are shut. Pure.
+
+While any of them lasts, no more requests are moved to the challenger; being rolled back is never kept from it. The time
+that was waited is not held against the rollout: its time limit moves by as much.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from deploy_targets.rollout.state import Hold, NoData, Observation, Phase, RolloutState
+from deploy_targets.rollout_policy import RolloutPolicy
+
+
+def word_against(hold: Hold | None, policy: RolloutPolicy, now: datetime) -> str:
+    """What people said against going on at this moment; empty when nothing."""
+    if hold is not None:
+        return word_of(hold)
+    return "a freeze window of its policy is open" if policy.is_frozen(now) else ""
+
+
+def word_of(hold: Hold) -> str:
+    """An operator's hold in words."""
+    by = f" by {hold.by}" if hold.by else ""
+    return f"held{by}: {hold.reason}"
+
+
+def reason_of(rollout: RolloutState) -> str:
+    """Why it stands where it stands."""
+    waits = f"it waits, {rollout.waiting}; " if rollout.waiting else ""
+    return waits + rollout.verdict.reason
+
+
+def blindness(observation: Observation | NoData, *, is_registry_away: bool) -> str:
+    """What cannot be seen at this moment; empty when all can."""
+    if isinstance(observation, NoData) and observation.is_outage:
+        return f"no metrics: {observation.reason}"
+    return "MLflow does not answer" if is_registry_away else ""
+
+
+def with_blindness(rollout: RolloutState, blind: str, now: datetime) -> RolloutState:
+    """The rollout that knows since when it is blind. At weight 0 there is nothing to be seen."""
+    if not blind or rollout.phase is not Phase.STEPPING:
+        return replace(rollout, blind_since=None)
+    return replace(rollout, blind_since=rollout.blind_since or now)
+
+
+def is_blind_for_too_long(rollout: RolloutState, policy: RolloutPolicy, now: datetime) -> bool:
+    """Whether its requests must go back to the champion; a first release has none."""
+    if rollout.blind_since is None or rollout.champion is None:
+        return False
+    return now - rollout.blind_since >= timedelta(seconds=policy.blind_limit_s)
+
+
+def with_waiting(rollout: RolloutState, reason: str, now: datetime) -> RolloutState:
+    """The rollout that waits for `reason`, or goes on when that is empty."""
+    if reason:
+        return replace(rollout, waiting=reason, waiting_since=rollout.waiting_since or now)
+    since = rollout.waiting_since
+    if since is None:
+        return rollout
+    exposed = None if rollout.exposed_since is None else rollout.exposed_since + (now - since)
+    return replace(rollout, waiting="", waiting_since=None, exposed_since=exposed)
+
+
+def exposed_s(rollout: RolloutState, now: datetime) -> float:
+    """For how long it has had traffic, without the time that it has been waiting, in seconds."""
+    until = rollout.waiting_since or now
+    return max(0.0, (until - (rollout.exposed_since or until)).total_seconds())

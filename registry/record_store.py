@@ -1,0 +1,47 @@
+"""Records in S3 that are written once and never again: `s3://<bucket>/<key>`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from registry.artifact_store import answering, code_of
+from registry.errors import IntegrityError
+
+_EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
+
+
+class RecordStore:
+    """One bucket. Every method raises `ArtifactStoreUnavailable` when S3 does not answer or refuses."""
+
+    def __init__(self, client: Any, *, bucket: str) -> None:
+        """`client` is a boto3 S3 client with bounded timeouts and retries."""
+        self._client = client
+        self._bucket = bucket
+
+    def put(self, key: str, content: bytes) -> None:
+        """Writes an object where there is none yet; the same content again is fine.
+
+        Raises:
+            IntegrityError: something else is there.
+        """
+        with answering(f"the record {key}"):
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=key, Body=content, IfNoneMatch="*")
+            except self._client.exceptions.ClientError as error:
+                if code_of(error) not in _EXISTS:
+                    raise
+                if self._read(key) != content:
+                    message = f"s3://{self._bucket}/{key} holds another record than the one to be written. Nothing was changed."
+                    raise IntegrityError(message) from error
+
+    def read(self, prefix: str) -> Iterator[bytes]:
+        """The objects below a folder, in the order of their names."""
+        with answering(f"the records {prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"{prefix}/"
+            )
+            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+            for key in sorted(keys):
+                yield self._read(key)
+
+    def _read(self, key: str) -> bytes:
+        return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()

@@ -1,0 +1,299 @@
+"""The commands against a controller in a cluster, and that controller as a process: nothing local but a kubeconfig."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes.config import kube_config
+from typer.testing import CliRunner
+
+from deploy_targets.cli import app
+from deploy_targets.in_cluster import compose, lease
+from deploy_targets.in_cluster.lease import LeaseLeadership
+from deploy_targets.in_cluster.state_store import ConfigMapStore
+from deploy_targets.local.process import free_port
+from registry.errors import BadInput, TargetUnavailable
+from tests.builders import a_release, a_state, an_exposed_rollout
+from tests.in_cluster.worlds import TERMS, Steady, speaking_as
+from tests.kubernetes_api.server import ADMIN_TOKEN
+from tests.repo.reference import ROOT
+
+ENDPOINTS = """
+apiVersion: shipway/v1
+endpoints:
+  - name: chat
+    model: smollm2
+    target: ray-serve
+    kubernetes:
+      namespace: {namespace}
+      image: engine:1
+      gateway: {{name: llm, namespace: gateways, hostname: chat.example.com}}
+"""
+
+
+class Outside:
+    """A person with a kubeconfig, and the namespace of the controller."""
+
+    def __init__(self, server: Any, folder: Path) -> None:
+        self.server = server
+        self.namespace = server.a_namespace()
+        self.file = folder / "endpoints.yaml"
+        self.file.write_text(ENDPOINTS.format(namespace=self.namespace))
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": server.server.url}}],
+            "users": [{"name": "admin", "user": {"token": ADMIN_TOKEN}}],
+            "contexts": [{"name": "stand-in", "context": {"cluster": "c", "user": "admin"}}],
+        }
+        (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+        self.environment = {
+            "KUBECONFIG": str(folder / "kubeconfig"),
+            "SHIPWAY_CONTROL_PLANE": "kubernetes",
+            "SHIPWAY_KUBE_CONTEXT": "stand-in",
+            "SHIPWAY_NAMESPACE": self.namespace,
+            "SHIPWAY_GUARD_METRICS_URL": "http://127.0.0.1:1/{endpoint}/metrics",
+            "SHIPWAY_GATEWAY_URL": "http://127.0.0.1:1",
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
+        }
+        self.store = ConfigMapStore(speaking_as(server.admin), namespace=self.namespace)
+
+    @property
+    def holder(self) -> str:
+        api = client.CoordinationV1Api(self.server.admin)
+        try:
+            found = api.read_namespaced_lease("shipway-controller", self.namespace)
+        except client.ApiException:
+            return ""
+        return found.spec.holder_identity or ""
+
+    def run(self, *command: str) -> Any:
+        return CliRunner().invoke(app, [*command, "-f", str(self.file)])
+
+
+@pytest.fixture
+def outside(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outside:
+    person = Outside(cluster, tmp_path)
+    for name, value in person.environment.items():
+        monkeypatch.setenv(name, value)
+    # The client reads KUBECONFIG when it is imported; a process of its own does that later.
+    monkeypatch.setattr(
+        kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", person.environment["KUBECONFIG"]
+    )
+    return person
+
+
+@pytest.fixture
+def renewing(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> LeaseLeadership:
+    """A leader that renews whenever somebody waits for it; `looks` counts what woke it."""
+    steady = Steady()
+    leader = LeaseLeadership(
+        speaking_as(outside.server.admin, attempts=1),
+        namespace=outside.namespace,
+        identity="a",
+        terms=TERMS,
+        clock=steady.clock,
+        steady=steady,
+    )
+    leader.attempt()
+
+    def wait(seconds: float) -> None:
+        steady.advance(seconds)
+        leader.attempt()
+
+    monkeypatch.setattr(compose.time, "sleep", wait)
+    return leader
+
+
+def test_a_rollback_is_saved_in_the_cluster_and_wakes_the_leader(
+    outside: Outside, renewing: LeaseLeadership
+) -> None:
+    outside.store.save(
+        replace(a_state("7"), served=(a_release("6"),), rollout=an_exposed_rollout()), expected=""
+    )
+    looks: list[str] = []
+    renewing._look = lambda: looks.append("now")
+
+    done = outside.run("rollback", "chat", "--reason", "it talks nonsense")
+
+    assert done.exit_code == 0, done.output
+    assert "the rollout of v7 ends" in done.output
+    override = outside.store.load("chat").state.override
+    assert override is not None
+    assert "it talks nonsense" in override.reason
+    assert looks == ["now"]
+
+
+def test_where_no_controller_renews_the_command_says_so(
+    outside: Outside, renewing: LeaseLeadership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compose.time, "sleep", lambda _: None)  # the leader is dead by now
+    outside.store.save(replace(a_state("7"), served=(a_release("6"),)), expected="")
+
+    done = outside.run("rollback", "chat")
+
+    assert done.exit_code == 1
+    assert "No controller renews its Lease" in done.output
+    assert outside.store.load("chat").state.override is not None
+
+
+def test_a_rollback_that_somebody_else_was_faster_than_is_not_saved_over_it(
+    outside: Outside, renewing: LeaseLeadership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.store.save(replace(a_state("7"), served=(a_release("6"),)), expected="")
+    load = ConfigMapStore.load
+
+    def overtaken(store: ConfigMapStore, endpoint: str) -> Any:
+        saved = load(store, endpoint)
+        monkeypatch.setattr(ConfigMapStore, "load", load)
+        outside.store.save(replace(saved.state, rejected={"8": "bad"}), expected=saved.revision)
+        return saved
+
+    monkeypatch.setattr(ConfigMapStore, "load", overtaken)
+    done = outside.run("rollback", "chat")
+    assert "somebody else saved it" in str(done.exception)
+    assert outside.store.load("chat").state.override is None
+
+
+def test_status_and_watch_tell_what_stands_in_the_cluster(
+    outside: Outside, renewing: LeaseLeadership
+) -> None:
+    outside.store.save(a_state(), expected="")
+
+    done = outside.run("status", "--json")
+
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    assert told["parts"] == {"controller": True}
+    assert told["endpoints"][0]["serving"] == "6"
+    assert told["endpoints"][0]["traffic"] == {}
+    renewing.end()
+    assert outside.run("status").exit_code == 1
+    assert "v6 serves" in outside.run("watch", "chat", "--looks", "1").output
+
+
+@pytest.mark.parametrize("command", ["up", "down", "env", "load", "doctor", "demo"])
+def test_what_is_about_the_local_stack_is_refused_in_one_sentence(
+    outside: Outside, command: str
+) -> None:
+    rest = ["chat"] if command == "load" else []
+    done = CliRunner().invoke(app, [command, *rest])
+    assert isinstance(done.exception, BadInput)
+    assert f"`shipway {command}` is about the local stack" in str(done.exception)
+
+
+def test_outside_a_cluster_its_context_has_to_be_named(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHIPWAY_KUBE_CONTEXT")
+    assert "Set SHIPWAY_KUBE_CONTEXT" in str(outside.run("status").exception)
+
+
+def test_an_endpoint_of_a_local_stack_is_refused(outside: Outside) -> None:
+    outside.file.write_text("apiVersion: shipway/v1\nendpoints: [{name: here, model: m}]\n")
+    assert "a controller in a cluster cannot reach" in str(outside.run("status").exception)
+
+
+def test_an_api_server_that_is_away_is_told(outside: Outside) -> None:
+    outside.server.server.go_away()
+    found = compose.ClusterComposition.of_environment(outside.file)
+    with pytest.raises(TargetUnavailable):
+        lease.hint_leader(
+            replace(found, cluster=speaking_as(outside.server.admin)).cluster,
+            namespace=outside.namespace,
+            terms=TERMS,
+            sleep=lambda _: None,
+        )
+
+
+class Processes:
+    """Real controllers, each on a port of its own."""
+
+    def __init__(self, outside: Outside, folder: Path) -> None:
+        self._outside = outside
+        self._folder = folder
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, **environment: str) -> int:
+        """Starts one and returns its port."""
+        port = free_port(0, set(self.running))
+        command = [sys.executable, "-m", "deploy_targets.cli", "controller"]
+        with (self._folder / f"{port}.log").open("wb") as log:
+            self.running[port] = subprocess.Popen(
+                [*command, "-f", str(self._outside.file)],
+                cwd=ROOT,
+                env={**os.environ, "SHIPWAY_CONTROLLER_PORT": str(port), **environment},
+                stdout=log,
+                stderr=log,
+            )
+        return port
+
+    def until(self, holds: Callable[[], bool], *, timeout_s: float = 60) -> None:
+        """Looks until it holds; shows the logs where it never does."""
+        import time
+
+        ends = time.monotonic() + timeout_s
+        while not holds():
+            if time.monotonic() > ends or any(one.poll() for one in self.running.values()):
+                pytest.fail("\n".join(log.read_text() for log in self._folder.glob("*.log")))
+            time.sleep(0.05)
+
+    def says(self, port: int, path: str) -> int:
+        try:
+            return httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code
+        except httpx2.HTTPError:
+            return 0
+
+    def end(self, port: int) -> int:
+        one = self.running.pop(port)
+        one.send_signal(signal.SIGTERM)
+        return one.wait(30)
+
+    def kill_all(self) -> None:
+        for one in self.running.values():
+            one.kill()
+            one.wait(30)
+
+
+@pytest.fixture
+def processes(outside: Outside, tmp_path: Path) -> Iterator[Processes]:
+    started = Processes(outside, tmp_path)
+    try:
+        yield started
+    finally:
+        started.kill_all()
+
+
+def test_of_two_real_controllers_one_leads_and_on_sigterm_the_other_follows_at_once(
+    outside: Outside, processes: Processes
+) -> None:
+    """Without the release it would take the Lease's 15 s."""
+    import time
+
+    first = processes.start()
+    processes.until(lambda: processes.says(first, "/readyz") == 200)
+    holder = outside.holder
+    assert holder
+    second = processes.start()
+    processes.until(lambda: processes.says(second, "/readyz") == 200)
+    assert outside.holder == holder
+    assert processes.says(second, "/healthz") == 200
+
+    assert processes.end(first) == 0
+    ended = time.monotonic()
+    processes.until(lambda: outside.holder not in {"", holder}, timeout_s=10)
+    took_s = time.monotonic() - ended
+
+    assert took_s < 6, took_s
+    assert processes.end(second) == 0
+    assert outside.holder == ""

@@ -1,0 +1,203 @@
+"""The audit record: complete, chained, and enough to decide again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploy_targets.rollout import audit
+from deploy_targets.rollout.audit import Entry, read_chain
+from deploy_targets.rollout.replay import entries_of, replay, story
+from deploy_targets.rollout.state import Hold, Override
+from deploy_targets.rollout_policy import RolloutPolicy
+from registry.errors import IntegrityError, NotFound
+from tests.builders import a_release, a_version, an_endpoint
+from tests.rollout.test_controller import World, serving, world  # noqa: F401
+
+
+def entries(world: World) -> tuple[Entry, ...]:  # noqa: F811
+    return read_chain(world.trail.lines, endpoint="chat", tail=world.state.audit)
+
+
+def events(world: World) -> list[str]:  # noqa: F811
+    return [event["event"] for entry in entries(world) for event in entry.events]
+
+
+def replayed(world: World, rollout: str):  # noqa: F811
+    return replay(entries_of(entries(world), rollout))
+
+
+def test_a_rollout_is_told_from_its_request_to_its_end(serving: World) -> None:  # noqa: F811
+    serving.trail.lines.clear()
+    first = serving.state.audit.length
+    serving.release("7")
+    lines = [json.loads(line) for line in serving.trail.lines]
+    assert [line["number"] for line in lines] == list(range(first + 1, first + 1 + len(lines)))
+    told = [event["event"] for line in lines for event in line["events"]]
+    assert told == ["rollout.started", *["rollout.step_advanced"] * 4, "rollout.promoted"]
+    acts = [action.split(" ")[0] for line in lines for action in line["actions"]]
+    assert acts[0] == "ApplyRevision"
+    assert "ShiftTraffic" in acts
+    assert "MoveAlias" in acts
+    assert "RetireRevision" in acts
+    assert not serving.state.audit.pending
+
+
+def test_at_rest_nothing_is_told(serving: World) -> None:  # noqa: F811
+    serving.tick(3)
+    length = serving.state.audit.length
+    serving.tick(10)
+    assert serving.state.audit.length == length
+
+
+def test_the_verdict_and_the_numbers_behind_it_are_in_the_record(serving: World) -> None:  # noqa: F811
+    serving.users.failure_rates["7"] = 0.4
+    serving.release("7")
+    (ended,) = [
+        event
+        for entry in entries(serving)
+        for event in entry.events
+        if event["event"] == "rollout.rolled_back"
+    ]
+    assert "e-value" in ended["reason"]
+    observed = [
+        entry.document["inputs"]["observation"]["increments"]["7"]["errors"]
+        for entry in entries(serving)
+        if "increments" in entry.document["inputs"]["observation"]
+        and "7" in entry.document["inputs"]["observation"]["increments"]
+    ]
+    assert sum(observed) > 0
+
+
+@pytest.mark.parametrize("failure_rate", [0.0, 0.4])
+def test_todays_code_decides_as_it_did(serving: World, failure_rate: float) -> None:  # noqa: F811
+    serving.users.failure_rates["7"] = failure_rate
+    serving.release("7")
+    done = replayed(serving, "chat-v7")
+    assert done.difference is None
+    assert done.looks >= 5
+
+
+def test_todays_code_decides_as_it_did_after_an_operator_came_in_between(
+    serving: World,  # noqa: F811
+) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4)
+    for hold in (Hold(reason="the fair is on", by="ada"), None):
+        saved = serving.store.load("chat")
+        serving.store.save(replace(saved.state, hold=hold), expected=saved.revision)
+        serving.tick(3)
+    saved = serving.store.load("chat")
+    override = Override(to=a_release("5"), reason="operator ada: no", by="ada")
+    serving.store.save(replace(saved.state, override=override), expected=saved.revision)
+    serving.tick(10)
+    assert replayed(serving, "chat-v7").difference is None
+    assert {"rollout.waits", "rollout.goes_on", "override.applied"} <= set(events(serving))
+
+
+def test_where_the_code_is_another_by_now_the_first_other_decision_is_named(
+    serving: World,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serving.release("7")
+    monkeypatch.setattr(RolloutPolicy, "is_frozen", lambda *_: True)
+    difference = replayed(serving, "chat-v7").difference
+    assert difference is not None
+    assert "rollout.step_advanced" in difference.recorded
+    assert "rollout.step_advanced" not in difference.today
+
+
+@pytest.mark.parametrize("part", ["trail", "record"])
+def test_nothing_is_lost_while_it_cannot_be_written_out(serving: World, part: str) -> None:  # noqa: F811
+    getattr(serving, part).is_away = True
+    serving.release("7")
+    getattr(serving, part).is_away = False
+    serving.tick(2)
+    assert events(serving).count("rollout.promoted") == 2
+    assert replayed(serving, "chat-v7").difference is None
+
+
+def test_a_long_outage_is_told_as_such_and_the_decisions_still_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_QUIET", 5)
+    busy = World(tmp_path, an_endpoint(promote={"by": "exposure", "requests": 10_000}))
+    busy.release("6")
+    busy.trail.is_away = True
+    busy.registry.aliases["challenger"] = "7"
+    busy.tick(40)
+    busy.users.failure_rates["7"] = 0.6
+    busy.tick(40)
+    assert len(busy.state.audit.pending) < 25
+    busy.trail.is_away = False
+    busy.tick(2)
+    done = replayed(busy, "chat-v7")
+    assert done.missed > 0
+    assert done.difference is None
+    assert "rollout.rolled_back" in events(busy)
+
+
+def test_beyond_its_room_the_record_never_keeps_the_state_from_being_saved(
+    serving: World,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit, "MAX_QUIET", 2)
+    monkeypatch.setattr(audit, "MAX_PENDING", 4)
+    serving.trail.is_away = True
+    serving.release("7")
+    assert len(serving.state.audit.pending) <= 4
+    serving.trail.is_away = False
+    serving.release("8")
+    assert sum(entry.missed for entry in entries(serving)) > 0
+    assert replayed(serving, "chat-v8").difference is None
+
+
+def changed(line: str) -> str:
+    return line.replace('"weight":5', '"weight":6').replace('"decision":"hold"', '"decision":"no"')
+
+
+@pytest.mark.parametrize(
+    ("tampered", "said"),
+    [
+        (lambda lines: [*lines[:3], *lines[4:]], "lacks its line 4"),
+        (lambda lines: [*lines[:3], lines[3].replace("chat", "char"), *lines[4:]], "line [45]"),
+        (lambda lines: lines[:-1], "ends at line"),
+        (lambda lines: [*lines, lines[2].replace("chat", "char")], "in two ways"),
+        (lambda lines: [*lines, "rubbish"], "a line that is none"),
+        (lambda lines: [*lines, "[]"], "a line that is none"),
+    ],
+)
+def test_a_record_that_was_tampered_with_is_found_out(serving: World, tampered, said: str) -> None:  # noqa: F811
+    lines, tail = serving.trail.lines, serving.state.audit
+    assert read_chain(lines, endpoint="chat", tail=tail)
+    with pytest.raises(IntegrityError, match=said):
+        read_chain(tampered(lines), endpoint="chat", tail=tail)
+
+
+def test_pieces_that_overlap_are_one_record(serving: World) -> None:  # noqa: F811
+    lines, tail = serving.trail.lines, serving.state.audit
+    whole = read_chain(lines, endpoint="chat", tail=tail)
+    assert read_chain([*lines[2:], *lines], endpoint="chat", tail=tail) == whole
+
+
+def test_the_story_tells_people_what_happened(serving: World) -> None:  # noqa: F811
+    serving.release("7")
+    told = "\n".join(story(entries_of(entries(serving), "chat-v7")))
+    assert "rollout.started" in told
+    assert "rollout.promoted" in told
+    assert 'then: ShiftTraffic {"traffic":{"weights":{"6":95,"7":5}}}' in told
+    assert "looks that decided nothing" in told
+
+
+def test_a_rollout_that_is_not_in_the_record_is_named_with_those_that_are(serving: World) -> None:  # noqa: F811
+    with pytest.raises(NotFound, match=r"no rollout 'chat-v9'.*chat-v6-"):
+        entries_of(entries(serving), "chat-v9")
+
+
+def test_a_refusal_is_a_decision_too(serving: World) -> None:  # noqa: F811
+    serving.registry.versions["7"] = a_version("7", passed=False, reasons=("perplexity",))
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(3)
+    assert "promotion.refused" in events(serving)
+    assert not serving.state.audit.pending
