@@ -325,6 +325,8 @@ ENGINE = ({"app": "engine"}, "llm")
         ("egress", CONTROLLER, CLIENT, 6443, True),
         ("egress", CONTROLLER, PROXY, 10080, True),
         ("egress", CONTROLLER, MLFLOW, 5000, True),
+        ("egress", CONTROLLER, ({"app": "s3"}, "storage"), 8333, True),
+        ("egress", CONTROLLER, ({"app": "s3"}, "storage"), 9333, False),
         ("egress", CONTROLLER, ENGINE, 8000, False),
         ("egress", CONTROLLER, DNS, 53, True),
     ],
