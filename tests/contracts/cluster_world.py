@@ -44,7 +44,9 @@ class ClusterWorld:
         )
         self._operators = Operators(server.admin, kubernetes["namespace"])
         self._operators.broken[wrong] = f"{a_digest(wrong)} was evaluated"
-        self._api = controller_client(server, kubernetes["namespace"], committed(way))
+        self._api = controller_client(
+            server, kubernetes["namespace"], committed("triton" if way == "standard" else way)
+        )
         self.target: Target = self.fresh_target()
         for version in (*versions, wrong):
             self.target.apply(self.release(version))
