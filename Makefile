@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm demo down test test-engines check format docs bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm demo down test test-engines test-faults check format docs bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ test: check ## all checks and all tests, those with real servers and models incl
 test-engines: export OMP_NUM_THREADS = 1
 test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers: Triton and vLLM; a quarter of an hour
 	$(BIN)/python -m pytest -m engines -s
+
+test-faults: export OMP_NUM_THREADS = 1
+test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; half an hour
+	$(BIN)/python -m pytest -m faults
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ import typer
 
 from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
 from deploy_targets.rollout.commands import judging_app
+from deploy_targets.rollout.webhook_commands import webhook_app
 from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def _compose(file: Path) -> "ControlPlane":
     from deploy_targets.in_cluster.compose import ClusterComposition
 
     return ClusterComposition.of_environment(file)
+
+
+app.add_typer(webhook_app(_compose), name="webhook")
 
 
 @app.command(epilog="Example: shipway status --json")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deploy_targets.rollout.settings import ControllerSettings
     from deploy_targets.rollout.state import EndpointState
     from deploy_targets.rollout.status import Status
+    from deploy_targets.rollout.webhook import HookAddress
     from registry.artifact_store import ArtifactStore
     from registry.mlflow_registry import MlflowRegistry
     from registry.tracking import Tracking
@@ -84,6 +85,10 @@ class ControlPlane(Protocol):
 
     def leadership(self, settings: "ControllerSettings") -> "Leadership":
         """How controllers of this world agree on which of them may act."""
+        ...
+
+    def hook_address(self) -> "HookAddress":
+        """Where MLflow reaches the controller."""
         ...
 
     def wake_controller(self) -> str:

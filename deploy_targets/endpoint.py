@@ -55,6 +55,11 @@ class TargetKind(StrEnum):
         """Whether it is this machine."""
         return self in {TargetKind.LOCAL, TargetKind.LOCAL_TRITON}
 
+    @property
+    def protocol(self) -> Literal["openai", "triton"]:
+        """What its revisions speak."""
+        return "triton" if self in {TargetKind.TRITON, TargetKind.LOCAL_TRITON} else "openai"
+
 
 class Engine(Declared):
     """What loads the model and generates."""

@@ -24,7 +24,13 @@ from deploy_targets.own_objects import OwnObjects
 from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
-from registry.errors import KindMissing, ManifestInvalid, TargetRefused, TargetUnavailable
+from registry.errors import (
+    KindMissing,
+    ManifestInvalid,
+    TargetChanged,
+    TargetRefused,
+    TargetUnavailable,
+)
 from registry.events import Event
 from registry.release import Release
 
@@ -91,6 +97,7 @@ class GatewayTarget:
             folder = f"{place.path}/{namespace}".lstrip("/")
             self._wanted = GitObjects(git, folder=folder, endpoint=endpoint.name)
         self._refused: dict[str, str] = {}
+        self._observed: Traffic | None = None
 
     def close(self) -> None:
         """Closes the connections to the cluster, and takes a clone away."""
@@ -147,26 +154,39 @@ class GatewayTarget:
                 revisions[version] = Revision(
                     version=version, readiness=Readiness.FAILED, reason=reason
                 )
+        self._observed = look.traffic
         return Observed(revisions=revisions, traffic=look.traffic)
 
     def shift(self, traffic: Traffic) -> None:
-        """Writes the route; the Gateway follows within moments, and requests in flight finish where they are."""
+        """Writes the route; the Gateway follows within moments, and requests in flight finish where they are.
+
+        Where somebody has moved requests since the last observation, nothing is written: what was decided was decided on
+        other weights, perhaps by a controller that was paused and followed meanwhile.
+        """
         look = self._look()
+        if self._observed is not None and self._observed != look.traffic:
+            message = (
+                f"The requests of {self._endpoint.name} were moved by somebody else since they were last looked at; the "
+                "next look decides anew."
+            )
+            raise TargetChanged(message)
         versions = look.versions(self._platform.kind)
         if missing := sorted(traffic.weights.keys() - versions):
             message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         shares = ", ".join(f"v{version} {share} %" for version, share in traffic.weights.items())
         with self._wanted.change(self._says("requests to", shares or "nobody")):
             wanted = self._wanted_now(look).versions(self._platform.kind)
             self._wanted.ensure(self._route(wanted, traffic), take_back=ROUTE_FIELDS)
+        if self._wanted.is_immediate:
+            self._observed = traffic
 
     def retire(self, version: str) -> None:
         """Takes the pin away, then deletes the object, then what guarded it: exactly those that are ours."""
         look = self._look()
         if weight := look.traffic.percent(version):
             message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         with self._wanted.change(self._says("retire", f"v{version}")):
             wanted = self._wanted_now(look)
             if wanted.route is not None:

@@ -58,20 +58,6 @@ def open_cluster(context: str | None) -> Cluster:
     return Cluster(connect(context), sleep=time.sleep, jitter=random.random)
 
 
-def check_rollable(endpoint: Endpoint) -> None:
-    """Refuses an endpoint on a cluster that no controller could roll out.
-
-    Raises:
-        BadInput: nothing speaks OpenAI's protocol there.
-    """
-    if endpoint.target is not TargetKind.RAY_SERVE:
-        message = (
-            f"Endpoint {endpoint.name} names target {endpoint.target}, which the controller cannot roll out yet: nothing "
-            "speaks OpenAI's protocol before Triton in a cluster. `shipway render` and `shipway diff` know it already."
-        )
-        raise BadInput(message)
-
-
 def cluster_target(
     endpoint: Endpoint, cluster: Cluster, *, repository: Callable[[Release], str]
 ) -> GatewayTarget | KnativeTarget:
@@ -92,6 +78,26 @@ def cluster_target(
 def _repository_of(endpoint: Endpoint) -> GitRepository | None:
     place = None if endpoint.kubernetes is None else endpoint.kubernetes.git
     return None if place is None else GitRepository(place.repository, branch=place.branch)
+
+
+def check_triton(endpoint: Endpoint) -> None:
+    """Passes where the controller can roll an endpoint of target triton out.
+
+    Raises:
+        BadInput: it could not be judged, or not be asked. `shipway render` and `shipway diff` know it all the same.
+    """
+    if endpoint.engine.kind == "vllm":
+        message = (
+            f"{endpoint.name} runs vLLM in Triton, which takes a prompt and not a chat, and nothing before it makes the one "
+            "of the other. Use engine kind transformers, or vllm with target ray-serve."
+        )
+        raise BadInput(message)
+    if endpoint.cluster.gateway is None:
+        message = (
+            f"{endpoint.name} runs in KServe's Knative mode, where no request can be pinned to a version and a failure does "
+            "not say whose it is: the challenger could neither be smoke-tested nor judged. Use triton.mode Standard."
+        )
+        raise BadInput(message)
 
 
 def cluster_counters(

@@ -1,4 +1,4 @@
-"""Every Prometheus series, declared once: the guard emits them, rules, dashboards and the rollout read them.
+"""Every Prometheus series, declared once: guard and controller emit them, rules, dashboards and the rollout read them.
 
 Durations are in seconds. Labels are bounded: an endpoint, a version that this endpoint really serves, a route.
 A request that no version can be named for is counted under `UNATTRIBUTED`, never guessed.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 UNATTRIBUTED = "unattributed"
 
 ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
+SENDER, RESULT = "sender", "result"
 
 CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
 """Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
@@ -36,4 +37,9 @@ DURATION = Series(
     name="llm_inference_duration_seconds",
     help="From the request's arrival at the guard to the answer's last byte.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0, 120.0),
+)
+HINTS = Series(
+    name="shipway_hints_total",
+    help="Hints of MLflow and of its Shipway app that came to the controller: accepted, or why refused.",
+    labels=(SENDER, RESULT),
 )

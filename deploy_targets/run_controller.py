@@ -13,10 +13,10 @@ from deploy_targets.rollout.controller import Controller
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
 from deploy_targets.rollout.settings import ControllerSettings
-from registry.errors import RegistryUnavailable
+from deploy_targets.rollout.webhook import HOOK_NAME
+from registry.errors import RegistryUnavailable, WebhookRefused
 from registry.events import Event
 
-_HOOK_NAME = "shipway"
 _LOOPBACK = "127.0.0.1"
 _log = structlog.get_logger()
 
@@ -72,12 +72,12 @@ def run_controller(plane: ControlPlane) -> None:
     if secret is not None and url is not None:
         try:
             registry.ensure_webhook(
-                name=_HOOK_NAME,
+                name=HOOK_NAME,
                 url=f"{url.rstrip('/')}{HOOK_PATH}",
                 secret=secret.get_secret_value(),
                 events=HOOK_EVENTS,
             )
-        except RegistryUnavailable as error:
+        except (RegistryUnavailable, WebhookRefused) as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
     loop.run()
     leadership.end()

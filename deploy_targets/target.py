@@ -67,7 +67,7 @@ class Target(Protocol):
         """Send new requests by these weights. Requests in flight finish where they are.
 
         Raises:
-            ValueError: a weight for a revision that is not applied; nothing is changed.
+            TargetChanged: a weight for a revision that is not applied; nothing is changed.
         """
         ...
 
@@ -75,6 +75,6 @@ class Target(Protocol):
         """Delete the revision and all that `apply` made for it.
 
         Raises:
-            ValueError: it has traffic; nothing is changed.
+            TargetChanged: it has traffic; nothing is changed.
         """
         ...

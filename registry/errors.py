@@ -14,10 +14,12 @@ ShipwayError
 │   ├── TargetUnavailable
 │   │   ├── AnswerLost       a write that may or may not have been carried out
 │   │   ├── ObjectChanged    a write by compare-and-set that came too late
+│   │   ├── TargetChanged    it is not as it was seen when this was decided: look again, decide again
 │   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
 │   │       ├── KindMissing
 │   │       └── FieldConflict
 │   └── MetricsUnavailable
+├── WebhookRefused           MLflow does not call such an address
 ├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
 ├── StateTooLarge            a state that its store cannot hold
@@ -86,6 +88,10 @@ class ObjectChanged(TargetUnavailable):
     """An object was to be written as it had been read, and somebody else wrote, made or deleted it meanwhile."""
 
 
+class TargetChanged(TargetUnavailable):
+    """What was decided no longer fits what is there; nothing was changed, and the next look decides anew."""
+
+
 class TargetRefused(TargetUnavailable):
     """The platform said no: forbidden, over a quota, invalid, or not ours to change. The message says who may mend it."""
 
@@ -105,6 +111,10 @@ class FieldConflict(TargetRefused):
 
 class MetricsUnavailable(Unavailable):
     """No metrics could be read: the observation is a gap, never a zero."""
+
+
+class WebhookRefused(ShipwayError):
+    """MLflow refuses to call the controller; the message is MLflow's own. Polling goes on."""
 
 
 class PromotionRefused(ShipwayError):

@@ -31,6 +31,8 @@ class Event(StrEnum):
     AUDIT_FAILED = "audit.failed"
     HINT_ACCEPTED = "hint.accepted"
     HINT_REFUSED = "hint.refused"
+    HINT_DROPPED = "hint.dropped"
+    HINTS_OFF = "hints.off"
     REVISION_CHANGED = "revision.changed"
     REQUEST_FAILED = "engine.request_failed"
     STREAM_FAILED = "engine.stream_failed"

@@ -6,12 +6,13 @@ because `search_model_versions` returns none.
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from registry.errors import NotFound, RegistryUnavailable
+from registry.errors import NotFound, RegistryUnavailable, WebhookRefused
 from registry.promotion import (
     MoveAlias,
     RegistryChange,
@@ -27,8 +28,19 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _IMPOSSIBLE = "INVALID_PARAMETER_VALUE"
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _COPY = "models:/"
+_BAD_HOST = "Invalid Host header"
 _MAX_COPIES = 10
 """How many "Promote model" copies in a row are followed to their origin; a longer chain is a loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """One of MLflow's webhooks; its secret is nobody's to read."""
+
+    name: str
+    url: str
+    events: tuple[str, ...]
+    is_active: bool
 
 
 class MlflowRegistry:
@@ -168,13 +180,72 @@ class MlflowRegistry:
         with _answering(f"version {version} of the registered model {model}"):
             self._client.delete_model_version(model, version)
 
+    def webhooks(self) -> tuple[Webhook, ...]:
+        """All that are registered, whoever did."""
+        return tuple(
+            Webhook(
+                name=str(hook.name),
+                url=str(hook.url),
+                events=tuple(sorted(str(event) for event in hook.events)),
+                is_active=bool(hook.status.is_active()),
+            )
+            for hook in self._webhooks()
+        )
+
     def ensure_webhook(self, *, name: str, url: str, secret: str, events: Iterable[str]) -> None:
-        """Has MLflow call `url` on `events`, signed with `secret`; older hooks of that name are replaced."""
+        """Has MLflow call `url` on `events`, signed with `secret`: one hook of that name, which keeps its id.
+
+        Raises:
+            WebhookRefused: MLflow does not call such an address.
+        """
+        known = [hook for hook in self._webhooks() if hook.name == name]
+        wanted = {"name": name, "url": url, "events": list(events), "secret": secret}
         with _answering("the webhooks"):
-            for hook in self._client.list_webhooks(max_results=100):
-                if hook.name == name:
-                    self._client.delete_webhook(hook.webhook_id)
-            self._client.create_webhook(name=name, url=url, events=list(events), secret=secret)
+            try:
+                if known:
+                    self._client.update_webhook(known[0].webhook_id, **wanted, status="ACTIVE")
+                else:
+                    self._client.create_webhook(**wanted)
+            except MlflowException as error:
+                if error.error_code != _IMPOSSIBLE:
+                    raise
+                raise WebhookRefused(str(error)[:300]) from error
+            for twin in known[1:]:
+                self._client.delete_webhook(twin.webhook_id)
+
+    def remove_webhook(self, name: str) -> bool:
+        """Whether there was one of that name; now there is none."""
+        known = [hook for hook in self._webhooks() if hook.name == name]
+        with _answering("the webhooks"):
+            for hook in known:
+                self._client.delete_webhook(hook.webhook_id)
+        return bool(known)
+
+    def try_webhook(self, name: str) -> str:
+        """What keeps MLflow from calling that hook, in its own words; empty when a call of its went through.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        known = [hook for hook in self._webhooks() if hook.name == name]
+        if not known:
+            message = f"MLflow has no webhook named {name}. `shipway webhook install` makes it."
+            raise NotFound(message)
+        with _answering("the webhooks"):
+            tried = self._client.test_webhook(known[0].webhook_id)
+        if tried.success:
+            return ""
+        return str(tried.error_message or f"status {tried.response_status}: {tried.response_body}")
+
+    def _webhooks(self) -> list[Any]:
+        hooks: list[Any] = []
+        token: str | None = None
+        while token != "":
+            with _answering("the webhooks"):
+                page = self._client.list_webhooks(max_results=100, page_token=token)
+            hooks += page
+            token = page.token or ""
+        return hooks
 
     def _read(self, version: Any) -> ModelVersion:
         """The version in our terms. A "Promote model" copy takes source and tags from its origin.
@@ -215,8 +286,8 @@ def _answering(what: str) -> Generator[None]:
                 f"MLflow does not have {what} ({str(error)[:300]}). Look it up in the MLflow UI."
             )
             raise NotFound(message) from error
-        message = (
-            f"MLflow did not give {what} ({error.error_code}: {str(error)[:300]}). "
-            "Is its server up? `shipway status` tells."
-        )
+        advice = "Is its server up? `shipway status` tells."
+        if _BAD_HOST in str(error):
+            advice = "Name the host by which it is called in `mlflow server --allowed-hosts`."
+        message = f"MLflow did not give {what} ({error.error_code}: {str(error)[:300]}). {advice}"
         raise RegistryUnavailable(message) from error

@@ -26,6 +26,9 @@ SIZE_TAG = "shipway.size_bytes"
 STATUS_TAG = "shipway.status"
 REASON_TAG = "shipway.reason"
 ROLLOUT_TAG = "shipway.rollout"
+APPROVAL_TAG = "shipway.approved"
+ASKED_BY_TAG = "shipway.asked_by"
+"""What the tags of `asked_by` begin with."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

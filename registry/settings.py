@@ -1,6 +1,6 @@
-"""Where MLflow and S3 are; read once by an entry point and passed on. Credentials stay in AWS' own variables."""
+"""Where MLflow, S3 and the controller are; read once by an entry point and passed on. Credentials stay in AWS' own variables."""
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,3 +22,18 @@ class RegistrySettings(BaseSettings):
         default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3")
     )
     """Another S3 server than AWS' own."""
+
+
+class MlflowAppSettings(BaseSettings):
+    """What `mlflow server --app-name shipway` reads in the server's own environment."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, env_prefix="SHIPWAY_"
+    )
+
+    webhook_secret: SecretStr | None = None
+    """The controller's own; without it no hint is sent and no name is written."""
+    controller_url: str = "http://127.0.0.1:8090"
+    """Where the controller takes hints."""
+    server_kind: str = Field(default="uvicorn", validation_alias=AliasChoices("_MLFLOW_SGI_NAME"))
+    """`uvicorn`, `gunicorn` or `waitress`; set by `mlflow server` itself, never by hand."""

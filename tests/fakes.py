@@ -15,6 +15,7 @@ from registry.errors import (
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
+    TargetChanged,
     TargetUnavailable,
 )
 from registry.promotion import MoveAlias, RegistryChange, RegistryFacts, TagVersion, Trigger
@@ -102,7 +103,7 @@ class FakeTarget:
         self._answer()
         if unknown := traffic.weights.keys() - self.revisions.keys():
             message = f"traffic to revisions that do not exist: {unknown}"
-            raise ValueError(message)
+            raise TargetChanged(message)
         self.traffic = traffic
         self.shifts.append(traffic)
 
@@ -110,7 +111,7 @@ class FakeTarget:
         self._answer()
         if self.traffic.percent(version):
             message = f"v{version} was retired under traffic"
-            raise ValueError(message)
+            raise TargetChanged(message)
         self.revisions.pop(version, None)
 
     def fail(self, version: str, reason: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.kubernetes_targets import (
     ClusterSettings,
+    check_triton,
     cluster_counters,
     cluster_smoke,
     cluster_target,
@@ -77,3 +78,22 @@ def test_with_https_the_name_stays() -> None:
     url = httpx2.URL("https://guards.example.com/chat/metrics")
 
     assert every_address(url) == (url,)
+
+
+def test_triton_is_rolled_out_where_its_versions_can_be_asked_and_judged_and_refused_elsewhere() -> (
+    None
+):
+    check_triton(a_triton_endpoint())
+    vllm = {"engine": {"kind": "vllm"}, "resources": {"cpus": 8, "gpus": 1, "memory_gib": 64}}
+    with pytest.raises(BadInput, match="takes a prompt and not a chat"):
+        check_triton(a_triton_endpoint(**vllm))
+    with pytest.raises(BadInput, match="neither be smoke-tested nor judged"):
+        check_triton(a_knative_endpoint())
+
+
+def test_triton_is_smoke_tested_through_the_gateway_in_its_own_protocol() -> None:
+    settings = ClusterSettings(gateway_url="http://127.0.0.1:1/")
+
+    smoke = cluster_smoke(a_triton_endpoint(), settings)
+
+    assert smoke._url == "http://127.0.0.1:1/v2/models/chat/generate_stream"

@@ -65,6 +65,7 @@ async def _serve(
             model=settings.model,
             keys=keys,
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
+            protocol=settings.protocol,
             counters=counters,
         )
         front = _server(app, drain_s=settings.drain_s)

@@ -22,10 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deploy_targets.guard import errors
 from deploy_targets.guard.access_control import ANYBODY, Caller
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import GuardError, KeyFileInvalid, UpstreamFailed
+from deploy_targets.guard.errors import GuardError, KeyFileInvalid, ModelRefused, UpstreamFailed
 from deploy_targets.guard.exchange import Exchange, Recorded, error_response, exchange_of
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.outcome import Outcome, StreamScan, is_envelope, whole_outcome
+from deploy_targets.guard.protocol import Call, ProtocolName, call_for
 from deploy_targets.guard.upstream import Answer, Upstream
 from deploy_targets.guard.wire import ChatRequest, parse_chat
 from deploy_targets.metrics import CHAT_ROUTE, PINNED_ROUTE
@@ -38,7 +39,13 @@ _log = structlog.get_logger()
 
 
 def guard_app(
-    *, endpoint: str, model: str, keys: KeyFile | None, upstream: Upstream, counters: Counters
+    *,
+    endpoint: str,
+    model: str,
+    keys: KeyFile | None,
+    upstream: Upstream,
+    protocol: ProtocolName,
+    counters: Counters,
 ) -> ASGIApp:
     """The clients' side. Without `keys` anybody may come in: to be chosen by name, never by omission.
 
@@ -62,7 +69,9 @@ def guard_app(
         card = {"id": endpoint, "object": "model", "created": 0, "owned_by": "shipway"}
         return JSONResponse({"object": "list", "data": [card | ({"root": model} if model else {})]})
 
-    chat = _Chat(endpoint=endpoint, admit=admit, upstream=upstream, counters=counters)
+    chat = _Chat(
+        endpoint=endpoint, admit=admit, upstream=upstream, protocol=protocol, counters=counters
+    )
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -112,11 +121,13 @@ class _Chat:
         endpoint: str,
         admit: Callable[[Request], Caller],
         upstream: Upstream,
+        protocol: ProtocolName,
         counters: Counters,
     ) -> None:
         self._endpoint = endpoint
         self._admit = admit
         self._upstream = upstream
+        self._protocol: ProtocolName = protocol
         self._counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,9 +137,12 @@ class _Chat:
             body = await _bounded_body(request)
             asked = self._parse(body)
             exchange.is_streamed = asked.is_streamed
+            call = call_for(
+                self._protocol, body, endpoint=self._endpoint, request_id=exchange.request_id
+            )
             pin = request.headers.get(VERSION_HEADER)
             exchange.route = PINNED_ROUTE if pin else CHAT_ROUTE
-            await _while_client_waits(self._forward(exchange, body, pin, send), receive)
+            await _while_client_waits(self._forward(exchange, call, pin, send), receive)
         except ClientDisconnect:
             exchange.decide(Outcome.CANCELLED)
 
@@ -141,21 +155,27 @@ class _Chat:
             raise errors.NoSuchModel(message, param="model")
         return asked
 
-    async def _forward(self, exchange: Exchange, body: bytes, pin: str | None, send: Send) -> None:
+    async def _forward(self, exchange: Exchange, call: Call, pin: str | None, send: Send) -> None:
         """Passes the request on and its answer back.
 
         Raises:
-            UpstreamFailed: and nothing was sent yet, so that it can become a status.
+            UpstreamFailed, ModelRefused: and nothing was sent yet, so that it can become a status.
             ClientDisconnect: the client did not take its answer in time.
         """
         try:
-            async with self._upstream.chat(body, pin=pin, request_id=exchange.request_id) as answer:
-                exchange.version = answer.version
-                self._counters.appear(answer.version)
+            async with self._upstream.ask(
+                call.path, call.body, pin=pin, request_id=exchange.request_id
+            ) as begun:
+                self._attribute(exchange, begun)
+                answer = await call.read(begun)
+                self._attribute(exchange, answer)
                 if exchange.is_streamed and answer.is_stream:
                     await _relay_stream(answer, exchange, send)
                 else:
                     await _relay_whole(answer, exchange, send)
+        except ModelRefused as error:
+            exchange.decide(Outcome.ANSWERED, error=error.code)
+            raise
         except UpstreamFailed as error:
             if exchange.is_sending:
                 raise ClientDisconnect from error
@@ -164,6 +184,10 @@ class _Chat:
                 raise
             told = b"" if exchange.outcome is Outcome.ANSWERED else _error_event(error)
             await send({"type": "http.response.body", "body": told})
+
+    def _attribute(self, exchange: Exchange, answer: Answer) -> None:
+        exchange.version = answer.version
+        self._counters.appear(answer.version)
 
 
 async def _relay_stream(answer: Answer, exchange: Exchange, send: Send) -> None:
@@ -179,7 +203,7 @@ async def _relay_stream(answer: Answer, exchange: Exchange, send: Send) -> None:
             await send(_head(HTTPStatus.OK, "text/event-stream; charset=utf-8"))
         await send({"type": "http.response.body", "body": lines, "more_body": True})
 
-    async for piece in answer.pieces():
+    async for piece in answer.body:
         await send_on(scan.feed(piece))
     await send_on(scan.end())
     if scan.outcome is None:

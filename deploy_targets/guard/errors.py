@@ -3,6 +3,7 @@
 GuardError
 ├── RequestRefused       the client can mend it; says nothing about a version
 │   ├── RequestInvalid       400
+│   ├── ModelRefused         400 the version itself has said so: an answer, and counted as one
 │   ├── KeyRefused           401
 │   ├── NoSuchModel          404
 │   ├── RequestTooSlow       408
@@ -10,6 +11,7 @@ GuardError
 ├── KeysUnavailable      503 nobody can be let in (access control fails closed)
 ├── ShuttingDown         503
 └── UpstreamFailed       counts as a failure of the version that is known, or of none
+    ├── EngineFailed         500 Triton says so, in whichever of its ways
     ├── UpstreamUnreachable  502 no connection
     ├── UpstreamBroken       502 a connection, but no proper answer
     └── UpstreamTimeout      504
@@ -49,6 +51,13 @@ class RequestInvalid(RequestRefused):
 
     status = HTTPStatus.BAD_REQUEST
     code = "invalid_request"
+
+
+class ModelRefused(RequestRefused):
+    """The version cannot answer this request, whoever asks: a prompt that is too long."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "refused_by_model"
 
 
 class KeyRefused(RequestRefused):
@@ -95,6 +104,13 @@ class ShuttingDown(GuardError):
 
 class UpstreamFailed(GuardError):
     """The split, or the version behind it, failed this request."""
+
+
+class EngineFailed(UpstreamFailed):
+    """The engine says that it failed, though its status did not."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "engine_failed"
 
 
 class UpstreamUnreachable(UpstreamFailed):

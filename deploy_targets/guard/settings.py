@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from deploy_targets.guard.protocol import ProtocolName
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -22,6 +24,8 @@ class GuardSettings(BaseSettings):
     """The split, without /v1."""
     upstream_host: str = ""
     """The Host header by which a Gateway knows the endpoint; that of upstream_url by default."""
+    protocol: ProtocolName = "openai"
+    """What is spoken behind the split; with `triton` the model there is called like the endpoint."""
     host: str = "127.0.0.1"
     """The address to listen on; loopback unless told otherwise."""
     port: Port

@@ -1,6 +1,7 @@
 """The one way to the split: sends a request on, hands its answer back as it comes, ends it when the guard lets go.
 
-aiohttp is imported here alone, and its errors become the guard's. What an answer means is in `outcome`.
+aiohttp is imported here alone, and its errors become the guard's. What is said is in `protocol`, what an answer means
+in `outcome`.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from deploy_targets.guard.errors import (
 from deploy_targets.routing.traffic import VERSION_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
-_MAX_ANSWER_BYTES = 16 << 20
+MAX_ANSWER_BYTES = 16 << 20
 _CONNECT_S = 5.0
 
 
@@ -32,16 +33,13 @@ class Answer:
     """None when whoever answered does not say; the split's own errors do."""
     content_type: str
     retry_after: str | None
-    body: aiohttp.StreamReader
+    body: AsyncIterator[bytes]
+    """In the pieces in which it arrives."""
 
     @property
     def is_stream(self) -> bool:
         """Whether events follow."""
         return self.status == HTTPStatus.OK and self.content_type.startswith("text/event-stream")
-
-    def pieces(self) -> AsyncIterator[bytes]:
-        """The body in the pieces in which it arrives."""
-        return self.body.iter_any()
 
     async def whole(self) -> bytes:
         """The whole body.
@@ -50,10 +48,10 @@ class Answer:
             UpstreamBroken: it is larger than any answer could be.
         """
         read = bytearray()
-        async for piece in self.pieces():
+        async for piece in self.body:
             read += piece
-            if len(read) > _MAX_ANSWER_BYTES:
-                message = f"The answer is larger than {_MAX_ANSWER_BYTES} bytes."
+            if len(read) > MAX_ANSWER_BYTES:
+                message = f"The answer is larger than {MAX_ANSWER_BYTES} bytes."
                 raise UpstreamBroken(message)
         return bytes(read)
 
@@ -64,14 +62,14 @@ class Upstream:
     def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> None:
         """`timeout_s` is for a whole answer, sending it on to the client included."""
         self._session = session
-        self._url = f"{url.rstrip('/')}/v1/chat/completions"
+        self._url = url.rstrip("/")
         self._timeout_s = timeout_s
 
     @asynccontextmanager
-    async def chat(
-        self, body: bytes, *, pin: str | None, request_id: str
+    async def ask(
+        self, path: str, body: bytes, *, pin: str | None, request_id: str
     ) -> AsyncGenerator[Answer]:
-        """The answer to `body`, from the version `pin` where one is named.
+        """The answer to `body` at `path`, from the version `pin` where one is named.
 
         When the block is left before the body was read, by an error or by cancellation, the connection is closed, and
         with it the work behind it. What goes wrong inside the block while the body is read is translated as well.
@@ -92,7 +90,7 @@ class Upstream:
             async with (
                 asyncio.timeout(self._timeout_s),
                 self._session.post(
-                    self._url, data=body, headers=headers, allow_redirects=False
+                    self._url + path, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
                 yield Answer(
@@ -100,7 +98,7 @@ class Upstream:
                     version=response.headers.get(VERSION_HEADER) or None,
                     content_type=response.headers.get("content-type", ""),
                     retry_after=response.headers.get("retry-after"),
-                    body=response.content,
+                    body=response.content.iter_any(),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             message = "The model cannot be reached. Try again later."

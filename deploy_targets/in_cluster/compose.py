@@ -14,14 +14,14 @@ from pathlib import Path
 
 from deploy_targets.cluster import LEASE, Cluster, connect
 from deploy_targets.control_plane import read_endpoint_file, utc_now
-from deploy_targets.endpoint import Endpoint, EndpointFile
+from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.in_cluster.election import Terms
 from deploy_targets.in_cluster.lease import LEASE_NAME, LeaseLeadership, hint_leader, is_renewed
 from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.kubernetes_targets import (
     ClusterSettings,
-    check_rollable,
+    check_triton,
     cluster_counters,
     cluster_smoke,
     cluster_target,
@@ -32,8 +32,10 @@ from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.status import Status, summarise
+from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
+from deploy_targets.triton.repository import repository_of
 from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import BadInput, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
@@ -73,7 +75,8 @@ class ClusterComposition:
                     "reach. Move it into the endpoint file of a local stack."
                 )
                 raise BadInput(message)
-            check_rollable(endpoint)
+            if endpoint.target is TargetKind.TRITON:
+                check_triton(endpoint)
         return cls(declared, open_cluster(settings.kube_context), settings, RegistrySettings())
 
     def registry(self) -> MlflowRegistry:
@@ -107,7 +110,9 @@ class ClusterComposition:
 
     def target(self, endpoint: Endpoint) -> GatewayTarget | KnativeTarget:
         """The target of one endpoint."""
-        return cluster_target(endpoint, self.cluster, repository=lambda release: release.source)
+        return cluster_target(
+            endpoint, self.cluster, repository=repository_of(self.artifacts(), endpoint)
+        )
 
     def unit(self, endpoint: Endpoint) -> Unit:
         """Everything that the controller needs for one endpoint.
@@ -139,6 +144,24 @@ class ClusterComposition:
             identity=f"{socket.gethostname()}_{uuid.uuid4().hex}",
             terms=terms,
             clock=utc_now,
+        )
+
+    def hook_address(self) -> HookAddress:
+        """Where MLflow reaches the controller.
+
+        Raises:
+            BadInput: SHIPWAY_CONTROLLER_URL or SHIPWAY_WEBHOOK_SECRET is not set.
+        """
+        settings = ControllerSettings()
+        if settings.controller_url is None or settings.webhook_secret is None:
+            message = (
+                "Set SHIPWAY_CONTROLLER_URL to where MLflow reaches the controller, and SHIPWAY_WEBHOOK_SECRET to the secret "
+                "that the controller has."
+            )
+            raise BadInput(message)
+        return HookAddress(
+            controller_url=settings.controller_url,
+            secret=settings.webhook_secret.get_secret_value(),
         )
 
     def wake_controller(self) -> str:

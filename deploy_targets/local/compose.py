@@ -17,9 +17,10 @@ from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.kubernetes_targets import (
     ClusterSettings,
-    check_rollable,
+    check_triton,
     cluster_counters,
     cluster_smoke,
+    cluster_target,
     open_cluster,
 )
 from deploy_targets.local.adapter import LocalTarget
@@ -34,7 +35,6 @@ from deploy_targets.local.stack import (
     load_stack,
 )
 from deploy_targets.local.triton_adapter import LocalTritonTarget
-from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.journal import Journal
@@ -44,7 +44,10 @@ from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.store import SqliteStore
+from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
+from deploy_targets.triton.knative import KnativeTarget
+from deploy_targets.triton.repository import repository_of
 from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
@@ -138,10 +141,14 @@ class Composition:
         """The processes of the stack."""
         return self.info.alive()
 
-    def target(self, endpoint: Endpoint) -> LocalTarget | LocalTritonTarget | GatewayTarget:
+    def target(
+        self, endpoint: Endpoint
+    ) -> LocalTarget | LocalTritonTarget | GatewayTarget | KnativeTarget:
         """The target of one endpoint: on this machine, or on the cluster of the kube context that is set."""
-        if endpoint.target is TargetKind.RAY_SERVE:
-            return ray_target(endpoint, open_cluster(ClusterSettings().kube_context))
+        if not endpoint.target.is_local:
+            cluster = open_cluster(ClusterSettings().kube_context)
+            repository = repository_of(self.artifacts(), endpoint)
+            return cluster_target(endpoint, cluster, repository=repository)
         admin = self.info.url(endpoint.name, "envoy_admin")
         folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
         split = Split(
@@ -200,6 +207,13 @@ class Composition:
             trail=self.trail(endpoint),
         )
 
+    def hook_address(self) -> HookAddress:
+        """Where MLflow reaches the controller."""
+        return HookAddress(
+            controller_url=f"http://127.0.0.1:{self.info.ports['controller']}",
+            secret=self.home.secrets().webhook_secret,
+        )
+
     def wake_controller(self) -> str:
         """Has the controller look now instead of at the end of its pause; what to do where it did not hear."""
         delivery, stamp = uuid.uuid4().hex, str(int(utc_now().timestamp()))
@@ -231,7 +245,8 @@ class Composition:
 
 def _check_cluster(endpoint: Endpoint) -> None:
     """Refuses an endpoint on a cluster that this controller could not drive."""
-    check_rollable(endpoint)
+    if endpoint.target is TargetKind.TRITON:
+        check_triton(endpoint)
     if ClusterSettings().kube_context is None:
         message = (
             f"Endpoint {endpoint.name} names target {endpoint.target}, and no cluster was named. Set SHIPWAY_KUBE_CONTEXT "

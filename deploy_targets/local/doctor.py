@@ -13,9 +13,10 @@ from deploy_targets.control_plane import read_endpoint_file
 from deploy_targets.endpoint import TargetKind
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.local.parts import BIN
-from deploy_targets.local.stack import load_stack
+from deploy_targets.local.stack import StackInfo, load_stack
 from deploy_targets.local.triton_server import triton_environment
 from registry.errors import ShipwayError
+from registry.settings import RegistrySettings
 
 _NEEDED_GIB = 6
 """Environment, one small model in three shapes, and room to work."""
@@ -103,9 +104,21 @@ def _stack(home: Home) -> tuple[Finding, ...]:
         )
         for name, runs in info.alive().items()
     ]
+    return (*findings, *_mlflow(home, info))
+
+
+def _mlflow(home: Home, info: StackInfo) -> Iterator[Finding]:
     try:
         healthy = httpx2.get(f"{info.mlflow_url}/health", timeout=5).status_code == HTTPStatus.OK
     except httpx2.HTTPError:
         healthy = False
     said = "answers" if healthy else f"{info.mlflow_url} does not answer; see {home.log('mlflow')}"
-    return (*findings, Finding(what="MLflow", is_fine=healthy, said=said))
+    yield Finding(what="MLflow", is_fine=healthy, said=said)
+    if healthy and info.alive().get("controller"):
+        from deploy_targets.rollout.webhook import check_hook
+        from registry.mlflow_registry import MlflowRegistry
+        from registry.tracking import connect_mlflow
+
+        registry = MlflowRegistry(connect_mlflow(RegistrySettings(tracking_uri=info.mlflow_url)))
+        hook = check_hook(registry)
+        yield Finding(what="webhook", is_fine=hook.arrives, said=hook.said)

@@ -83,12 +83,16 @@ def seaweedfs(home: Home, secrets: Secrets, ports: Mapping[str, int]) -> Part:
 
 
 def mlflow_server(home: Home, secrets: Secrets, ports: Mapping[str, int]) -> Part:
-    """MLflow's server with one worker, on SQLite; artifacts go through it to S3, so that clients need no S3 keys."""
+    """MLflow's server with one worker, on SQLite; artifacts go through it to S3, so that clients need no S3 keys.
+
+    Its app is Shipway's, which tells the controller of stage transitions, too.
+    """
     folder = home.folder("mlflow")
     return Part(
         command=(
             str(BIN / "mlflow"),
             "server",
+            "--app-name=shipway",
             "--host=127.0.0.1",
             f"--port={ports['mlflow']}",
             "--workers=1",
@@ -106,6 +110,8 @@ def mlflow_server(home: Home, secrets: Secrets, ports: Mapping[str, int]) -> Par
             "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
             "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
             "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+            "SHIPWAY_CONTROLLER_URL": f"http://127.0.0.1:{ports['controller']}",
+            "SHIPWAY_WEBHOOK_SECRET": secrets.webhook_secret,
         },
     )
 
@@ -194,6 +200,7 @@ def guard(
         environment={
             "SHIPWAY_GUARD_ENDPOINT": endpoint.name,
             "SHIPWAY_GUARD_UPSTREAM_URL": f"http://127.0.0.1:{envoy_port}",
+            "SHIPWAY_GUARD_PROTOCOL": endpoint.target.protocol,
             "SHIPWAY_GUARD_PORT": str(port),
             "SHIPWAY_GUARD_ADMIN_PORT": str(admin_port),
             "SHIPWAY_GUARD_AUTH": endpoint.serving.auth,

@@ -15,7 +15,7 @@ from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import envoy
 from deploy_targets.local.home import write_json
 from deploy_targets.routing.traffic import Traffic
-from registry.errors import TargetUnavailable
+from registry.errors import TargetChanged, TargetUnavailable
 
 _SHIFT_LIMIT_S, _SHIFT_LOOK_S = 5.0, 0.005
 
@@ -66,7 +66,7 @@ class Split:
         Returning earlier would let the next act read the old weights back and write them again.
 
         Raises:
-            ValueError: a weight for a version without a backend; nothing is changed.
+            TargetChanged: a weight for a version without a backend; nothing is changed.
             TargetUnavailable: Envoy does not take them.
         """
         name = self._endpoint.name
@@ -74,7 +74,7 @@ class Split:
             message = (
                 f"{name} has no revision {', '.join(missing)} to send requests to; apply it first."
             )
-            raise ValueError(message)
+            raise TargetChanged(message)
         self.write(backends, traffic)
         deadline = time.monotonic() + _SHIFT_LIMIT_S
         while (running := self.traffic()) != traffic:
@@ -90,12 +90,12 @@ class Split:
         """The weights that Envoy runs, where `version` has none and may be retired.
 
         Raises:
-            ValueError: it has some.
+            TargetChanged: it has some.
         """
         traffic = self.traffic()
         if weight := traffic.percent(version):
             message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         return traffic
 
 

@@ -106,7 +106,13 @@ class LocalTritonTarget:
         version = release.version
         folder = self._folder / version
         folder.mkdir(parents=True, exist_ok=True)
-        spec = RevisionSpec(endpoint=self._endpoint, release=release, port=free_port(0, set()))
+        taken: set[int] = set()
+        spec = RevisionSpec(
+            endpoint=self._endpoint,
+            release=release,
+            port=free_port(0, taken),
+            triton_port=free_port(0, taken),
+        )
         # What the user left out stays out: a default that is spelled out may not fit this target.
         text = spec.model_dump_json(indent=1, exclude_unset=True)
         write_private(folder / SPEC_FILE, text)
@@ -166,7 +172,7 @@ _NOBODY = 1
 
 
 def _backends(deployed: Mapping[str, RevisionSpec]) -> dict[str, envoy.Backend]:
-    return {version: _backend(spec.port) for version, spec in deployed.items()}
+    return {version: _backend(spec.triton_port) for version, spec in deployed.items()}
 
 
 def _backend(port: int) -> envoy.Backend:

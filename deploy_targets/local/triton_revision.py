@@ -1,4 +1,4 @@
-"""One revision on the local Triton, as a process: its tritonserver watched over, and OpenAI's protocol before it.
+"""One revision on the local Triton, as a process: its tritonserver, watched over. Requests go to that one directly.
 
 `python -m deploy_targets.local.triton_revision FOLDER`, started by `triton_adapter`. It puts the model repository into S3,
 starts tritonserver on it, starts it again when it or its model's process dies, and says on /status how it stands. One
@@ -18,9 +18,12 @@ import psutil
 import structlog
 import uvicorn
 from pydantic import BaseModel, ConfigDict
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.local.envoy import IDLE_S
 from deploy_targets.local.home import write_json
 from deploy_targets.local.process import free_port
 from deploy_targets.local.triton_server import (
@@ -31,7 +34,6 @@ from deploy_targets.local.triton_server import (
     triton_environment,
 )
 from deploy_targets.target import Readiness
-from deploy_targets.triton.front import Front, TritonModel, triton_session
 from deploy_targets.triton.repository import put_repository
 from registry.artifact_store import ArtifactStore, connect_store
 from registry.errors import EngineDied, ModelNotLoaded, ShipwayError, Unavailable
@@ -49,13 +51,16 @@ _log = structlog.get_logger()
 
 
 class RevisionSpec(BaseModel):
-    """What `SPEC_FILE` holds: what is served, and on which port."""
+    """What `SPEC_FILE` holds: what is served, and where."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoint: Endpoint
     release: Release
     port: int
+    """Of GET /status."""
+    triton_port: int
+    """Of Triton itself, where the split sends requests; every start of it gets the same."""
 
 
 class RevisionStatus(BaseModel):
@@ -92,7 +97,6 @@ class RevisionKeeper:
         self._triton = triton
         self._child: asyncio.subprocess.Process | None = None
         self._barren_starts = 0
-        self.url = ""
         self.status = RevisionStatus(restarts=max(0, self._times_ready() - 1))
 
     async def keep(self, session: aiohttp.ClientSession) -> None:
@@ -134,13 +138,12 @@ class RevisionKeeper:
             EngineDied: always, in the end.
             ModelNotLoaded: it could not load the model.
         """
-        taken: set[int] = {self._spec.port}
-        port, metrics_port = free_port(0, taken), free_port(0, taken)
+        metrics_port = free_port(0, {self._spec.port, self._spec.triton_port})
         part = self._triton.server(
             self._spec.endpoint,
             repository=repository,
             folder=self._folder,
-            port=port,
+            port=self._spec.triton_port,
             metrics_port=metrics_port,
             environment=os.environ,
         )
@@ -151,7 +154,6 @@ class RevisionKeeper:
             stdin=asyncio.subprocess.DEVNULL,
         )
         self._child = child
-        self.url = f"http://127.0.0.1:{port}"
         loading = asyncio.create_task(self._await_loaded(session))
         ended = asyncio.create_task(child.wait())
         await asyncio.wait((loading, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -166,11 +168,10 @@ class RevisionKeeper:
     async def _await_loaded(self, session: aiohttp.ClientSession) -> None:
         """It answers HTTP only once it has tried to load everything."""
         name, version = self._spec.endpoint.name, self._spec.release.version
+        url = f"http://127.0.0.1:{self._spec.triton_port}/v2/repository/index"
         while True:
             with suppress(aiohttp.ClientError, TimeoutError):
-                async with session.post(
-                    f"{self.url}/v2/repository/index", timeout=aiohttp.ClientTimeout(total=5)
-                ) as response:
+                async with session.post(url, timeout=aiohttp.ClientTimeout(total=5)) as response:
                     index = cast("list[dict[str, Any]]", await response.json(content_type=None))
                 for model in index:
                     if (model["name"], model.get("version", version)) != (name, version):
@@ -192,7 +193,7 @@ class RevisionKeeper:
         raise EngineDied(message)
 
     async def _end_child(self) -> None:
-        child, self._child, self.url = self._child, None, ""
+        child, self._child = self._child, None
         if child is None or child.returncode is not None:
             return
         with suppress(ProcessLookupError):
@@ -249,26 +250,20 @@ async def serve(folder: Path) -> None:
         s3_endpoint_url=settings.s3_endpoint_url,
         triton=triton_environment(),
     )
-    name, version = spec.endpoint.name, spec.release.version
-    async with triton_session() as session:
-        model = TritonModel(session, url=lambda: keeper.url, name=name, version=version)
-        front = Front(
-            model.generate,
-            model_name=name,
-            version=version,
-            status=lambda: keeper.status.model_dump(mode="json"),
-        )
+
+    async def status(_: Request) -> JSONResponse:
+        return JSONResponse(keeper.status.model_dump(mode="json"))
+
+    async with aiohttp.ClientSession() as session:
         server = uvicorn.Server(
             uvicorn.Config(
-                front.app(),
+                Starlette(routes=[Route("/status", status)]),
                 host="127.0.0.1",
                 port=spec.port,
                 access_log=False,
                 log_level="warning",
                 lifespan="off",
-                # Envoy gives an idle connection up first, so it never sends a request into a closing one.
-                timeout_keep_alive=2 * IDLE_S,
-                timeout_graceful_shutdown=EXIT_S,
+                timeout_graceful_shutdown=1,
             )
         )
         keeping = asyncio.create_task(keeper.keep(session))

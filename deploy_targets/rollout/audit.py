@@ -9,6 +9,7 @@ it is not the one that the line before led to: an operator, or an act of our own
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,8 +37,10 @@ _ACTIONS: TypeAdapter[tuple[Action, ...]] = TypeAdapter(tuple[Action, ...])
 class Entry:
     """One line, read back."""
 
+    chain: str
+    """The time of its first line: when the state is lost, another chain begins."""
     number: int
-    """From 1 on."""
+    """From 1 on, in its chain."""
     at: datetime
     endpoint: str
     rollout: str | None
@@ -77,7 +80,9 @@ def with_record(
         # What the next line builds on is not told: it will tell all of it itself.
         tail = replace(tail, missed=tail.missed + 1, after="", facts="", declared="")
         return replace(planned, state=replace(planned.state, audit=tail))
+    chain = tail.chain or f"{situation.now:%Y%m%dT%H%M%S.%f}"
     document: dict[str, Any] = {
+        "chain": chain,
         "number": tail.length + 1,
         "at": situation.now.isoformat(),
         "endpoint": endpoint.name,
@@ -102,6 +107,7 @@ def with_record(
         document["before"] = _told(before)
     line = _canonical(document)
     tail = AuditTail(
+        chain=chain,
         length=tail.length + 1,
         hash=_hash(document),
         after=now,
@@ -144,44 +150,44 @@ def without_written(state: EndpointState, written: Iterable[str]) -> EndpointSta
 
 
 def read_chain(lines: Iterable[str], *, endpoint: str, tail: AuditTail | None) -> tuple[Entry, ...]:
-    """The lines as entries, in order; one that is there twice counts once.
+    """The lines as entries, chain by chain and in order; one that is there twice counts once.
 
     `tail` is the end of the record as the saved state knows it; without it an end that was cut off is not noticed.
 
     Raises:
         IntegrityError: a line was changed, is missing, or is of another endpoint: which one is named.
     """
-    documents: dict[int, dict[str, Any]] = {}
-    hashes: dict[int, str] = {}
+    chains: defaultdict[str, dict[int, Entry]] = defaultdict(dict)
     for line in (*lines, *(() if tail is None else tail.pending)):
-        try:
-            document = json.loads(line)
-            number = int(document["number"])
-        except (ValueError, KeyError, TypeError) as error:
-            message = f"The audit record of {endpoint} holds a line that is none ({line[:80]!r}). Somebody changed it."
-            raise IntegrityError(message) from error
-        found = _hash(document)
-        if hashes.setdefault(number, found) != found:
-            message = f"The audit record of {endpoint} tells its line {number} in two ways. Somebody changed one of them."
+        entry = _entry_of(line, endpoint)
+        if chains[entry.chain].setdefault(entry.number, entry).hash != entry.hash:
+            message = f"The audit record of {endpoint} tells its line {entry.number} in two ways. Somebody changed one of them."
             raise IntegrityError(message)
-        documents[number] = document
-    expected = ""
-    for number in range(1, len(documents) + 1):
-        document = documents.get(number)
-        if document is None:
+    for chain in chains.values():
+        _check_chain(chain, endpoint)
+    if tail is not None and tail.length:
+        kept = chains[tail.chain]
+        last = kept.get(len(kept))
+        if last is None or (last.number, last.hash) != (tail.length, tail.hash):
+            message = (
+                f"The audit record of {endpoint} ends at line {len(kept)}, but the saved state knows {tail.length} lines, "
+                "or another last one. Its end was cut off or changed."
+            )
+            raise IntegrityError(message)
+    return tuple(chains[name][number] for name in sorted(chains) for number in sorted(chains[name]))
+
+
+def _check_chain(chain: Mapping[int, Entry], endpoint: str) -> None:
+    previous = ""
+    for number in range(1, len(chain) + 1):
+        entry = chain.get(number)
+        if entry is None:
             message = f"The audit record of {endpoint} lacks its line {number}. Somebody took it out, or S3 lost it."
             raise IntegrityError(message)
-        if document["previous"] != expected or document["endpoint"] != endpoint:
+        if entry.document["previous"] != previous:
             message = f"The audit record of {endpoint} does not hold together before its line {number}: it, or the one before, was changed."
             raise IntegrityError(message)
-        expected = hashes[number]
-    if tail is not None and (tail.length, tail.hash) != (len(documents), expected):
-        message = (
-            f"The audit record of {endpoint} ends at line {len(documents)}, but the saved state knows {tail.length} lines, "
-            "or another last one. Its end was cut off or changed."
-        )
-        raise IntegrityError(message)
-    return tuple(_entry(documents[number], hashes[number]) for number in sorted(documents))
+        previous = entry.hash
 
 
 def changes(
@@ -225,21 +231,31 @@ def _words(actions: Iterable[Action]) -> tuple[str, ...]:
     return tuple(f"{type(action).__name__} {_canonical(fields)}" for action, fields in named)
 
 
-def _entry(document: Mapping[str, Any], found: str) -> Entry:
-    return Entry(
-        number=document["number"],
-        at=datetime.fromisoformat(document["at"]),
-        endpoint=document["endpoint"],
-        rollout=document["rollout"],
-        code=document["code"],
-        events=tuple(document["events"]),
-        actions=tuple(document["actions"]),
-        decision=document["decision"],
-        missed=document["missed"],
-        after=document["after"],
-        hash=found,
-        document=document,
-    )
+def _entry_of(line: str, endpoint: str) -> Entry:
+    try:
+        document = json.loads(line)
+        entry = Entry(
+            chain=document["chain"],
+            number=int(document["number"]),
+            at=datetime.fromisoformat(document["at"]),
+            endpoint=document["endpoint"],
+            rollout=document["rollout"],
+            code=document["code"],
+            events=tuple(document["events"]),
+            actions=tuple(document["actions"]),
+            decision=document["decision"],
+            missed=document["missed"],
+            after=document["after"],
+            hash=_hash(document),
+            document=document,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"The audit record of {endpoint} holds a line that is none ({line[:80]!r}). Somebody changed it."
+        raise IntegrityError(message) from error
+    if entry.endpoint != endpoint:
+        message = f"The audit record of {endpoint} holds a line of another endpoint, {entry.endpoint!r}. Somebody changed it."
+        raise IntegrityError(message)
+    return entry
 
 
 def _rollout_of(state: EndpointState) -> str | None:

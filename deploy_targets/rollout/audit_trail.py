@@ -1,12 +1,13 @@
 """The audit record outside of the state: in S3, and beside each rollout's charts in MLflow.
 
-A piece of it is an object that is written once, `audit/<endpoint>/<first>-<last>.jsonl`. Pieces may overlap, because a
+A piece of it is an object that is written once, `audit/<endpoint>/<chain>/<first>-<last>.jsonl`. Pieces may overlap, because a
 process may die between the writing and the saving that it has written; `audit.read_chain` puts them together and sees
 whether anything is missing or was changed. S3 is written first: it is the one that is read back.
 """
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 
 from deploy_targets.rollout.journal import EXPERIMENT_PREFIX
 from registry.record_store import RecordStore
@@ -34,16 +35,13 @@ class AuditTrail:
             ArtifactStoreUnavailable, RegistryUnavailable: not all of it is kept; the same lines, or more, may come again.
             IntegrityError: S3 holds something else under their name.
         """
-        numbers = [json.loads(line)["number"] for line in lines]
-        name = f"{_FOLDER}/{self.endpoint}/{min(numbers):08d}-{max(numbers):08d}.jsonl"
-        self._records.put(name, _joined(lines))
+        self._records.put(f"{_FOLDER}/{self.endpoint}/{_name(lines)}", _joined(lines))
         by_rollout: defaultdict[str | None, list[str]] = defaultdict(list)
         for line in lines:
             by_rollout[json.loads(line)["rollout"]].append(line)
         for rollout, its in by_rollout.items():
-            first, last = (json.loads(line)["number"] for line in (its[0], its[-1]))
-            path = f"{_FOLDER}/{first:08d}-{last:08d}.jsonl"
-            self._tracking.log_bytes(self._run_of(rollout), _joined(tuple(its)), path)
+            path = f"{_FOLDER}/{_name(its)}"
+            self._tracking.log_bytes(self._run_of(rollout), _joined(its), path)
 
     def _run_of(self, rollout: str | None) -> str:
         """The rollout's own run; that of the endpoint's other decisions where there is none, or somebody deleted it."""
@@ -67,5 +65,10 @@ def read_lines(records: RecordStore, endpoint: str) -> tuple[str, ...]:
     return tuple(line for piece in pieces for line in piece.decode().splitlines())
 
 
-def _joined(lines: tuple[str, ...]) -> bytes:
+def _name(lines: Sequence[str]) -> str:
+    first, last = (json.loads(line) for line in (lines[0], lines[-1]))
+    return f"{first['chain']}/{first['number']:08d}-{last['number']:08d}.jsonl"
+
+
+def _joined(lines: Sequence[str]) -> bytes:
     return ("\n".join(lines) + "\n").encode()

@@ -1,23 +1,26 @@
-"""A hint that something may have changed: MLflow's webhook, checked, wakes the loop early.
+"""A hint that something may have changed, checked, wakes the loop early. Two may send one: MLflow and Shipway's MLflow app.
 
-Nothing in the body is believed: the registry is read anew. A forged, stale or repeated delivery is refused; a lost one
-costs at most a poll period. The signature is MLflow's `v1`: HMAC-SHA256 over `<delivery id>.<timestamp>.<body>`.
+Nothing in the body is believed but who touched what, and that from Shipway's app alone: the registry is read anew. A
+forged, stale or repeated delivery is refused and counted; a lost one costs at most a poll period. `registry.hints` says how
+they are signed.
 """
 
-import base64
-import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from http import HTTPStatus
 
 import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from deploy_targets import metrics
 from registry.events import Event
+from registry.hints import HINT_PATH, Touch, plugin_secret, sign_hint
 
 HOOK_PATH = "/hooks/mlflow"
 HOOK_EVENTS = (
@@ -30,40 +33,89 @@ _MAX_BODY_BYTES = 1 << 20
 _log = structlog.get_logger()
 
 
+class Sender(StrEnum):
+    """Whose hint it claims to be, by the path to which it came."""
+
+    MLFLOW = "mlflow"
+    PLUGIN = "plugin"
+
+
+class HintResult(StrEnum):
+    """What became of a delivery; a label of the metric."""
+
+    ACCEPTED = "accepted"
+    NO_SECRET = "no_secret"  # noqa: S105 - a word, not a secret
+    FORGED = "forged"
+    STALE = "stale"
+    REPLAYED = "replayed"
+    TOO_LARGE = "too_large"
+    UNREADABLE = "unreadable"
+
+
+_REASONS = {
+    HintResult.NO_SECRET: "no webhook secret is set",
+    HintResult.FORGED: "the signature does not fit",
+    HintResult.STALE: "the timestamp is too far from now",
+    HintResult.REPLAYED: "this delivery was seen before",
+    HintResult.TOO_LARGE: "the body is too large",
+    HintResult.UNREADABLE: "the body does not say who touched what",
+}
+
+
 class HintCheck:
     """Verifies deliveries, and remembers those of the last minutes so that none counts twice."""
 
     def __init__(self, secret: str | None, clock: Callable[[], datetime]) -> None:
         """Without a secret every delivery is refused."""
-        self._secret = secret
+        self._secrets = (
+            None
+            if secret is None
+            else {Sender.MLFLOW: secret, Sender.PLUGIN: plugin_secret(secret)}
+        )
         self._clock = clock
-        self._seen: dict[str, datetime] = {}
+        self._seen: dict[tuple[Sender, str], datetime] = {}
 
-    def refusal(self, headers: Mapping[str, str], body: bytes) -> str:
-        """Why this delivery is not accepted; empty when it is."""
+    def judge(self, sender: Sender, headers: Mapping[str, str], body: bytes) -> HintResult:
+        """Whether this delivery is accepted, or why not."""
         now = self._clock()
         delivery = headers.get("x-mlflow-delivery-id", "")
         stamp = headers.get("x-mlflow-timestamp", "")
         signature = headers.get("x-mlflow-signature", "")
-        if self._secret is None:
-            return "no webhook secret is set"
-        expected = sign_hint(self._secret, delivery=delivery, stamp=stamp, body=body)
+        if self._secrets is None:
+            return HintResult.NO_SECRET
+        expected = sign_hint(self._secrets[sender], delivery=delivery, stamp=stamp, body=body)
         if not hmac.compare_digest(expected.encode(), signature.encode()):
-            return "the signature does not fit"
-        if not stamp.isdigit() or abs(now.timestamp() - int(stamp)) > _TOLERANCE.total_seconds():
-            return "the timestamp is too far from now"
+            return HintResult.FORGED
+        if not stamp.isdecimal() or abs(now.timestamp() - int(stamp)) > _TOLERANCE.total_seconds():
+            return HintResult.STALE
         self._seen = {key: at for key, at in self._seen.items() if now - at <= 2 * _TOLERANCE}
-        if delivery in self._seen:
-            return "this delivery was seen before"
-        self._seen[delivery] = now
-        return ""
+        if (sender, delivery) in self._seen:
+            return HintResult.REPLAYED
+        self._seen[sender, delivery] = now
+        return HintResult.ACCEPTED
 
 
-def sign_hint(secret: str, *, delivery: str, stamp: str, body: bytes) -> str:
-    """The signature of a delivery; `stamp` is in whole seconds since the epoch."""
-    signed = f"{delivery}.{stamp}.".encode() + body
-    digest = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
-    return "v1," + base64.b64encode(digest).decode()
+class HintCounter:
+    """The series of `metrics.HINTS`, in a registry of their own; all of them exist from the start, at zero."""
+
+    def __init__(self) -> None:
+        """Nothing was counted yet."""
+        series = metrics.HINTS
+        self._registry = CollectorRegistry()
+        self._hints = Counter(
+            series.name, series.help, labelnames=series.labels, registry=self._registry
+        )
+        for sender in Sender:
+            for result in HintResult:
+                self._hints.labels(sender, result)
+
+    def count(self, sender: Sender, result: HintResult) -> None:
+        """One delivery."""
+        self._hints.labels(sender, result).inc()
+
+    def page(self) -> bytes:
+        """What Prometheus reads."""
+        return generate_latest(self._registry)
 
 
 def nudge_app(
@@ -73,15 +125,28 @@ def nudge_app(
     is_alive: Callable[[], bool],
     is_ready: Callable[[], bool],
 ) -> Starlette:
-    """The controller's small HTTP side: POST /hooks/mlflow, GET /healthz and GET /readyz."""
+    """The controller's small HTTP side: POST to each sender's path, GET /healthz, /readyz and /metrics."""
+    counter = HintCounter()
 
     async def receive(request: Request) -> Response:
+        sender = Sender.PLUGIN if request.url.path == HINT_PATH else Sender.MLFLOW
         body = await _bounded_body(request)
-        reason = "the body is too large" if body is None else check.refusal(request.headers, body)
-        if reason:
-            _log.warning(Event.HINT_REFUSED, reason=reason)
+        touched: Mapping[str, object] = {}
+        if body is None:
+            result = HintResult.TOO_LARGE
+        else:
+            result = check.judge(sender, request.headers, body)
+            if sender is Sender.PLUGIN and result is HintResult.ACCEPTED:
+                try:
+                    touched = _fields(Touch.from_json(body))
+                except ValueError:
+                    result = HintResult.UNREADABLE
+        counter.count(sender, result)
+        if result is not HintResult.ACCEPTED:
+            reason = _REASONS[result]
+            _log.warning(Event.HINT_REFUSED, sender=sender, reason=reason)
             return JSONResponse({"refused": reason}, status_code=HTTPStatus.UNAUTHORIZED)
-        _log.info(Event.HINT_ACCEPTED)
+        _log.info(Event.HINT_ACCEPTED, sender=sender, **touched)
         wake()
         return JSONResponse({"accepted": True})
 
@@ -91,11 +156,16 @@ def nudge_app(
     async def readiness(_: Request) -> Response:
         return _said("ready", holds=is_ready())
 
+    async def numbers(_: Request) -> Response:
+        return Response(counter.page(), media_type=CONTENT_TYPE_LATEST)
+
     return Starlette(
         routes=[
             Route(HOOK_PATH, receive, methods=["POST"]),
+            Route(HINT_PATH, receive, methods=["POST"]),
             Route("/healthz", health),
             Route("/readyz", readiness),
+            Route("/metrics", numbers),
         ]
     )
 
@@ -105,8 +175,20 @@ def _said(what: str, *, holds: bool) -> Response:
     return JSONResponse({what: holds}, status_code=status)
 
 
+def _fields(touch: Touch) -> Mapping[str, object]:
+    """For the log line; what the touch leaves empty is left out."""
+    told = {
+        "deed": touch.deed.value,
+        "model": touch.model,
+        "version": touch.version,
+        "name": touch.name,
+        "user": touch.user,
+    }
+    return {name: value for name, value in told.items() if value}
+
+
 async def _bounded_body(request: Request) -> bytes | None:
-    """The whole body, or None when it is larger than any that MLflow sends."""
+    """The whole body, or None when it is larger than any that is sent to us."""
     body = b""
     async for chunk in request.stream():
         body += chunk

@@ -93,16 +93,16 @@ class Plan:
 def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan:
     """The next state and the actions to reach it."""
     now = situation.now
-    if situation.facts is not None:
-        state = adopt(state, situation.facts, situation.observed)
-        state = follow_registry(endpoint, state, situation.facts, now=now)
-    elif is_blank(state):
-        # The state may have been lost, and only the registry can tell what should serve: touch nothing.
-        return Plan(state=state, actions=())
-    state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
     if situation.is_removed:
         reason = "its endpoint was removed from the endpoint file"
         state = end_rollout(state, Outcome.WITHDRAWN, reason, now=now)
+    elif situation.facts is not None:
+        state = adopt(state, situation.facts, situation.observed)
+        state = follow_registry(endpoint, state, situation.facts, now=now)
+    if situation.facts is None and is_blank(state):
+        # The state may have been lost, and only the registry can tell what should serve: touch nothing.
+        return Plan(state=state, actions=())
+    state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
     state = advance(endpoint, state, situation)
     state = _note_idle(state, situation)
     actions = close_gap(

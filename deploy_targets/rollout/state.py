@@ -225,6 +225,8 @@ class Hold:
 class AuditTail:
     """The end of the endpoint's audit record, and what of it has not been written out yet; see `audit`."""
 
+    chain: str = ""
+    """The name of the record that it is the end of: when the state is lost, another one begins."""
     length: int = 0
     """Lines so far."""
     hash: str = ""

@@ -17,7 +17,13 @@ from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
 from deploy_targets.triton.manifest import release_of, render_inference_service, retiring_of
 from deploy_targets.triton.status import Knative
-from registry.errors import KindMissing, ManifestInvalid, TargetRefused, TargetUnavailable
+from registry.errors import (
+    KindMissing,
+    ManifestInvalid,
+    TargetChanged,
+    TargetRefused,
+    TargetUnavailable,
+)
 from registry.release import Release
 
 SHARE_FIELD = frozenset({".spec.predictor.canaryTrafficPercent"})
@@ -94,7 +100,7 @@ class KnativeTarget:
         known = {look.version, None if beside is None else beside.version}
         if missing := sorted(traffic.weights.keys() - known):
             message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         if look.service is None:
             return
         percent = traffic.percent(look.version)
@@ -122,7 +128,7 @@ class KnativeTarget:
         look = self._look()
         if weight := look.observe().traffic.percent(version):
             message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
-            raise ValueError(message)
+            raise TargetChanged(message)
         self._refused.pop(version, None)
         if look.service is None:
             return

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from deploy_targets.engine import tensors
 from deploy_targets.engine.chat import AnswerText, BadRequest
 from deploy_targets.engine.generation import Generator, Row
-from deploy_targets.triton import tensors
 from registry.digests import describe_folder
 from registry.errors import IntegrityError
 
@@ -112,7 +112,9 @@ class _Answer:
     def fail(self, error: Exception) -> None:
         """Tells the caller that this version could not answer."""
         if not self._is_over:
-            told = _triton.TritonError(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            _triton.Logger.log_error(reason)  # Triton itself tells the client alone
+            told = _triton.TritonError(reason)
             self._end(_triton.InferenceResponse(error=told))
 
     def _give(self, text: str, *, finish: str, is_last: bool) -> None:

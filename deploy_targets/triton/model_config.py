@@ -9,8 +9,8 @@ key is made of the inputs alone. Triton caches no streamed answers: ours are str
 import json
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.engine import tensors
 from deploy_targets.placement import Triton
-from deploy_targets.triton import tensors
 from registry.errors import ManifestInvalid
 from registry.release import Release
 

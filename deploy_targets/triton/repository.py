@@ -4,17 +4,19 @@ It is made of the evaluated artifact, whose files S3 copies itself, and of a few
 python backend's code. Equal repositories have one digest and lie in one place, so nothing is ever sent or copied twice.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.engine.tensors import CHECKPOINT_FOLDER
 from deploy_targets.triton.model_config import (
     CONFIG_FILE,
     VLLM_FILE,
     render_model_config,
     render_vllm_arguments,
 )
-from deploy_targets.triton.tensors import CHECKPOINT_FOLDER
 from registry.artifact_store import ArtifactStore, StoredArtifact
+from registry.errors import IntegrityError, NotFound, TargetRefused
 from registry.release import Release
 
 _ROOT = Path(__file__).parents[2]
@@ -24,8 +26,7 @@ IMPORTED_FILES = (
     "deploy_targets/engine/__init__.py",
     "deploy_targets/engine/chat.py",
     "deploy_targets/engine/generation.py",
-    "deploy_targets/triton/__init__.py",
-    "deploy_targets/triton/tensors.py",
+    "deploy_targets/engine/tensors.py",
     "registry/__init__.py",
     "registry/digests.py",
     "registry/errors.py",
@@ -48,6 +49,21 @@ def put_repository(store: ArtifactStore, endpoint: Endpoint, release: Release) -
         under=f"{endpoint.name}/{release.version}/{CHECKPOINT_FOLDER}",
         beside=small_files(endpoint, release),
     )
+
+
+def repository_of(store: ArtifactStore, endpoint: Endpoint) -> Callable[[Release], str]:
+    """For an adapter: puts the repository of a release and says where it lies.
+
+    What the artifact itself is at fault for is raised as TargetRefused, so that the rollout ends for that reason.
+    """
+
+    def put(release: Release) -> str:
+        try:
+            return put_repository(store, endpoint, release).source
+        except (IntegrityError, NotFound) as error:
+            raise TargetRefused(str(error)) from error
+
+    return put
 
 
 def small_files(endpoint: Endpoint, release: Release) -> dict[str, bytes]:

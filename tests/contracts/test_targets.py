@@ -5,6 +5,7 @@ Versions 6 and 7 are deployed once and stay; version 9 is promised other bytes t
 on a cluster stand on a stand-in for its API server; Knative mode has room for two versions, so `test_rollouts` asks it.
 """
 
+import asyncio
 import os
 import signal
 import time
@@ -16,8 +17,12 @@ from typing import Any, Protocol
 import httpx2
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy_targets.endpoint import Endpoint, Resources, TargetKind
+from deploy_targets.guard.app import guard_app
+from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.local.process import find_marked
 from deploy_targets.local.split import Split
 from deploy_targets.local.triton_adapter import LocalTritonTarget
@@ -29,7 +34,7 @@ from deploy_targets.target import Observed, Readiness, Target
 from deploy_targets.triton.repository import put_repository
 from registry.artifact_store import split_source
 from registry.digests import MANIFEST_NAME
-from registry.errors import TargetUnavailable
+from registry.errors import TargetChanged, TargetUnavailable
 from registry.release import Release
 from tests.builders import a_digest, a_release, an_endpoint
 from tests.contracts.cluster_world import ClusterWorld
@@ -161,6 +166,27 @@ class TritonWorld(LocalWorld):
 
     def kill_a_replica(self, version: str) -> None:
         self.process(version, "tritonserver").kill()
+
+    def ask(self, body: Mapping[str, Any] | None = None, **pin: str) -> httpx2.Response:
+        """Through a guard: before Triton nobody else speaks OpenAI's protocol."""
+
+        async def ask() -> httpx2.Response:
+            async with upstream_session() as session:
+                url = self._platform.url(f"{self._endpoint.name}.envoy")
+                guard = guard_app(
+                    endpoint=self._endpoint.name,
+                    model="",
+                    keys=None,
+                    upstream=Upstream(session, url, timeout_s=60),
+                    protocol="triton",
+                    counters=Counters(CollectorRegistry(), endpoint=self._endpoint.name),
+                )
+                transport = httpx2.ASGITransport(guard)
+                async with httpx2.AsyncClient(transport=transport, base_url="http://guard") as http:
+                    chat = body or a_chat("hello")
+                    return await http.post("/v1/chat/completions", json=chat, headers=pin)
+
+        return asyncio.run(ask())
 
     def process(self, version: str, name: str) -> psutil.Process:
         """The one of that name among the revision's processes."""
@@ -378,14 +404,14 @@ def test_retiring_a_version_leaves_the_others_alone_and_may_be_repeated(world: W
 
 
 def test_requests_are_never_sent_to_what_is_not_applied(world: World) -> None:
-    with pytest.raises(ValueError, match=UNKNOWN):
+    with pytest.raises(TargetChanged, match=UNKNOWN):
         world.target.shift(Traffic.split("6", UNKNOWN, 5))
 
     assert world.target.observe().traffic == Traffic.all_to("6")
 
 
 def test_what_has_traffic_is_not_retired(world: World) -> None:
-    with pytest.raises(ValueError, match="6"):
+    with pytest.raises(TargetChanged, match="6"):
         world.target.retire("6")
 
     assert world.target.observe().is_ready("6")

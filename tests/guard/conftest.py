@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
+from deploy_targets.guard.protocol import ProtocolName
 from tests.guard.stub import KEY, keys_json
 from tests.guard.world import World
 
@@ -40,9 +41,13 @@ def start_world(
     worlds: list[World] = []
 
     def start(
-        *, upstream_url: str | None = None, timeout_s: float = 10, auth: bool = True
+        *,
+        upstream_url: str | None = None,
+        timeout_s: float = 10,
+        auth: bool = True,
+        protocol: ProtocolName = "openai",
     ) -> World:
-        world = World(lines)
+        world = World(lines, protocol)
         world.start(
             keys_file=keys_file if auth else None, upstream_url=upstream_url, timeout_s=timeout_s
         )

@@ -15,15 +15,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy_targets.guard.app import admin_app, guard_app
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.key_file import KeyFile
+from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from tests.guard.stub import ENDPOINT, KEY, StubEngine, a_chat, a_server
+from tests.guard.stub_triton import StubTriton
 
 
 class World:
     """The stub, the guard and its admin side, running."""
 
-    def __init__(self, lines: "queue.Queue[dict[str, Any]]") -> None:
-        self.stub = StubEngine()
+    def __init__(
+        self, lines: "queue.Queue[dict[str, Any]]", protocol: ProtocolName = "openai"
+    ) -> None:
+        self.stub = StubTriton() if protocol == "triton" else StubEngine()
+        self._protocol: ProtocolName = protocol
         self._lines = lines
         self._unread = 0
         self._servers: list[uvicorn.Server] = []
@@ -60,6 +65,7 @@ class World:
                 model="smollm2",
                 keys=keys,
                 upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
+                protocol=self._protocol,
                 counters=counters,
             )
             apps = (self.stub.app, guard, admin_app(registry, keys=keys))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -240,13 +241,14 @@ class Processes:
 
     def until(self, holds: Callable[[], bool], *, timeout_s: float = 60) -> None:
         """Looks until it holds; shows the logs where it never does."""
-        import time
-
         ends = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() > ends or any(one.poll() for one in self.running.values()):
                 pytest.fail("\n".join(log.read_text() for log in self._folder.glob("*.log")))
             time.sleep(0.05)
+
+    def log(self, port: int) -> str:
+        return (self._folder / f"{port}.log").read_text()
 
     def says(self, port: int, path: str) -> int:
         try:
@@ -278,16 +280,14 @@ def test_of_two_real_controllers_one_leads_and_on_sigterm_the_other_follows_at_o
     outside: Outside, processes: Processes
 ) -> None:
     """Without the release it would take the Lease's 15 s."""
-    import time
-
-    first = processes.start()
-    processes.until(lambda: processes.says(first, "/readyz") == 200)
+    ports = [processes.start(), processes.start()]
+    for port in ports:
+        processes.until(lambda port=port: processes.says(port, "/readyz") == 200)
+        assert processes.says(port, "/healthz") == 200
+    (first,) = (port for port in ports if "leadership.gained" in processes.log(port))
+    (second,) = (port for port in ports if port != first)
     holder = outside.holder
     assert holder
-    second = processes.start()
-    processes.until(lambda: processes.says(second, "/readyz") == 200)
-    assert outside.holder == holder
-    assert processes.says(second, "/healthz") == 200
 
     assert processes.end(first) == 0
     ended = time.monotonic()

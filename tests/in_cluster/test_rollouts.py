@@ -412,3 +412,23 @@ def test_state_and_route_in_one_cluster_come_back_together(cluster: Any, tmp_pat
     stage.finish()
     assert [traffic.percent("7") for traffic in stage.shifts] == [0, 5, 25, 50, 100]
     assert stage.registry.aliases == {"champion": "7"}
+
+
+def test_a_shift_that_was_decided_on_other_weights_is_not_carried_out(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """The pause is after the last question who leads: only the route itself can tell that somebody else has acted."""
+    stage = Stage("ray-serve", cluster, tmp_path)
+    stage.release("6")
+    stage.reach("7", 5)
+    paused = stage.fresh_target()
+    paused.observe()
+    stage.target.shift(Traffic.all_to("6"))
+
+    with pytest.raises(TargetUnavailable, match="moved by somebody else"):
+        paused.shift(Traffic(weights={"6": 75, "7": 25}))
+
+    assert stage.traffic == Traffic.all_to("6")
+    paused.observe()
+    paused.shift(Traffic(weights={"6": 95, "7": 5}))
+    assert stage.traffic.percent("7") == 5

@@ -11,7 +11,8 @@ HOLD = """
 import sys
 from pathlib import Path
 from deploy_targets.local.file_lock import FileLeadership
-print(FileLeadership(Path(sys.argv[1])).leads(), flush=True)
+lock = FileLeadership(Path(sys.argv[1]))
+print(lock.leads(), flush=True)
 sys.stdin.read()
 """
 

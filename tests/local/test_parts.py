@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import parts
 from deploy_targets.local.envoy import render_bootstrap
 from deploy_targets.local.home import Home
@@ -118,3 +119,19 @@ def test_no_part_reports_to_its_maker(started: dict[str, parts.Part]) -> None:
 def test_envoy_gives_up_before_the_guard_does(started: dict[str, parts.Part]) -> None:
     limit = float(started["guard"].environment["SHIPWAY_GUARD_TIMEOUT_S"])
     assert limit > an_endpoint().serving.timeout_s
+
+
+@pytest.mark.parametrize("target", ["local", "local-triton"])
+def test_the_guard_speaks_what_its_revisions_speak(home: Home, target: str) -> None:
+    endpoint = Endpoint.model_validate({"name": "chat", "model": "smollm2", "target": target})
+    part = parts.guard(
+        endpoint,
+        folder=home.path,
+        keys_file=home.path / "keys.json",
+        port=1,
+        admin_port=2,
+        envoy_port=3,
+    )
+    assert part.environment["SHIPWAY_GUARD_PROTOCOL"] == (
+        "triton" if target == "local-triton" else "openai"
+    )

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from deploy_targets.endpoint import Endpoint
@@ -10,7 +11,6 @@ from deploy_targets.local import triton_revision
 from deploy_targets.local.triton_revision import RevisionKeeper, RevisionSpec, RevisionStatus
 from deploy_targets.local.triton_server import TritonEnvironment
 from deploy_targets.target import Readiness
-from deploy_targets.triton.front import triton_session
 from registry.artifact_store import StoredArtifact
 from registry.errors import ArtifactStoreUnavailable, IntegrityError
 from registry.release import ArtifactManifest
@@ -45,7 +45,7 @@ def kept(folder: Path, program: str | None, store: Store) -> RevisionStatus:
         {"name": "chat", "model": "smollm2", "target": "local-triton"}
     )
     keeper = RevisionKeeper(
-        RevisionSpec(endpoint=endpoint, release=a_release("7"), port=1),
+        RevisionSpec(endpoint=endpoint, release=a_release("7"), port=1, triton_port=2),
         folder=folder,
         store=store,
         s3_endpoint_url=None,
@@ -53,7 +53,7 @@ def kept(folder: Path, program: str | None, store: Store) -> RevisionStatus:
     )
 
     async def keep() -> None:
-        async with triton_session() as session:
+        async with aiohttp.ClientSession() as session:
             await keeper.keep(session)
 
     asyncio.run(keep())

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from deploy_targets.local.process import free_port
 from registry.errors import NotFound, RegistryUnavailable
@@ -229,19 +230,49 @@ def test_a_server_that_is_away_is_unavailable_in_bounded_time() -> None:
     assert monotonic() - began < 30
 
 
-def test_a_webhook_is_replaced_by_the_next_one_of_its_name(
+def a_hook(registry: MlflowRegistry, name: str, port: int) -> None:
+    registry.ensure_webhook(
+        name=name,
+        url=f"http://127.0.0.1:{port}/hooks/mlflow",
+        secret="s3cret",
+        events=("model_version_alias.created",),
+    )
+
+
+def test_a_webhook_is_set_right_by_the_next_one_of_its_name_and_others_are_left_alone(
     registry: MlflowRegistry, client: Any
 ) -> None:
-    other = f"other-{uuid4().hex[:8]}"
-    name = f"shipway-{uuid4().hex[:8]}"
+    other, name = f"other-{uuid4().hex[:8]}", f"shipway-{uuid4().hex[:8]}"
+    twins = [
+        client.create_webhook(name, f"http://127.0.0.1:{port}/", ["model_version.created"])
+        for port in (1, 2)
+    ]
+    client.update_webhook(twins[0].webhook_id, status="DISABLED")
     for hook, port in ((other, 1), (name, 2), (name, 3)):
-        registry.ensure_webhook(
-            name=hook,
-            url=f"http://127.0.0.1:{port}/hooks/mlflow",
-            secret="s3cret",
-            events=("model_version_alias.created",),
-        )
-    urls = {hook.name: hook.url for hook in client.list_webhooks(max_results=100)}
-    assert urls[name] == "http://127.0.0.1:3/hooks/mlflow"
-    assert urls[other] == "http://127.0.0.1:1/hooks/mlflow"
-    assert sum(hook.name == name for hook in client.list_webhooks(max_results=100)) == 1
+        a_hook(registry, hook, port)
+    hooks = {hook.name: hook for hook in registry.webhooks()}
+    assert (hooks[name].url, hooks[name].is_active) == ("http://127.0.0.1:3/hooks/mlflow", True)
+    assert hooks[name].events == ("model_version_alias.created",)
+    assert hooks[other].url == "http://127.0.0.1:1/hooks/mlflow"
+    ids = {hook.webhook_id for hook in client.list_webhooks(100) if hook.name == name}
+    assert len(ids) == 1
+    assert ids < {twin.webhook_id for twin in twins}
+
+
+def test_a_webhook_is_removed_once(registry: MlflowRegistry) -> None:
+    name = f"shipway-{uuid4().hex[:8]}"
+    a_hook(registry, name, 1)
+    assert registry.remove_webhook(name)
+    assert not registry.remove_webhook(name)
+    with pytest.raises(NotFound, match="shipway webhook install"):
+        registry.try_webhook(name)
+
+
+def test_a_host_that_mlflow_does_not_answer_to_is_told_with_what_to_set() -> None:
+    class Refusing:
+        def get_registered_model(self, _: str) -> None:
+            message = "API request failed with error code 403: Invalid Host header - possible DNS rebinding"
+            raise MlflowException(message)
+
+    with pytest.raises(RegistryUnavailable, match="--allowed-hosts"):
+        MlflowRegistry(Refusing()).aliases("m")  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 from deploy_targets.rollout import audit
 from deploy_targets.rollout.audit import Entry, read_chain
 from deploy_targets.rollout.replay import entries_of, replay, story
-from deploy_targets.rollout.state import Hold, Override
+from deploy_targets.rollout.state import EndpointState, Hold, Override
 from deploy_targets.rollout_policy import RolloutPolicy
 from registry.errors import IntegrityError, NotFound
 from tests.builders import a_release, a_version, an_endpoint
@@ -153,19 +153,19 @@ def test_beyond_its_room_the_record_never_keeps_the_state_from_being_saved(
     assert replayed(serving, "chat-v8").difference is None
 
 
-def changed(line: str) -> str:
-    return line.replace('"weight":5', '"weight":6').replace('"decision":"hold"', '"decision":"no"')
-
-
 @pytest.mark.parametrize(
     ("tampered", "said"),
     [
         (lambda lines: [*lines[:3], *lines[4:]], "lacks its line 4"),
-        (lambda lines: [*lines[:3], lines[3].replace("chat", "char"), *lines[4:]], "line [45]"),
+        (
+            lambda lines: [*lines[:3], lines[3].replace('"missed":0', '"missed":2'), *lines[4:]],
+            "line [45]",
+        ),
         (lambda lines: lines[:-1], "ends at line"),
-        (lambda lines: [*lines, lines[2].replace("chat", "char")], "in two ways"),
+        (lambda lines: [*lines, lines[2].replace('"missed":0', '"missed":1')], "in two ways"),
         (lambda lines: [*lines, "rubbish"], "a line that is none"),
         (lambda lines: [*lines, "[]"], "a line that is none"),
+        (lambda lines: [*lines[1:], lines[0].replace('"chat"', '"char"')], "another endpoint"),
     ],
 )
 def test_a_record_that_was_tampered_with_is_found_out(serving: World, tampered, said: str) -> None:  # noqa: F811
@@ -201,3 +201,15 @@ def test_a_refusal_is_a_decision_too(serving: World) -> None:  # noqa: F811
     serving.tick(3)
     assert "promotion.refused" in events(serving)
     assert not serving.state.audit.pending
+
+
+def test_when_the_state_is_lost_another_chain_begins_and_the_old_one_still_holds(
+    serving: World,  # noqa: F811
+) -> None:
+    saved = serving.store.load("chat")
+    serving.store.save(EndpointState(endpoint="chat"), expected=saved.revision)
+    serving.release("7")
+    told = entries(serving)
+    assert len({entry.chain for entry in told}) == 2
+    assert next(entry.number for entry in told if entry.chain == told[-1].chain) == 1
+    assert replayed(serving, "chat-v7").difference is None

@@ -24,7 +24,7 @@ def trail(servers: Servers) -> AuditTrail:
 
 
 def a_line(number: int, *, rollout: str | None = None) -> str:
-    return json.dumps({"number": number, "rollout": rollout})
+    return json.dumps({"chain": "c", "number": number, "rollout": rollout})
 
 
 def test_a_rollouts_decisions_lie_in_s3_and_beside_its_charts(
@@ -52,7 +52,7 @@ def test_a_rollouts_decisions_lie_in_s3_and_beside_its_charts(
     experiment = servers.tracking.experiment(EXPERIMENT_PREFIX + name)
     run = servers.tracking.find_run(experiment, tag=ROLLOUT_TAG, value=rollout)
     assert run is not None
-    files = [file.path for file in servers.client.list_artifacts(run, "audit")]
+    files = [file.path for file in servers.client.list_artifacts(run, f"audit/{entries[0].chain}")]
     assert files
     told = Path(servers.client.download_artifacts(run, files[0], str(tmp_path))).read_text()
     assert told.splitlines()[0] in lines
@@ -79,7 +79,7 @@ def test_decisions_outside_of_rollouts_have_one_run_of_their_own(
     experiment = servers.tracking.experiment(EXPERIMENT_PREFIX + trail.endpoint)
     (run,) = servers.client.search_runs([experiment])
     assert run.info.run_name == "decisions outside of rollouts"
-    files = [file.path for file in servers.client.list_artifacts(run.info.run_id, "audit")]
+    files = [file.path for file in servers.client.list_artifacts(run.info.run_id, "audit/c")]
     assert files == [
-        f"audit/{first:08d}-{last:08d}.jsonl" for first, last in ((1, 1), (2, 2), (3, 3))
+        f"audit/c/{first:08d}-{last:08d}.jsonl" for first, last in ((1, 1), (2, 2), (3, 3))
     ]

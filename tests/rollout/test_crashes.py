@@ -1,12 +1,13 @@
 """Rollouts whose controller is killed at a random point of most ticks: all converge, and none that was rolled back
 is met by users again before it is asked for anew."""
 
-import contextlib
 import random
 from pathlib import Path
 
 import pytest
 
+from deploy_targets.rollout.audit import read_chain
+from deploy_targets.rollout.replay import entries_of, replay
 from deploy_targets.rollout.state import EndpointState
 from deploy_targets.routing.traffic import Traffic
 from tests.rollout.test_controller import World
@@ -16,20 +17,16 @@ class Killed(BaseException):
     """The process ends here: nothing that comes after this point happens."""
 
 
-class Killer:
-    """Counts the calls that change the world, and kills before or after one of them."""
+class Countdown:
+    """Kills at the so-manyeth of the points before and after the calls that change the world."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._countdown: int | None = None
-
-    def arm(self) -> None:
-        self._countdown = self._random.choice([None, 1, 2, 3, 4, 5, 6])
+    def __init__(self, left: int | None = None) -> None:
+        self.left = left
 
     def point(self) -> None:
-        if self._countdown is not None:
-            self._countdown -= 1
-            if self._countdown == 0:
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
                 raise Killed
 
     def around(self, call):
@@ -42,6 +39,17 @@ class Killer:
         return guarded
 
 
+class Killer(Countdown):
+    """Armed anew for each tick."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._random = random.Random(seed)
+
+    def arm(self) -> None:
+        self.left = self._random.choice([None, 1, 2, 3, 4, 5, 6])
+
+
 def killable(world: World, seed: int) -> Killer:
     killer = Killer(seed)
     for part, names in (
@@ -49,6 +57,7 @@ def killable(world: World, seed: int) -> Killer:
         (world.registry, ("write",)),
         (world.store, ("save",)),
         (world.record, ("write",)),
+        (world.trail, ("append",)),
     ):
         for name in names:
             setattr(part, name, killer.around(getattr(part, name)))
@@ -60,6 +69,20 @@ def killable(world: World, seed: int) -> Killer:
 def test_a_controller_killed_anywhere_still_brings_the_right_traffic(
     tmp_path: Path, seed: int, *, is_bad: bool
 ) -> None:
+    check_a_rollout_that_is_killed(tmp_path, seed, is_bad=is_bad)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("is_bad", [False, True])
+@pytest.mark.parametrize("tens", range(4, 104))
+def test_so_do_two_thousand_of_them(tmp_path: Path, tens: int, *, is_bad: bool) -> None:
+    for seed in range(10 * tens, 10 * tens + 10):
+        (tmp_path / str(seed)).mkdir()
+        check_a_rollout_that_is_killed(tmp_path / str(seed), seed, is_bad=is_bad)
+
+
+def check_a_rollout_that_is_killed(tmp_path: Path, seed: int, *, is_bad: bool) -> None:
+    """Converges, recorded without a gap, and whoever was rolled back is never met again."""
     world = World(tmp_path)
     world.release("6")
     world.users.failure_rates["7"] = 0.4 if is_bad else 0.0
@@ -68,8 +91,10 @@ def test_a_controller_killed_anywhere_still_brings_the_right_traffic(
     was_rolled_back = False
     for _ in range(80):
         killer.arm()
-        with contextlib.suppress(Killed):
+        try:
             world.tick(1)
+        except Killed:
+            world.restart()
         state: EndpointState = world.state
         # Saved before acted: from here on no shift may give it traffic again.
         if "7" in state.rejected and not was_rolled_back:
@@ -77,13 +102,16 @@ def test_a_controller_killed_anywhere_still_brings_the_right_traffic(
             world.target.shifts.clear()
         if was_rolled_back:
             assert not any(shift.percent("7") for shift in world.target.shifts)
-    killer._countdown = None
+    killer.left = None
     world.tick(5)
     survivor = "6" if is_bad else "7"
     assert world.target.traffic == Traffic.all_to(survivor)
     assert world.registry.aliases == {"champion": survivor}
     assert set(world.target.revisions) == {survivor}
     assert world.outcomes[-1] == ("rolled_back" if is_bad else "promoted")
+    entries = read_chain(world.trail.lines, endpoint="chat", tail=world.state.audit)
+    assert not world.state.audit.pending
+    assert replay(entries_of(entries, "chat-v7")).difference is None
 
 
 def test_the_same_crashes_are_really_felt(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Random people, users, outages and operators: what must hold at every moment, and what must come of it in the end.
 
-The machine clicks, sends requests, takes MLflow, the platform or the metrics away and ticks, in any order. Once the
-world is quiet and healthy again, the registry, the traffic and the state must agree, and then nothing happens any more.
+The machine clicks, sends requests, holds, changes the policy, kills the process, takes MLflow, the platform, the metrics or
+S3 away, shows old or repeated readings, and ticks, in any order. Once the world is quiet and healthy again, the registry,
+the traffic and the state must agree, the record must be whole and lead today's code to the same decisions, and then nothing
+happens any more. docs/invariants.md names what is looked at here.
 """
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,16 +22,23 @@ from hypothesis.stateful import (
     rule,
 )
 
-from deploy_targets.rollout.state import EndpointState, Outcome
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.audit import read_chain
+from deploy_targets.rollout.gap import policy_of
+from deploy_targets.rollout.replay import entries_of, replay
+from deploy_targets.rollout.state import EndpointState, Hold, Outcome, Phase, Scrape
 from deploy_targets.rollout.store import Saved
 from deploy_targets.routing.traffic import Traffic
-from registry.errors import StateConflict, TargetUnavailable
+from deploy_targets.target import Observed
+from registry.errors import MetricsUnavailable, StateConflict, TargetUnavailable
 from tests.builders import a_release, a_version, an_endpoint
+from tests.fakes import FakeTarget, FakeUsers
 from tests.rollout.test_controller import World
+from tests.rollout.test_crashes import Countdown, Killed
 
 GOOD = ("6", "7", "8")
 REFUSED = "5"
-PARTS = ("registry", "target", "users", "record")
+PARTS = ("registry", "target", "users", "record", "trail")
 VERSIONS = st.sampled_from((*GOOD, REFUSED))
 
 
@@ -78,12 +89,21 @@ class Rollouts(RuleBasedStateMachine):
         self.memory = MemoryStore()
         self.world = World(Path(), endpoint, store=self.memory)
         self.world.registry.versions[REFUSED] = a_version(REFUSED, passed=False)
+        self.risen: list[tuple[str, int]] = []
+        """The weights that each rollout's challenger was given."""
+        self.old_scrapes: list[Scrape] = []
+        self.old_looks: list[Observed] = []
         self.shift = self.world.target.shift
         self.world.target.shift = self._watch_shift  # type: ignore[method-assign]
 
     def _watch_shift(self, traffic: Traffic) -> None:
-        """Whatever is shifted was saved first, and names nothing that was turned down or refused."""
+        """Whatever is shifted was saved first, and names nothing that was turned down or refused.
+
+        While it is held no challenger gets more than it has, and one under judgement never goes up by two steps at once.
+        """
         state = self.world.state
+        assert state.audit.length, "what is done was not recorded"
+        self._check_rise(state, traffic)
         rollout, override = state.rollout, state.override
         roles = {
             None if state.serving is None else state.serving.version,
@@ -94,6 +114,19 @@ class Rollouts(RuleBasedStateMachine):
         if override is None:
             assert not traffic.weights.keys() & (state.rejected.keys() | self.memory.burned)
         self.shift(traffic)
+
+    def _check_rise(self, state: EndpointState, traffic: Traffic) -> None:
+        rollout = state.rollout
+        if rollout is None or rollout.champion is None or rollout.phase is not Phase.STEPPING:
+            return
+        version = rollout.challenger.version
+        highest = max((weight for one, weight in self.risen if one == rollout.id), default=0)
+        rises = traffic.percent(version) > highest
+        assert not (rises and state.hold), "a held challenger got more requests"
+        steps = [0, *(step.weight for step in policy_of(self.world.endpoint, rollout).steps)]
+        taken = steps.index(traffic.percent(version))
+        assert taken <= steps.index(highest) + 1 if highest in steps else True
+        self.risen.append((rollout.id, traffic.percent(version)))
 
     # People
 
@@ -138,6 +171,58 @@ class Rollouts(RuleBasedStateMachine):
         release = state.previous if to == "previous" else to and a_release(to)
         self.world.go_back(to=release or None)
         self.memory.burned -= {None if not release else release.version}
+
+    @rule(is_held=st.booleans())
+    def hold(self, *, is_held: bool) -> None:
+        hold = Hold(reason="the fair is on", by="ada") if is_held else None
+        saved = self.memory.saved
+        self.memory.save(replace(saved.state, hold=hold), expected=saved.revision)
+
+    @rule(weights=st.sampled_from(((5, 25, 50), (10, 40), (1,))), frozen=st.booleans())
+    def change_the_policy(self, weights: tuple[int, ...], *, frozen: bool) -> None:
+        """And with it the process starts anew, as it does when the endpoint file changes."""
+        window = {"start": "2026-11-24T12:10:00Z", "end": "2026-11-24T12:20:00Z"}
+        policy = {
+            **self.world.endpoint.rollout.model_dump(),
+            "steps": [{"weight": weight, "dwell_s": 0} for weight in weights],
+            "freeze": [window] if frozen else [],
+        }
+        declared = {**self.world.endpoint.model_dump(), "rollout": policy}
+        self.world.endpoint = Endpoint.model_validate(declared)
+        self.world.unit = replace(self.world.unit, endpoint=self.world.endpoint)
+        self.world.restart()
+
+    @rule()
+    def remove_the_endpoint(self) -> None:
+        """From the file, for one look; then it is put back."""
+        unit, rollout = self.world.unit, self.world.state.rollout
+        self.world.unit = replace(unit, is_removed=True)
+        self.world.restart()
+        self._tick(10)
+        self.world.unit = unit
+        self.world.restart()
+        if rollout is not None and rollout.challenger.version in self._asked():
+            self.memory.clicked.add(rollout.challenger.version)
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    @rule(points=st.integers(1, 6))
+    def die(self, points: int) -> None:
+        """The process is killed at one of the points at which it changes the world, and starts again."""
+        kill = Countdown(points)
+        parts = ((self.world.target, ("apply", "shift", "retire")), (self.memory, ("save",)))
+        kept = [(part, name, getattr(part, name)) for part, names in parts for name in names]
+        for part, name, call in kept:
+            setattr(part, name, kill.around(call))
+        try:
+            with contextlib.suppress(Killed):
+                self._tick(50)
+        finally:
+            for part, name, call in kept:
+                setattr(part, name, call)
+        self.world.restart()
 
     @rule()
     def lose_the_state(self) -> None:
@@ -184,6 +269,23 @@ class Rollouts(RuleBasedStateMachine):
     def restart_guard(self) -> None:
         self.world.users.restart_guard()
 
+    @rule(which=st.sampled_from(("metrics", "platform")), age=st.integers(1, 3))
+    def show_what_was(self, which: str, age: int) -> None:
+        """For one look, a reading comes that is late, or that came before."""
+        world = self.world
+        part, name, old = (
+            (world.users, "scrape", self.old_scrapes)
+            if which == "metrics"
+            else (world.target, "observe", self.old_looks)
+        )
+        if len(old) < age or part.is_away:
+            return
+        setattr(part, name, lambda: old[-age])
+        try:
+            self._tick(20)
+        finally:
+            delattr(part, name)
+
     @rule(seconds=st.sampled_from((-3_600, 5, 1_000)))
     def jump(self, seconds: int) -> None:
         self.world.clock.advance(seconds)
@@ -196,6 +298,10 @@ class Rollouts(RuleBasedStateMachine):
     def _tick(self, requests: int) -> None:
         if not self.world.registry.is_away and not self.world.target.is_away:
             self.memory.burned &= self._asked()
+        with contextlib.suppress(TargetUnavailable):
+            self.old_looks.append(FakeTarget.observe(self.world.target))
+        with contextlib.suppress(MetricsUnavailable):
+            self.old_scrapes.append(FakeUsers.scrape(self.world.users))
         with contextlib.suppress(TargetUnavailable):
             self.world.tick(1, requests=requests)
 
@@ -224,14 +330,25 @@ class Rollouts(RuleBasedStateMachine):
         world.smoke.failing.clear()
         world.target.never_ready.clear()
         world.users.failure_rates.clear()
+        self.hold(is_held=False)
+        world.clock.advance(3_600)
         for _ in range(150):
             self._tick(400)
         self.check_converged()
+        self.check_record()
         revision, writes = world.store.load("chat").revision, len(world.registry.writes)
         busy = [world.controller.tick("chat") for _ in range(3)]
         assert busy == [False] * 3
         assert world.store.load("chat").revision == revision
         assert len(world.registry.writes) == writes
+
+    def check_record(self) -> None:
+        """It is whole, and today's code decides by it as it did."""
+        tail = self.world.state.audit
+        entries = read_chain(self.world.trail.lines, endpoint="chat", tail=tail)
+        assert not tail.pending
+        for rollout in {entry.rollout for entry in entries} - {None}:
+            assert replay(entries_of(entries, str(rollout))).difference is None
 
     def check_converged(self) -> None:
         world, state = self.world, self.world.state
@@ -283,8 +400,20 @@ class StagedRollouts(Rollouts):
 
 
 _FEW = settings(max_examples=60, stateful_step_count=30)
+_MANY = settings(max_examples=850, stateful_step_count=30)
+"""Of both machines together 51,000 steps."""
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = _FEW
 TestStagedRollouts = StagedRollouts.TestCase
 TestStagedRollouts.settings = _FEW
+
+
+@pytest.mark.faults
+class TestManyRollouts(Rollouts.TestCase):
+    settings = _MANY
+
+
+@pytest.mark.faults
+class TestManyStagedRollouts(StagedRollouts.TestCase):
+    settings = _MANY

@@ -3,11 +3,14 @@
 import base64
 import hashlib
 import hmac
+import re
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from deploy_targets.rollout.nudge import HOOK_PATH, HintCheck, nudge_app
+from registry.hints import HINT_PATH, Deed, Touch, plugin_secret, sign_hint
 from tests.builders import FakeClock
 
 BODY = b'{"entity": "model_version_alias", "action": "created"}'
@@ -40,8 +43,17 @@ class Receiver:
     def _wake(self) -> None:
         self.woken += 1
 
-    def post(self, headers: dict[str, str], body: bytes = BODY) -> int:
-        return self.client.post(HOOK_PATH, content=body, headers=headers).status_code
+    def post(self, headers: dict[str, str], body: bytes = BODY, path: str = HOOK_PATH) -> int:
+        return self.client.post(path, content=body, headers=headers).status_code
+
+    def counted(self) -> dict[str, int]:
+        """Sender and result, of what was counted at all."""
+        page = self.client.get("/metrics").text
+        lines = re.findall(
+            r'^shipway_hints_total\{result="(\w+)",sender="(\w+)"\} (\d+)', page, flags=re.MULTILINE
+        )
+        assert len(lines) == 2 * 7
+        return {f"{sender} {result}": int(n) for result, sender, n in lines if n != "0"}
 
 
 def test_a_signed_hint_wakes_the_loop() -> None:
@@ -81,3 +93,81 @@ def test_without_a_secret_every_hint_is_refused() -> None:
 def test_a_huge_body_is_refused() -> None:
     receiver = Receiver()
     assert receiver.post({}, b"x" * (2 << 20)) == 401
+
+
+TOUCH = Touch(
+    deed=Deed.ALIAS_SET, model="m", version="7", name="challenger", user="alice", at=FakeClock().now
+)
+
+
+def told(clock: FakeClock, body: bytes, *, key: str) -> dict[str, str]:
+    stamp = str(int(clock.now.timestamp()))
+    signature = sign_hint(key, delivery="d1", stamp=stamp, body=body)
+    return {
+        "X-MLflow-Delivery-Id": "d1",
+        "X-MLflow-Timestamp": stamp,
+        "X-MLflow-Signature": signature,
+    }
+
+
+def test_a_hint_of_shipways_mlflow_app_wakes_the_loop_and_tells_who() -> None:
+    receiver = Receiver()
+    body = TOUCH.to_json().encode()
+
+    with capture_logs() as lines:
+        code = receiver.post(
+            told(receiver.clock, body, key=plugin_secret("s3cret")), body, HINT_PATH
+        )
+
+    assert (code, receiver.woken) == (200, 1)
+    assert [(one["event"], one["sender"], one["user"], one["name"]) for one in lines] == [
+        ("hint.accepted", "plugin", "alice", "challenger")
+    ]
+
+
+def test_neither_sender_can_pass_for_the_other() -> None:
+    receiver = Receiver()
+    body = TOUCH.to_json().encode()
+
+    assert receiver.post(told(receiver.clock, body, key="s3cret"), body, HINT_PATH) == 401
+    headers = told(receiver.clock, body, key=plugin_secret("s3cret"))
+    assert receiver.post(headers, body, HOOK_PATH) == 401
+    assert receiver.woken == 0
+
+
+def test_every_delivery_is_counted_by_sender_and_result() -> None:
+    receiver = Receiver()
+    headers, touch = signed(receiver.clock), TOUCH.to_json().encode()
+    receiver.post(headers)
+    receiver.post(headers)
+    receiver.post({})
+    receiver.post(signed(receiver.clock, delivery="d2", age_s=301))
+    receiver.post({}, b"x" * (2 << 20))
+    receiver.post({}, path=HINT_PATH)
+    key = plugin_secret("s3cret")
+    receiver.post(told(receiver.clock, touch, key=key), touch, HINT_PATH)
+    receiver.clock.advance(1)
+    odd = {**told(receiver.clock, BODY, key=key)}
+    odd |= {"X-MLflow-Delivery-Id": "d3"}
+    odd["X-MLflow-Signature"] = sign_hint(
+        key, delivery="d3", stamp=odd["X-MLflow-Timestamp"], body=BODY
+    )
+    receiver.post(odd, BODY, HINT_PATH)
+
+    assert receiver.counted() == {
+        "mlflow accepted": 1,
+        "mlflow replayed": 1,
+        "mlflow forged": 1,
+        "mlflow stale": 1,
+        "mlflow too_large": 1,
+        "plugin forged": 1,
+        "plugin accepted": 1,
+        "plugin unreadable": 1,
+    }
+    assert receiver.woken == 2
+
+
+def test_a_signature_that_is_not_even_text_is_a_forged_one() -> None:
+    receiver = Receiver()
+    headers = {**signed(receiver.clock), "X-MLflow-Signature": "v1,\xe4".encode("latin-1")}
+    assert receiver.post(headers) == 401

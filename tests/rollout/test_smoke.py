@@ -1,5 +1,6 @@
 """What counts as an answer of the version itself, and what only as not being reachable yet."""
 
+import json
 from collections.abc import Callable
 
 import httpx2
@@ -7,7 +8,8 @@ import pytest
 
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.routing.traffic import VERSION_HEADER
-from tests.builders import an_endpoint
+from tests.builders import a_triton_endpoint, an_endpoint
+from tests.guard.stub_triton import ANSWERS, STATUSES
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
 
@@ -83,3 +85,59 @@ def test_a_later_prompt_that_is_not_answered_fails_it() -> None:
     assert result is not None
     assert "status 503" in result.reason
     assert "'two'" in result.reason
+
+
+def triton_smoke(response: httpx2.Response, asked: list[httpx2.Request]) -> SmokeTest:
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        return response
+
+    client = httpx2.Client(transport=httpx2.MockTransport(handle))
+    return SmokeTest(client, "http://gateway", a_triton_endpoint())
+
+
+@pytest.mark.parametrize("how", ["whole", "pieces"])
+def test_triton_is_asked_in_its_own_words(how: str) -> None:
+    asked: list[httpx2.Request] = []
+    told = httpx2.Response(200, content=ANSWERS[how], headers={VERSION_HEADER: "7"})
+
+    result = triton_smoke(told, asked).run("7")
+
+    assert result is not None
+    assert result.passed
+    assert (asked[0].url.path, asked[0].headers[VERSION_HEADER]) == (
+        "/v2/models/chat/generate_stream",
+        "7",
+    )
+    inputs = json.loads(asked[0].content)
+    assert json.loads(inputs["text_input"])[0]["content"] == "What is the capital of France?"
+    assert json.loads(inputs["sampling_parameters"])["max_tokens"] == 16
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("error", "out of memory"),
+        ("cached failure", "the response cache repeats that"),
+        ("no end", "before it was finished"),
+        ("refused", "too long"),
+        ("garbage", "none of our model's"),
+    ],
+)
+def test_what_triton_fails_with_status_200_fails_it(how: str, said: str) -> None:
+    told = httpx2.Response(200, content=ANSWERS[how], headers={VERSION_HEADER: "7"})
+
+    result = triton_smoke(told, []).run("7")
+
+    assert result is not None
+    assert not result.passed
+    assert said in result.reason
+
+
+def test_what_triton_fails_with_a_status_fails_it_with_tritons_own_words() -> None:
+    told = httpx2.Response(400, content=STATUSES["400"].body, headers={VERSION_HEADER: "7"})
+
+    result = triton_smoke(told, []).run("7")
+
+    assert result is not None
+    assert "no such name" in result.reason

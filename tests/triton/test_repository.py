@@ -1,6 +1,7 @@
 """The model repository: complete, the same bytes for the same version, and made of the bytes that were evaluated."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from deploy_targets.triton.repository import (
     _MODEL_FILE,
     IMPORTED_FILES,
     put_repository,
+    repository_of,
     small_files,
 )
+from registry.errors import TargetRefused
 from registry.release import Release
-from tests.builders import a_release, a_triton_endpoint
+from tests.builders import a_digest, a_release, a_triton_endpoint
 from tests.repo.reference import ROOT
 from tests.servers import Servers
 
@@ -73,3 +76,22 @@ def test_it_is_put_into_s3_once_with_the_checkpoint_below_the_version(
     assert (first.was_there, again.was_there) == (False, True)
     fetched = servers.store.fetch(first.source, first.manifest.digest, into=tmp_path / "into")
     assert (fetched / "chat/7/checkpoint/model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.real
+def test_an_adapter_is_told_where_it_lies_or_refused_for_the_artifacts_own_fault(
+    servers: Servers, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    stored = servers.store.put(tmp_path)
+    release = Release(
+        model="smollm2", version="7", source=stored.source, digest=stored.manifest.digest
+    )
+    endpoint = a_triton_endpoint()
+
+    where = repository_of(servers.store, endpoint)
+
+    assert where(release) == put_repository(servers.store, endpoint, release).source
+    for fault in ({"digest": a_digest("other")}, {"source": f"{stored.source}-gone"}):
+        with pytest.raises(TargetRefused):
+            where(replace(release, **fault))

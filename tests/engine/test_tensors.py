@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_targets.engine.chat import BadRequest, ChatRequest, Usage
-from deploy_targets.triton.tensors import (
+from deploy_targets.engine.tensors import (
     REFUSED,
     AnswerFailed,
     decode_piece,

@@ -1,4 +1,4 @@
-"""A chat as the tensors of Triton's model, on both sides: `front` encodes and `model` decodes, and back again. Pure.
+"""A chat as the tensors of Triton's model, on both sides: whoever asks encodes, Triton's model decodes, and back. Pure.
 
 Inputs are the messages as JSON, for the version's own template makes the prompt, and vLLM's SamplingParams as JSON. The
 response cache's key is made of the inputs, so equal requests must give equal text, and whatever changes an answer must
