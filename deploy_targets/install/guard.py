@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deploy_targets.endpoint import Endpoint, TargetKind
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import (
     CONTAINER_SECURITY,
     Manifest,
@@ -132,6 +132,7 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         "SHIPWAY_GUARD_ENDPOINT": endpoint.name,
         "SHIPWAY_GUARD_MODEL": endpoint.model,
         "SHIPWAY_GUARD_UPSTREAM_HOST": gateway.hostname,
+        "SHIPWAY_GUARD_PROTOCOL": endpoint.target.protocol,
         "SHIPWAY_GUARD_HOST": "0.0.0.0",  # noqa: S104 - the NetworkPolicy says who comes in
         "SHIPWAY_GUARD_PORT": str(PORT),
         "SHIPWAY_GUARD_ADMIN_PORT": str(ADMIN_PORT),
@@ -139,8 +140,6 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         "SHIPWAY_GUARD_TIMEOUT_S": f"{guard_timeout_s:g}",
         "SHIPWAY_GUARD_DRAIN_S": str(drain_s),
     }
-    if endpoint.target is TargetKind.TRITON:
-        variables["SHIPWAY_GUARD_PROTOCOL"] = "triton"
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - a volume of its own
     volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
     if endpoint.serving.auth == "api-key":

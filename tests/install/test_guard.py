@@ -78,9 +78,9 @@ def test_without_keys_there_is_no_secret(settings) -> None:
     assert [one["name"] for one in pod(endpoint)["volumes"]] == ["tmp"]
 
 
-def test_a_triton_behind_it_is_spoken_to_as_one() -> None:
-    assert environment(a_triton_endpoint())["SHIPWAY_GUARD_PROTOCOL"] == "triton"
-    assert "SHIPWAY_GUARD_PROTOCOL" not in environment(a_ray_endpoint())
+def test_a_triton_behind_it_is_spoken_to_as_one(settings) -> None:
+    assert settings(a_triton_endpoint()).protocol == "triton"
+    assert settings(a_ray_endpoint()).protocol == "openai"
 
 
 def test_the_proxies_namespace_is_the_gateways_own_or_the_declared_one() -> None:
