@@ -111,8 +111,9 @@ format: setup ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## write anew what is generated: the reference, the endpoint schema, rules and dashboard
+docs: setup ## write anew what is generated: the reference, the endpoint schema, rules and dashboard, the controller's rights
 	$(BIN)/python -m tests.repo.reference
+	$(BIN)/python -m tests.install.rights
 
 bench: bench-guarantee ## everything we compare with others; half an hour
 	$(BIN)/python -m tests.bench.render

@@ -257,6 +257,17 @@ def validate(file: File = DEFAULT_FILE) -> None:
     say(f"{file} is valid: {names}.")
 
 
+@endpoints_app.command(epilog="Example: shipway endpoints guards -f endpoints.yaml > guards.yaml")
+def guards(file: File = DEFAULT_FILE) -> None:
+    """Print the objects of each endpoint's guard for Kubernetes; docs/install-kubernetes.md says where they go."""
+    from deploy_targets.control_plane import read_endpoint_file
+    from deploy_targets.install.guard import render_guards
+    from deploy_targets.manifest import canonical_yaml
+
+    rendered = render_guards(read_endpoint_file(file).endpoints)
+    typer.echo(canonical_yaml(rendered), nl=False)
+
+
 @endpoints_app.command(epilog="Example: shipway endpoints schema > endpoints.schema.json")
 def schema() -> None:
     """Print the JSON Schema of the endpoint file, for editors."""

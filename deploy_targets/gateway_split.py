@@ -3,6 +3,10 @@
 What differs between the two is a `Platform`. The route is ours alone, whole: whoever changes it is named, and it is
 written again. A revision counts as deployed only with everything that was applied for it, so that what was deleted
 by hand, its NetworkPolicy too, is made again; and without weight it is ready only once the Gateway obeys the route.
+
+Where an endpoint is delivered by git, what is wanted is composed from the branch and written there (`git_objects`), and
+only what is so comes from the cluster: until Argo CD or Flux has followed, the two differ, and the same commit is never made
+twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +16,21 @@ import structlog
 
 from deploy_targets.cluster import HTTP_ROUTE, Cluster, Kind
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.git_objects import GitObjects
+from deploy_targets.git_repository import GitRepository
 from deploy_targets.manifest import VERSION_LABEL, Manifest, Object, part, revision_name
 from deploy_targets.object_diff import Change
 from deploy_targets.own_objects import OwnObjects, disturbance
 from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
-from registry.errors import KindMissing, ManifestInvalid, TargetChanged, TargetRefused
+from registry.errors import (
+    KindMissing,
+    ManifestInvalid,
+    TargetChanged,
+    TargetRefused,
+    TargetUnavailable,
+)
 from registry.events import Event
 from registry.release import Release
 
@@ -64,19 +76,34 @@ class _Look:
 class GatewayTarget:
     """One endpoint behind a Gateway."""
 
-    def __init__(self, endpoint: Endpoint, *, cluster: Cluster, platform: Platform) -> None:
-        """Nothing is contacted before the first call."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        cluster: Cluster,
+        platform: Platform,
+        git: GitRepository | None = None,
+    ) -> None:
+        """`git` is there where the endpoint is delivered by it. Nothing is contacted before the first call."""
+        place, namespace = endpoint.cluster.git, endpoint.cluster.namespace
         self._endpoint = endpoint
         self._platform = platform
-        self._own = OwnObjects(
-            cluster, namespace=endpoint.cluster.namespace, endpoint=endpoint.name
-        )
+        self._own = OwnObjects(cluster, namespace=namespace, endpoint=endpoint.name)
+        self._wanted: OwnObjects | GitObjects = self._own
+        if place is not None:
+            if git is None:
+                message = f"{endpoint.name} is delivered by git, and no repository was given."
+                raise ValueError(message)
+            folder = f"{place.path}/{namespace}".lstrip("/")
+            self._wanted = GitObjects(git, folder=folder, endpoint=endpoint.name)
         self._refused: dict[str, str] = {}
         self._observed: Traffic | None = None
 
     def close(self) -> None:
-        """Closes the connections to the cluster."""
+        """Closes the connections to the cluster, and takes a clone away."""
         self._own.close()
+        if self._wanted is not self._own:
+            self._wanted.close()
 
     def render(self, release: Release) -> tuple[Manifest, ...]:
         """The revision's objects, and the route with this version alone."""
@@ -91,14 +118,22 @@ class GatewayTarget:
         failed to deploy. A refusal is remembered, so that the next observation tells it: the rollout then ends for that
         reason.
         """
+        is_awaited = False
         try:
-            self._take_away_failed(release.version)
-            for manifest, take_back in self._applied(release):
-                self._own.ensure(manifest, take_back=take_back)
+            with self._wanted.change(self._says("deploy", f"v{release.version}")):
+                is_awaited = self._take_away_failed(release.version)
+                for manifest, take_back in () if is_awaited else self._applied(release):
+                    self._wanted.ensure(manifest, take_back=take_back)
         except (TargetRefused, ManifestInvalid) as error:
             self._refused[release.version] = str(error)
             raise TargetRefused(str(error)) from error
         self._refused.pop(release.version, None)
+        if is_awaited:
+            message = (
+                f"v{release.version} of {self._endpoint.name} failed, and is tried again once the cluster has taken it "
+                "away: its objects are no more on the branch."
+            )
+            raise TargetUnavailable(message)
 
     def preview(self, release: Release) -> tuple[Change, ...]:
         """What `apply` would change, by the API server's dry run; nothing is changed."""
@@ -140,8 +175,12 @@ class GatewayTarget:
         if missing := sorted(traffic.weights.keys() - versions):
             message = f"{self._endpoint.name} has no revision {', '.join(missing)} to send requests to; apply it first."
             raise TargetChanged(message)
-        self._own.ensure(self._route(versions, traffic), take_back=ROUTE_FIELDS)
-        self._observed = traffic
+        shares = ", ".join(f"v{version} {share} %" for version, share in traffic.weights.items())
+        with self._wanted.change(self._says("requests to", shares or "nobody")):
+            wanted = self._wanted_now(look).versions(self._platform.kind)
+            self._wanted.ensure(self._route(wanted, traffic), take_back=ROUTE_FIELDS)
+        if self._wanted.is_immediate:
+            self._observed = traffic
 
     def retire(self, version: str) -> None:
         """Takes the pin away, then deletes the object, then what guarded it: exactly those that are ours."""
@@ -149,21 +188,26 @@ class GatewayTarget:
         if weight := look.traffic.percent(version):
             message = f"v{version} of {self._endpoint.name} still has {weight} % of the requests; shift them first."
             raise TargetChanged(message)
-        if look.route is not None:
-            others = look.versions(self._platform.kind) - {version}
-            self._own.ensure(self._route(others, look.traffic), take_back=ROUTE_FIELDS)
-        for kind in (self._platform.kind, *self._platform.companions):
-            if found := look.objects[kind].get(version):
-                self._own.delete(kind, found)
+        with self._wanted.change(self._says("retire", f"v{version}")):
+            wanted = self._wanted_now(look)
+            if wanted.route is not None:
+                others = wanted.versions(self._platform.kind) - {version}
+                self._wanted.ensure(self._route(others, wanted.traffic), take_back=ROUTE_FIELDS)
+            for kind in (self._platform.kind, *self._platform.companions):
+                if found := look.objects[kind].get(version):
+                    self._wanted.delete(kind, found)
         self._refused.pop(version, None)
 
-    def _take_away_failed(self, version: str) -> None:
+    def _take_away_failed(self, version: str) -> bool:
+        """Whether it has to be waited for that the cluster takes it away."""
         look = self._look()
         found = look.objects[self._platform.kind].get(version)
         if found is None or look.traffic.percent(version):
-            return
-        if self._revision(version, look).readiness is Readiness.FAILED:
-            self._own.delete(self._platform.kind, found)
+            return False
+        if self._revision(version, look).readiness is not Readiness.FAILED:
+            return False
+        self._wanted.delete(self._platform.kind, found)
+        return not self._wanted.is_immediate
 
     def _applied(self, release: Release) -> tuple[tuple[Manifest, frozenset[str]], ...]:
         """What an apply writes, in its order, each with the fields that are ours whoever wrote them.
@@ -171,7 +215,7 @@ class GatewayTarget:
         The pin comes before the object: after a crash in between the revision is not there yet, and is applied again.
         """
         revision, *companions = self._platform.render(release)
-        look = self._look()
+        look = self._wanted_now(self._look())
         versions = {*look.versions(self._platform.kind), release.version}
         route = self._route(versions, look.traffic)
         nothing: frozenset[str] = frozenset()
@@ -186,6 +230,24 @@ class GatewayTarget:
         names = {*versions, *traffic.weights}
         backends = {version: self._platform.backend(version) for version in names}
         return render_route(self._endpoint, backends, traffic)
+
+    def _says(self, what: str, of: str) -> str:
+        """The message of a commit."""
+        return f"{self._endpoint.name}: {what} {of}"
+
+    def _wanted_now(self, look: _Look) -> _Look:
+        """What is wanted, as far as it was written; `look` is at the cluster.
+
+        A branch without the endpoint's route has not taken it over yet: then what is so is what is wanted.
+        """
+        if self._wanted is self._own:
+            return look
+        route = self._wanted.get(HTTP_ROUTE, self._endpoint.name)
+        if route is None:
+            return look
+        kinds = (self._platform.kind, *self._platform.companions)
+        objects = {kind: self._named(self._wanted.list(kind)) for kind in kinds}
+        return replace(look, objects=objects, route=route, traffic=self._traffic(route))
 
     def _look(self) -> _Look:
         kinds = (self._platform.kind, *self._platform.companions)
@@ -205,6 +267,9 @@ class GatewayTarget:
             found = self._own.list(kind)
         except KindMissing:
             return {}
+        return self._named(found)
+
+    def _named(self, found: Sequence[Object]) -> dict[str, Object]:
         named = {part(one, "metadata", "labels").get(VERSION_LABEL): one for one in found}
         return {
             version: one

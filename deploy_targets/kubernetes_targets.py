@@ -5,6 +5,7 @@ guard's, for the counts. The controller's own objects in a cluster are `in_clust
 """
 
 import random
+import socket
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -17,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from deploy_targets.cluster import Cluster, connect
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
+from deploy_targets.git_repository import GitRepository
 from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
@@ -26,6 +28,7 @@ from registry.errors import BadInput
 from registry.release import Release
 
 _TIMEOUT_S = 10.0
+_HTTP_PORT = 80
 
 
 class ClusterSettings(BaseSettings):
@@ -42,7 +45,8 @@ class ClusterSettings(BaseSettings):
     gateway_url: str | None = None
     """Where the Gateway answers, seen from the controller: smoke tests go there under the endpoint's hostname."""
     guard_metrics_url: str | None = None
-    """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name."""
+    """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name. Where the host has
+    several addresses, as a headless Service has, each is a guard of its own, and their counts are added up."""
 
 
 def open_cluster(context: str | None) -> Cluster:
@@ -62,12 +66,18 @@ def cluster_target(
     Raises:
         BadInput: the endpoint is not for a cluster, or KubeRay moves its requests itself.
     """
+    git = _repository_of(endpoint)
     if endpoint.target is TargetKind.RAY_SERVE:
-        return ray_target(endpoint, cluster)
+        return ray_target(endpoint, cluster, git=git)
     if endpoint.target is TargetKind.TRITON:
-        return triton_target(endpoint, cluster, repository=repository)
+        return triton_target(endpoint, cluster, repository=repository, git=git)
     message = f"{endpoint.name} is for target {endpoint.target}: nothing of it is in a cluster."
     raise BadInput(message)
+
+
+def _repository_of(endpoint: Endpoint) -> GitRepository | None:
+    place = None if endpoint.kubernetes is None else endpoint.kubernetes.git
+    return None if place is None else GitRepository(place.repository, branch=place.branch)
 
 
 def check_triton(endpoint: Endpoint) -> None:
@@ -93,7 +103,7 @@ def check_triton(endpoint: Endpoint) -> None:
 def cluster_counters(
     endpoint: Endpoint, settings: ClusterSettings, *, clock: Callable[[], datetime]
 ) -> GuardMetrics:
-    """The counts of the guard in front of the endpoint.
+    """The counts of the guards in front of the endpoint.
 
     Raises:
         BadInput: its address is not set.
@@ -105,7 +115,27 @@ def cluster_counters(
         )
         raise BadInput(message)
     url = settings.guard_metrics_url.replace("{endpoint}", endpoint.name)
-    return GuardMetrics(httpx2.Client(timeout=_TIMEOUT_S), url, endpoint=endpoint.name, clock=clock)
+    return GuardMetrics(
+        httpx2.Client(timeout=_TIMEOUT_S),
+        url,
+        endpoint=endpoint.name,
+        clock=clock,
+        addresses=every_address,
+    )
+
+
+def every_address(url: httpx2.URL) -> tuple[httpx2.URL, ...]:
+    """The page at each address that its host's name stands for: a headless Service names every pod behind it.
+
+    With https it stays the name, whose certificate is asked for.
+
+    Raises:
+        OSError: the name is not known.
+    """
+    if url.scheme != "http":
+        return (url,)
+    found = socket.getaddrinfo(url.host, url.port or _HTTP_PORT, type=socket.SOCK_STREAM)
+    return tuple(url.copy_with(host=host) for host in sorted({str(one[4][0]) for one in found}))
 
 
 def cluster_smoke(endpoint: Endpoint, settings: ClusterSettings) -> SmokeTest:

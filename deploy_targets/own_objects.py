@@ -5,6 +5,7 @@ written and never deleted. What is already as rendered is not written either: a 
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from deploy_targets.cluster import FIELD_MANAGER, Cluster, Kind, kind_of
 from deploy_targets.manifest import Manifest, Object, object_labels, part, parts
@@ -18,6 +19,9 @@ _NOTHING: frozenset[str] = frozenset()
 class OwnObjects:
     """What Shipway has in one namespace for one endpoint."""
 
+    is_immediate = True
+    """Whether what was written is so in the cluster at once."""
+
     def __init__(self, cluster: Cluster, *, namespace: str, endpoint: str) -> None:
         """`endpoint` is its plain name."""
         self._cluster = cluster
@@ -27,6 +31,11 @@ class OwnObjects:
     def close(self) -> None:
         """Closes the connections to the cluster."""
         self._cluster.close()
+
+    def change(self, message: str) -> AbstractContextManager[None]:
+        """Around the writes of one change; each of them acts by itself here, so there is nothing to do."""
+        del message
+        return nullcontext()
 
     def list(self, kind: Kind) -> tuple[Object, ...]:
         """All of ours that are not being deleted, and with them what operators made of ours.

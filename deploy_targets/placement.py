@@ -37,6 +37,17 @@ class Gateway(Declared):
     """Where the Gateway's proxies run, which alone may send requests; the Gateway's own namespace by default."""
 
 
+class Git(Declared):
+    """Where manifests are written as commits, for Argo CD or Flux to apply."""
+
+    repository: Annotated[str, Field(min_length=1, pattern=r"^[^-]")]
+    """Its address, as git takes it; without credentials, which git has of its own."""
+    branch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]*$")] = "main"
+    """The branch that is pushed to; it must be there."""
+    path: Annotated[str, Field(pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$")] = ""
+    """The folder in it; inside, each namespace has a folder of its own."""
+
+
 class Kubernetes(Declared):
     """What every pod of a revision gets, and the way in."""
 
@@ -51,6 +62,7 @@ class Kubernetes(Declared):
     storage_secret: Name | None = None
     """A Secret of `AWS_…` variables for the artifact's storage, on Ray only: KServe takes them from a ServiceAccount."""
     gateway: Gateway | None = None
+    git: Git | None = None
 
     @model_validator(mode="after")
     def _authentication_stays_on(self) -> Self:
@@ -69,6 +81,13 @@ class Kubernetes(Declared):
                 f"env sets {', '.join(refused)}, with which KubeRay would never begin the revision: Redis and the autoscaler "
                 "have fields of their own in a RayService, which Shipway does not render; leave it out"
             )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _git_has_weights_to_write(self) -> Self:
+        if self.git is not None and self.gateway is None:
+            message = "git is for endpoints whose weights are on a route of Shipway's; name a gateway, or leave git out"
             raise ValueError(message)
         return self
 

@@ -16,7 +16,7 @@ from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
 from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.webhook import HOOK_NAME
-from registry.errors import RegistryUnavailable, ShipwayError, WebhookRefused
+from registry.errors import RegistryUnavailable, ShipwayError, Unavailable, WebhookRefused
 from registry.events import Event
 
 _LOOPBACK = "127.0.0.1"
@@ -90,7 +90,12 @@ def run_controller(plane: ControlPlane) -> None:
 def _removed(plane: ControlPlane) -> Iterator[Unit]:
     """The endpoints that are no longer declared and have a rollout under way: it is brought to its end."""
     names = {endpoint.name for endpoint in plane.file.endpoints}
-    for state in plane.all_states().states():
+    try:
+        states = plane.all_states().states()
+    except Unavailable as error:
+        _log.error(Event.ENDPOINT_LOST, reason=f"the states could not be listed: {error}")
+        return
+    for state in states:
         declared = None if state.rollout is None else state.rollout.declared
         if declared is None or declared.name in names:
             continue

@@ -14,7 +14,12 @@ COPY deploy_targets ./deploy_targets
 RUN uv pip install --no-cache --compile-bytecode --python /opt/shipway/bin/python -c constraints.txt ".[controller]"
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --create-home --shell /usr/sbin/nologin shipway
+# git carries the manifests of endpoints that Argo CD or Flux applies. Unpinned: Debian keeps only its newest build.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates git \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --uid 10001 --create-home --shell /usr/sbin/nologin shipway
 COPY --from=build /opt/shipway /opt/shipway
 ENV PATH=/opt/shipway/bin:$PATH \
     PYTHONUNBUFFERED=1 \

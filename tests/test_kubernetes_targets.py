@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx2
 import pytest
 
 from deploy_targets.gateway_split import GatewayTarget
@@ -11,6 +12,7 @@ from deploy_targets.kubernetes_targets import (
     cluster_counters,
     cluster_smoke,
     cluster_target,
+    every_address,
 )
 from deploy_targets.triton.knative import KnativeTarget
 from registry.errors import BadInput
@@ -60,6 +62,22 @@ def test_the_gateway_is_asked_under_the_endpoints_own_hostname() -> None:
     assert smoke._client.headers["host"] == "chat.example.com"
     assert smoke._url == "http://127.0.0.1:1/v1/chat/completions"
     assert counters._url == "http://127.0.0.1:1/chat"
+
+
+def test_a_guards_page_is_read_at_every_address_of_its_name() -> None:
+    at = every_address(httpx2.URL("http://localhost:9090/metrics"))
+
+    assert at
+    assert {str(one) for one in at} <= {
+        "http://127.0.0.1:9090/metrics",
+        "http://[::1]:9090/metrics",
+    }
+
+
+def test_with_https_the_name_stays() -> None:
+    url = httpx2.URL("https://guards.example.com/chat/metrics")
+
+    assert every_address(url) == (url,)
 
 
 def test_triton_is_rolled_out_where_its_versions_can_be_asked_and_judged_and_refused_elsewhere() -> (

@@ -59,7 +59,7 @@ async def _serve(
 ) -> None:
     registry = CollectorRegistry()
     counters = Counters(registry, endpoint=settings.endpoint)
-    async with upstream_session() as session:
+    async with upstream_session(settings.upstream_host) as session:
         app = guard_app(
             endpoint=settings.endpoint,
             model=settings.model,

@@ -22,6 +22,8 @@ class GuardSettings(BaseSettings):
     """The registered model's name, for the list of models; empty leaves it out."""
     upstream_url: Annotated[str, Field(pattern=r"^https?://")]
     """The split, without /v1."""
+    upstream_host: str = ""
+    """The Host header by which a Gateway knows the endpoint; that of upstream_url by default."""
     protocol: ProtocolName = "openai"
     """What is spoken behind the split; with `triton` the model there is called like the endpoint."""
     host: str = "127.0.0.1"

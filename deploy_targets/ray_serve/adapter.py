@@ -6,6 +6,7 @@ An `operator-driven` endpoint has none: KubeRay moves its requests by itself, an
 from deploy_targets.cluster import NETWORK_POLICY, POD, RAY_SERVICE, Cluster
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.gateway_split import GatewayTarget, Platform, Related
+from deploy_targets.git_repository import GitRepository
 from deploy_targets.manifest import Manifest, Object
 from deploy_targets.ray_serve.manifest import backend, render_revision
 from deploy_targets.ray_serve.status import read_ray_service
@@ -15,8 +16,10 @@ from registry.errors import BadInput
 from registry.release import Release
 
 
-def ray_target(endpoint: Endpoint, cluster: Cluster) -> GatewayTarget:
-    """The endpoint on KubeRay.
+def ray_target(
+    endpoint: Endpoint, cluster: Cluster, *, git: GitRepository | None = None
+) -> GatewayTarget:
+    """The endpoint on KubeRay; `git` is there where it is delivered by it.
 
     Raises:
         BadInput: it is operator-driven.
@@ -37,6 +40,7 @@ def ray_target(endpoint: Endpoint, cluster: Cluster) -> GatewayTarget:
     return GatewayTarget(
         endpoint,
         cluster=cluster,
+        git=git,
         platform=Platform(
             kind=RAY_SERVICE,
             companions=(NETWORK_POLICY,),

@@ -1,11 +1,12 @@
 """What did each version do since the last look? Reads the guard's /metrics and takes the difference.
 
 A gap is `NoData` or a missing version, never a zero: a guard that cannot be read, that was restarted (its counters
-began again), or that went backwards teaches nothing about this interval.
+began again), or that went backwards teaches nothing about this interval. Where several guards stand before one endpoint
+their counts are added up, and each of them must be there at both looks.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import httpx2
@@ -26,32 +27,81 @@ _FIELDS = {
 
 
 class GuardMetrics:
-    """The counters of one endpoint, read from its guard."""
+    """The counters of one endpoint, read from its guards."""
 
     def __init__(
-        self, client: httpx2.Client, url: str, *, endpoint: str, clock: Callable[[], datetime]
+        self,
+        client: httpx2.Client,
+        url: str,
+        *,
+        endpoint: str,
+        clock: Callable[[], datetime],
+        addresses: Callable[[httpx2.URL], Sequence[httpx2.URL]] = lambda url: (url,),
     ) -> None:
-        """`url` is that of the guard's metrics page; `client` has a bounded timeout."""
+        """`url` is that of the metrics page; `client` has a bounded timeout.
+
+        `addresses` finds where the page of each guard is: several may go by one name. It may raise OSError.
+        """
         self._client = client
-        self._url = url
+        self._url = httpx2.URL(url)
         self._endpoint = endpoint
         self._clock = clock
+        self._addresses = addresses
 
     def scrape(self) -> Scrape:
         """The counters as they stand.
 
         Raises:
-            MetricsUnavailable: the guard did not answer, or not with metrics.
+            MetricsUnavailable: a guard did not answer, or not with metrics.
         """
+        at = self._clock()
         try:
-            response = self._client.get(self._url).raise_for_status()
-            return parse_scrape(response.text, endpoint=self._endpoint, at=self._clock())
-        except (httpx2.HTTPError, ValueError) as error:
+            return combined([self._page(url, at) for url in self._addresses(self._url)])
+        except (httpx2.HTTPError, OSError, ValueError) as error:
             message = (
                 f"The guard's metrics at {self._url} cannot be read ({error}). The rollout holds until they can; "
                 "see the guard's log."
             )
             raise MetricsUnavailable(message) from error
+
+    def _page(self, url: httpx2.URL, at: datetime) -> Scrape:
+        host = self._url.netloc.decode("ascii")
+        response = self._client.get(url, headers={"Host": host}).raise_for_status()
+        return parse_scrape(response.text, endpoint=self._endpoint, at=at)
+
+
+def combined(scrapes: Iterable[Scrape]) -> Scrape:
+    """The readings of several guards as one; a guard that was read twice, by two addresses, counts once.
+
+    Raises:
+        ValueError: there are none.
+    """
+    by_source = {one.source: one for one in scrapes}
+    if not by_source:
+        message = "there is no guard"
+        raise ValueError(message)
+    readings = [by_source[source] for source in sorted(by_source)]
+    versions = {version for one in readings for version in one.totals}
+    return Scrape(
+        at=readings[0].at,
+        source=" ".join(sorted(by_source)),
+        totals={
+            version: _sum([one.totals[version] for one in readings if version in one.totals])
+            for version in sorted(versions)
+        },
+    )
+
+
+def _sum(counts: Sequence[Counts]) -> Counts:
+    is_timed = all(one.within for one in counts)
+    return Counts(
+        requests=sum(one.requests for one in counts),
+        errors=sum(one.errors for one in counts),
+        duration_s=sum(one.duration_s for one in counts),
+        within=tuple(map(sum, zip(*(one.within for one in counts), strict=True)))
+        if is_timed
+        else (),
+    )
 
 
 def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
@@ -107,7 +157,7 @@ def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
     if before is None:
         return NoData(reason="this is the first reading")
     if before.source != after.source:
-        return NoData(reason="the guard was restarted, its counters began again")
+        return NoData(reason="a guard was restarted, came or went: its counters began again")
     increments: dict[str, Counts] = {}
     for version, total in after.totals.items():
         earlier = before.totals.get(version, Counts())

@@ -172,6 +172,9 @@ def _warm(
 def _step(
     endpoint: Endpoint, state: EndpointState, rollout: RolloutState, situation: Situation
 ) -> EndpointState:
+    if situation.observed.traffic != wanted_traffic(endpoint, state, situation.observed):
+        # Its weights are yet to come, by way of git for minutes, or somebody changed them: the step begins once they are seen.
+        rollout = replace(rollout, phase_since=situation.now)
     rollout = _measure(endpoint, rollout, situation)
     state = replace(state, rollout=rollout)
     done = not rollout.waiting and _step_is_done(endpoint, rollout, situation)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from deploy_targets.cluster import DEPLOYMENT, INFERENCE_SERVICE, POD, Cluster
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.gateway_split import GatewayTarget, Platform, Related
+from deploy_targets.git_repository import GitRepository
 from deploy_targets.manifest import Manifest, Object
 from deploy_targets.placement import Autoscaling, Triton
 from deploy_targets.routing.http_route import Backend
@@ -20,9 +21,13 @@ from registry.release import Release
 
 
 def triton_target(
-    endpoint: Endpoint, cluster: Cluster, *, repository: Callable[[Release], str]
+    endpoint: Endpoint,
+    cluster: Cluster,
+    *,
+    repository: Callable[[Release], str],
+    git: GitRepository | None = None,
 ) -> GatewayTarget | KnativeTarget:
-    """The endpoint on KServe, in the mode that it declares."""
+    """The endpoint on KServe, in the mode that it declares; `git` is there where it is delivered by it."""
     scale = endpoint.replicas
     fewest = scale.min if isinstance(scale, Autoscaling) else scale
     if (endpoint.triton or Triton()).mode == "Knative":
@@ -40,6 +45,7 @@ def triton_target(
     return GatewayTarget(
         endpoint,
         cluster=cluster,
+        git=git,
         platform=Platform(
             kind=INFERENCE_SERVICE,
             companions=(),

@@ -21,6 +21,7 @@ from tests.builders import (
 )
 from tests.contracts.stage import POLICY, VERSIONS, Stage
 from tests.fakes import FakeSmoke, FakeUsers
+from tests.install.rights import committed, controller_client
 from tests.kubernetes_api.operators.behaviour import failing, slow
 from tests.kubernetes_api.operators.writers import KINDS, Operators
 
@@ -40,6 +41,8 @@ WAYS: dict[str, tuple[Callable[..., Endpoint], Maker, str]] = {
     "standard": (a_triton_endpoint, triton, "InferenceService"),
     "knative": (a_knative_endpoint, triton, "InferenceService"),
 }
+RIGHTS = {"standard": "triton", "knative": "triton-knative"}
+"""How the installation names the rights of a way."""
 Place = tuple[str, str, str]
 
 
@@ -49,8 +52,8 @@ class ClusterStage(Stage):
     def __init__(self, way: str, server: Any, folder: Path) -> None:
         self.way = way
         self.server = server
-        self.api = server.admin
         self.namespace = server.a_namespace()
+        self.api = controller_client(server, self.namespace, self.rights())
         make_endpoint, self._make, kind = WAYS[way]
         self.kind: Place = KINDS[kind]
         kubernetes: dict[str, Any] = {"namespace": self.namespace}
@@ -65,6 +68,10 @@ class ClusterStage(Stage):
         self.smoke = FakeSmoke()
         self.users = FakeUsers(self, self.clock)  # pyright: ignore[reportArgumentType] - it asks for `traffic` alone
         self.restart()
+
+    def rights(self) -> list[Any]:
+        """What the controller may do: no more than the installation gives it."""
+        return committed(RIGHTS.get(self.way, self.way))
 
     def fresh_target(self) -> Target:
         cluster = Cluster(self.api, sleep=lambda _: None, jitter=lambda: 0.0)

@@ -14,7 +14,8 @@ from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Target
 from registry.release import Release
 from tests.builders import GATEWAY, a_digest, a_release
-from tests.contracts.cluster_stage import WAYS
+from tests.contracts.cluster_stage import RIGHTS, WAYS
+from tests.install.rights import committed, controller_client
 from tests.kubernetes_api.operators.behaviour import failing, slow
 from tests.kubernetes_api.operators.writers import Operators
 
@@ -48,6 +49,9 @@ class ClusterWorld:
         self._operators = Operators(server.admin, kubernetes["namespace"], workloads=slow(1))
         why = f"{a_digest(wrong)} was evaluated"
         self._operators.behave_to(wrong, failing(message=why))
+        self._api = controller_client(
+            server, kubernetes["namespace"], committed(RIGHTS.get(way, way))
+        )
         self.target: Target = self.fresh_target()
         first, *others = versions
         self._start(first)
@@ -71,7 +75,7 @@ class ClusterWorld:
         return a_release(version)
 
     def fresh_target(self) -> Target:
-        return self._attended(self._server.admin)
+        return self._attended(self._api)
 
     def kill_a_replica(self, version: str) -> None:
         self._operators.kill_pods(version)

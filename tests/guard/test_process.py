@@ -103,6 +103,24 @@ def test_told_to_stop_it_finishes_what_it_has_and_lets_nobody_else_in(
     assert events[-1]["event"] == "guard.stopped"
 
 
+def test_a_gateway_is_asked_under_the_endpoints_own_hostname(start: Start, world: World) -> None:
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url=world.stub_url,
+        upstream_host="chat.example.com",
+        port=port,
+        admin_port=admin_port,
+        auth="none",
+    )
+    until_started(process)
+
+    answer = httpx2.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=a_chat())
+
+    assert answer.status_code == 200
+    assert world.stub.headers[-1]["host"] == "chat.example.com"
+
+
 def test_stopping_is_bounded(start: Start, world: World) -> None:
     port, admin_port = free_ports(2)
     process = start(

@@ -24,8 +24,16 @@ from deploy_targets.rollout.state import SCHEMA, Evidence
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import StateConflict, TargetUnavailable, Unavailable
 from tests.builders import a_version, an_endpoint
-from tests.contracts.test_rollouts import Stage
-from tests.fakes import FakeRecord, FakeRegistry, FakeSmoke, FakeTarget, FakeTrail, FakeUsers
+from tests.contracts.cluster_stage import ClusterStage
+from tests.fakes import (
+    FakeInspector,
+    FakeRecord,
+    FakeRegistry,
+    FakeSmoke,
+    FakeTarget,
+    FakeTrail,
+    FakeUsers,
+)
 from tests.in_cluster.worlds import TERMS, Steady, speaking_as
 
 
@@ -74,6 +82,7 @@ class Replica:
             smoke=world.smoke,
             record=world.record,
             trail=world.trail,
+            inspector=world.inspector,
         )
         self.controller = Controller(
             (unit,),
@@ -107,6 +116,7 @@ class Replicas:
         self.smoke = FakeSmoke()
         self.record = FakeRecord()
         self.trail = FakeTrail()
+        self.inspector = FakeInspector()
         self.store = self.fresh_store()
         self.chance = 0.0
         self.flips = 0
@@ -394,7 +404,7 @@ def test_a_bad_challenger_is_rolled_back_once_the_api_server_is_there_again(
 
 def test_state_and_route_in_one_cluster_come_back_together(cluster: Any, tmp_path: Path) -> None:
     """With the real adapter: the API server holds the state and the weights alike."""
-    stage = Stage("ray-serve", cluster, tmp_path)
+    stage = ClusterStage("ray-serve", cluster, tmp_path)
     stage.store = ConfigMapStore(speaking_as(cluster.admin), namespace=stage.namespace)  # type: ignore[assignment]
     stage.restart()
     stage.release("6")
@@ -418,7 +428,7 @@ def test_a_shift_that_was_decided_on_other_weights_is_not_carried_out(
     cluster: Any, tmp_path: Path
 ) -> None:
     """The pause is after the last question who leads: only the route itself can tell that somebody else has acted."""
-    stage = Stage("ray-serve", cluster, tmp_path)
+    stage = ClusterStage("ray-serve", cluster, tmp_path)
     stage.release("6")
     stage.reach("7", 5)
     paused = stage.fresh_target()

@@ -87,21 +87,26 @@ def find_verb(request: Request, address: Address) -> str:
             return {"POST": "create", "PUT": "update", "PATCH": "patch"}.get(method, method.lower())
 
 
-def check_access(store: Store, user: User, address: Address, verb: str, request: Request) -> None:
+def attempts(store: Store, address: Address, verb: str, request: Request) -> tuple[Attempt, ...]:
+    """What the request needs in RBAC's words: an apply of what is not there needs `create` too."""
     resource = address.resource
-    names = address.name or selected_name(request.query.get("fieldSelector", ""))
-    if verb == "create":
-        names = ""
+    name = address.name or selected_name(request.query.get("fieldSelector", ""))
     full = f"{resource.plural}/{address.subresource}" if address.subresource else resource.plural
     # A Namespace itself is asked for in its own namespace.
     namespace = address.name if resource.kind == "Namespace" else address.namespace
-    attempt = Attempt(
-        verb=verb, group=resource.group, resource=full, namespace=namespace, name=names
+    asked = Attempt(
+        verb=verb,
+        group=resource.group,
+        resource=full,
+        namespace=namespace,
+        name="" if verb == "create" else name,
     )
-    grants = [body for key, body in store.objects.items() if key.group == _RBAC_GROUP]
-    if not is_allowed(user, attempt, grants):
-        raise status.forbidden(user, attempt)
     is_new = verb == "patch" and request.is_apply and address.key not in store.objects
-    creation = replace(attempt, verb="create")
-    if is_new and not is_allowed(user, creation, grants):
-        raise status.forbidden(user, creation)
+    return (asked, replace(asked, verb="create")) if is_new else (asked,)
+
+
+def check_access(store: Store, user: User, address: Address, verb: str, request: Request) -> None:
+    grants = [body for key, body in store.objects.items() if key.group == _RBAC_GROUP]
+    for attempt in attempts(store, address, verb, request):
+        if not is_allowed(user, attempt, grants):
+            raise status.forbidden(user, attempt)

@@ -37,6 +37,7 @@ _LIST_KEYS: Mapping[str, list[str]] = {
     "V1OwnerReference": ["uid"],
     "V1PodCondition": ["type"],
     "V1ServicePort": ["port", "protocol"],
+    "V1TopologySpreadConstraint": ["topologyKey", "whenUnsatisfiable"],
     "V1Volume": ["name"],
     "V1VolumeMount": ["mountPath"],
 }
@@ -140,6 +141,13 @@ CORE: tuple[CoreKind, ...] = (
         group="networking.k8s.io",
         plural="networkpolicies",
         kind="NetworkPolicy",
+        counts_generations=True,
+    ),
+    CoreKind(
+        group="policy",
+        plural="poddisruptionbudgets",
+        kind="PodDisruptionBudget",
+        has_status=True,
         counts_generations=True,
     ),
     CoreKind(group=_RBAC, plural="roles", kind="Role"),

@@ -8,16 +8,17 @@ import datetime as dt
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from tests.kubernetes_api import status
-from tests.kubernetes_api.addresses import Request
+from tests.kubernetes_api.addresses import Request, attempts, find_address, find_verb
 from tests.kubernetes_api.api import Answer, Moment, answer
 from tests.kubernetes_api.faults import Faults
-from tests.kubernetes_api.rbac import User, admin
+from tests.kubernetes_api.rbac import Attempt, User, admin
 from tests.kubernetes_api.resources import Catalogue
 from tests.kubernetes_api.store import Key, Store, compacted, put
 from tests.kubernetes_api.watches import Watch, bookmark, first_events, next_events
@@ -38,6 +39,8 @@ class StandIn:
         self.faults = Faults()
         self.errors: list[str] = []
         """What failed inside, with its trace: none in a good test."""
+        self.attempts: dict[str, set[Attempt]] = defaultdict(set)
+        """What each user asked for, whether it was allowed or not: from this the least rights are written."""
         self.bookmark_s = 1.0
         """Between two bookmarks of a watch; a real server takes about a minute."""
         self._store = replace(_begun(), tokens={ADMIN_TOKEN: admin()})
@@ -129,7 +132,16 @@ class StandIn:
     def answer(self, request: Request, user: User) -> Answer | Watch:
         """The answer to a request, its changes done."""
         moment = Moment(now=_now(), uid=str(uuid.uuid4()))
+        self._note(request, user)
         return self._change(lambda store: answer(store, self.catalogue, request, user, moment))
+
+    def _note(self, request: Request, user: User) -> None:
+        address = find_address(self.catalogue, request.path)
+        if address is not None:
+            verb = find_verb(request, address)
+            with self.changed:
+                asked = attempts(self._store, address, verb, request)
+                self.attempts[user.name].update(asked)
 
     def _change(self, change: Callable[[Store], tuple[Store, Any]]) -> Any:
         with self.changed:

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from deploy_targets.metrics import DURATION
-from deploy_targets.rollout.observe import GuardMetrics, difference, parse_scrape
+from deploy_targets.rollout.observe import GuardMetrics, combined, difference, parse_scrape
 from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
 from registry.errors import MetricsUnavailable
 from tests.builders import NOON, FakeClock
@@ -107,3 +107,69 @@ def test_a_guard_that_answers_rubbish_is_unavailable_not_zero(answer: httpx2.Res
     counters = GuardMetrics(client, "http://guard/metrics", endpoint="chat", clock=FakeClock())
     with pytest.raises(MetricsUnavailable):
         counters.scrape()
+
+
+def a_guards_page(started: str, requests: int) -> str:
+    return PAGE.replace("1.7e+09", started).replace("95.0", str(requests))
+
+
+def guards(pages: dict[str, str], clock: FakeClock) -> GuardMetrics:
+    """Guards by their address; `pages` may change."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert request.headers["host"] == "chat-counts.shipway:9090"
+        page = pages[request.url.host]
+        return httpx2.Response(200 if page else 503, text=page)
+
+    return GuardMetrics(
+        httpx2.Client(transport=httpx2.MockTransport(answer)),
+        "http://chat-counts.shipway:9090/metrics",
+        endpoint="chat",
+        clock=clock,
+        addresses=lambda url: [url.copy_with(host=host) for host in pages],
+    )
+
+
+def test_the_counts_of_several_guards_are_added_up() -> None:
+    pages = {"10.0.0.1": a_guards_page("1", 95), "10.0.0.2": a_guards_page("2", 40)}
+    counters = guards(pages, FakeClock())
+
+    before = counters.scrape()
+    pages |= {"10.0.0.1": a_guards_page("1", 100), "10.0.0.2": a_guards_page("2", 50)}
+    seen = difference(before, counters.scrape())
+
+    assert before.totals["6"].requests == 135
+    assert before.totals["7"] == Counts(requests=10, errors=4, duration_s=5.0)
+    assert isinstance(seen, Observation)
+    assert seen.increments["6"].requests == 15
+
+
+def test_a_guard_that_comes_goes_or_was_restarted_is_a_gap_and_then_it_goes_on() -> None:
+    one, two = {"10.0.0.1": a_guards_page("1", 95)}, {"10.0.0.2": a_guards_page("2", 40)}
+    clock = FakeClock()
+    alone, both = guards(one, clock).scrape(), guards(one | two, clock).scrape()
+
+    assert isinstance(difference(alone, both), NoData)
+    assert isinstance(difference(both, alone), NoData)
+    assert isinstance(difference(both, both), Observation)
+
+
+def test_a_guard_that_is_there_and_does_not_answer_is_a_gap_not_fewer_requests() -> None:
+    with pytest.raises(MetricsUnavailable):
+        guards({"10.0.0.1": a_guards_page("1", 95), "10.0.0.2": ""}, FakeClock()).scrape()
+    with pytest.raises(MetricsUnavailable, match="there is no guard"):
+        guards({}, FakeClock()).scrape()
+
+
+def test_one_guard_under_two_addresses_counts_once() -> None:
+    page = a_guards_page("1", 95)
+
+    assert guards({"10.0.0.1": page, "::1": page}, FakeClock()).scrape().totals["6"].requests == 95
+
+
+def test_where_one_guard_is_too_old_to_tell_times_none_are_told() -> None:
+    new = Scrape(at=NOON, source="1", totals={"6": Counts(requests=9, within=(1, 2))})
+    old = Scrape(at=NOON, source="2", totals={"6": Counts(requests=1)})
+
+    assert combined([new, old]).totals["6"] == Counts(requests=10)
+    assert combined([new]).totals == new.totals

@@ -142,13 +142,36 @@ def test_enough_requests_promote_only_after_the_last_step_has_dwelt() -> None:
     assert state.rollout is not None
     assert state.rollout.verdict.decision is Decision.PROMOTE
     assert (state.rollout.phase, state.rollout.step) == (Phase.STEPPING, 1)
-    waiting = look(state, endpoint=endpoint, after_s=109).state
+    half = seen(a_revision("6"), a_revision("7"), v6=50, v7=50)
+    waiting = look(state, endpoint=endpoint, observed=half, after_s=109).state
     assert waiting.rollout is not None
     assert waiting.rollout.phase is Phase.STEPPING
-    promoted = look(state, endpoint=endpoint, after_s=110)
+    promoted = look(state, endpoint=endpoint, observed=half, after_s=110)
     assert promoted.state.rollout is not None
     assert promoted.state.rollout.phase is Phase.COMPLETING
     assert ShiftTraffic(traffic=Traffic.all_to("7")) in promoted.actions
+
+
+def test_a_step_begins_only_once_its_weights_are_seen() -> None:
+    """Where somebody else applies them they may come minutes later, and until then other weights are measured."""
+    steps = [{"weight": 5, "dwell_s": 0}, {"weight": 50, "dwell_s": 0}]
+    endpoint = an_endpoint(steps=steps, settle_s=20, promote={"by": "exposure", "requests": 5})
+    state = stepping(step=1, phase_since=NOON)
+
+    late = look(state, endpoint=endpoint, after_s=300)  # still 95 to 5
+
+    assert late.state.rollout is not None
+    assert late.state.rollout.phase_since == NOON + timedelta(seconds=300)
+    assert late.state.rollout.step_requests == 0
+    assert late.state.rollout.phase is Phase.STEPPING
+    assert late.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 50, "7": 50}))
+    half = seen(a_revision("6"), a_revision("7"), v6=50, v7=50)
+    settling = look(late.state, endpoint=endpoint, observed=half, after_s=310).state
+    assert settling.rollout is not None
+    assert settling.rollout.step_requests == 0
+    settled = look(settling, endpoint=endpoint, observed=half, after_s=320).state
+    assert settled.rollout is not None
+    assert settled.rollout.step_requests > 0
 
 
 def test_requests_that_began_under_other_weights_neither_teach_nor_count() -> None:

@@ -1,0 +1,241 @@
+"""The guard of one endpoint in a cluster: Deployment, Services, PodDisruptionBudget, NetworkPolicy. Pure.
+
+Everything it is told is in the endpoint file already, but the Gateway's address, which all guards and the controller take
+from one ConfigMap, and the image, whose place and tag the overlay names. All guards live in the controller's namespace:
+it counts their requests there. What the guard does with its environment is in `guard.settings`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.manifest import (
+    CONTAINER_SECURITY,
+    Manifest,
+    environment,
+    kubernetes_object,
+    limits,
+)
+from deploy_targets.monitoring.manifests import (
+    ENDPOINT_POD_LABEL,
+    GUARD_POD_LABELS,
+    METRICS_PORT,
+    PART_OF,
+)
+from deploy_targets.placement import Gateway
+from registry.errors import ManifestInvalid
+
+NAMESPACE = "shipway"
+"""Of the controller and of every guard."""
+IMAGE = "shipway-guard"
+"""Kustomize's `images` gives it a registry and a tag."""
+PORT, ADMIN_PORT = 8080, 9090
+SETTINGS, GATEWAY_URL = "shipway-settings", "SHIPWAY_GATEWAY_URL"
+"""The ConfigMap with the Gateway's address, and its key there."""
+CONTROLLER_POD_LABELS = {**PART_OF, "app.kubernetes.io/component": "controller"}
+
+_KEYS_FOLDER, _KEYS_FILE = "/etc/shipway/keys", "keys.json"
+_REPLICAS = 2
+_UNPRIVILEGED = 10001
+"""The USER of the image."""
+_LEAVING_S = 5
+"""Until every proxy of the cluster knows that the pod takes no more requests."""
+_RESOURCES = {
+    "requests": limits(cpus=0.25, memory_gib=0.125),
+    "limits": limits(cpus=1, memory_gib=0.5),
+}
+_DNS: Mapping[str, Any] = {
+    "to": [
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+        }
+    ],
+    "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+}
+
+
+def render_guards(endpoints: Iterable[Endpoint]) -> tuple[Manifest, ...]:
+    """The guards of all endpoints that are in a cluster.
+
+    Raises:
+        ManifestInvalid: as for `render_guard`.
+    """
+    placed = (endpoint for endpoint in endpoints if not endpoint.target.is_local)
+    return tuple(manifest for endpoint in placed for manifest in render_guard(endpoint))
+
+
+def render_guard(endpoint: Endpoint) -> tuple[Manifest, ...]:
+    """Its objects.
+
+    Raises:
+        ManifestInvalid: no Gateway of ours splits the requests, so that there is nothing to stand before.
+    """
+    gateway = endpoint.cluster.gateway
+    if gateway is None:
+        message = (
+            f"{endpoint.name} has no Gateway that Shipway's route could join, so no guard can stand before it. Declare "
+            "kubernetes.gateway, or take the endpoint out of this file: its operator moves the requests, and Shipway does not."
+        )
+        raise ManifestInvalid(message)
+    return (
+        _deployment(endpoint, gateway),
+        _front(endpoint),
+        _counts(endpoint),
+        _budget(endpoint),
+        _network_policy(endpoint, gateway),
+    )
+
+
+def keys_secret(endpoint: str) -> str:
+    """The Secret whose `keys.json` says who is let in."""
+    return f"{endpoint}-guard-keys"
+
+
+def counts_url(endpoint: str) -> str:
+    """The metrics pages of all the guard's pods: the name stands for each of their addresses."""
+    return f"http://{endpoint}-counts.{NAMESPACE}:{ADMIN_PORT}/metrics"
+
+
+def _labels(endpoint: Endpoint) -> dict[str, str]:
+    return {**GUARD_POD_LABELS, ENDPOINT_POD_LABEL: endpoint.name}
+
+
+def _object(
+    endpoint: Endpoint, api_version: str, kind: str, name: str, spec: Mapping[str, Any]
+) -> Manifest:
+    metadata = {"name": name, "namespace": NAMESPACE, "labels": _labels(endpoint)}
+    return kubernetes_object(api_version, kind, metadata=metadata, spec=spec)
+
+
+def _name(endpoint: Endpoint) -> str:
+    return f"{endpoint.name}-guard"
+
+
+def _deployment(endpoint: Endpoint, gateway: Gateway) -> Manifest:
+    labels = _labels(endpoint)
+    spec = {
+        "replicas": _REPLICAS,
+        "selector": {"matchLabels": labels},
+        "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "template": {"metadata": {"labels": labels}, "spec": _pod(endpoint, gateway)},
+    }
+    return _object(endpoint, "apps/v1", "Deployment", _name(endpoint), spec)
+
+
+def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
+    timeout_s = endpoint.serving.timeout_s
+    # The Gateway's own 504 names the version that did not answer, so the Gateway must be the first to give up.
+    guard_timeout_s, drain_s = timeout_s + 5, math.ceil(timeout_s) + 5
+    variables = {
+        "SHIPWAY_GUARD_ENDPOINT": endpoint.name,
+        "SHIPWAY_GUARD_MODEL": endpoint.model,
+        "SHIPWAY_GUARD_UPSTREAM_HOST": gateway.hostname,
+        "SHIPWAY_GUARD_PROTOCOL": endpoint.target.protocol,
+        "SHIPWAY_GUARD_HOST": "0.0.0.0",  # noqa: S104 - the NetworkPolicy says who comes in
+        "SHIPWAY_GUARD_PORT": str(PORT),
+        "SHIPWAY_GUARD_ADMIN_PORT": str(ADMIN_PORT),
+        "SHIPWAY_GUARD_AUTH": endpoint.serving.auth,
+        "SHIPWAY_GUARD_TIMEOUT_S": f"{guard_timeout_s:g}",
+        "SHIPWAY_GUARD_DRAIN_S": str(drain_s),
+    }
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - a volume of its own
+    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
+    if endpoint.serving.auth == "api-key":
+        variables["SHIPWAY_GUARD_KEYS_FILE"] = f"{_KEYS_FOLDER}/{_KEYS_FILE}"
+        mounts.append({"name": "keys", "mountPath": _KEYS_FOLDER})
+        # Mounted whole: a file mounted by itself would not follow the Secret, and a revoked key would still be let in.
+        secret = {"secretName": keys_secret(endpoint.name), "defaultMode": 0o440}
+        volumes.append({"name": "keys", "secret": secret})
+    gateway_url = {"configMapKeyRef": {"name": SETTINGS, "key": GATEWAY_URL}}
+    container = {
+        "name": "guard",
+        "image": IMAGE,
+        "env": [
+            *environment(variables),
+            {"name": "SHIPWAY_GUARD_UPSTREAM_URL", "valueFrom": gateway_url},
+        ],
+        "ports": [
+            {"name": "http", "containerPort": PORT},
+            {"name": METRICS_PORT, "containerPort": ADMIN_PORT},
+        ],
+        "startupProbe": {**_probe("/healthz"), "periodSeconds": 1, "failureThreshold": 60},
+        "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "timeoutSeconds": 3},
+        "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5, "timeoutSeconds": 3},
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_LEAVING_S)]}}},
+        "resources": _RESOURCES,
+        "securityContext": {**CONTAINER_SECURITY, "readOnlyRootFilesystem": True},
+        "volumeMounts": mounts,
+    }
+    spread = {
+        "maxSkew": 1,
+        "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": _labels(endpoint)},
+    }
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _LEAVING_S + drain_s + 5,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _UNPRIVILEGED,
+            "runAsGroup": _UNPRIVILEGED,
+            "fsGroup": _UNPRIVILEGED,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [spread],
+        "containers": [container],
+        "volumes": volumes,
+    }
+
+
+def _probe(path: str) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": METRICS_PORT}}
+
+
+def _front(endpoint: Endpoint) -> Manifest:
+    spec = {
+        "selector": _labels(endpoint),
+        "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+    }
+    return _object(endpoint, "v1", "Service", _name(endpoint), spec)
+
+
+def _counts(endpoint: Endpoint) -> Manifest:
+    """Headless, so that its name stands for every pod's address: the controller adds up what each of them counted."""
+    spec = {
+        "clusterIP": "None",
+        "selector": _labels(endpoint),
+        "ports": [{"name": METRICS_PORT, "port": ADMIN_PORT, "targetPort": METRICS_PORT}],
+    }
+    return _object(endpoint, "v1", "Service", f"{endpoint.name}-counts", spec)
+
+
+def _budget(endpoint: Endpoint) -> Manifest:
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": _labels(endpoint)}}
+    return _object(endpoint, "policy/v1", "PodDisruptionBudget", _name(endpoint), spec)
+
+
+def _network_policy(endpoint: Endpoint, gateway: Gateway) -> Manifest:
+    """Clients reach the one port, the controller and Prometheus the other; the guard itself reaches the Gateway alone."""
+    proxies = gateway.proxies_namespace or gateway.namespace
+    in_proxies = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": proxies}}}
+    prometheus = {
+        "namespaceSelector": {},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
+    spec = {
+        "podSelector": {"matchLabels": _labels(endpoint)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {"ports": [{"protocol": "TCP", "port": PORT}]},
+            {
+                "from": [{"podSelector": {"matchLabels": CONTROLLER_POD_LABELS}}, prometheus],
+                "ports": [{"protocol": "TCP", "port": ADMIN_PORT}],
+            },
+        ],
+        "egress": [_DNS, {"to": [in_proxies]}],
+    }
+    return _object(endpoint, "networking.k8s.io/v1", "NetworkPolicy", _name(endpoint), spec)
