@@ -46,21 +46,24 @@ def approved_by(version: ModelVersion, secret: str) -> Actor | None:
     return _actor(version, f"tag.{APPROVAL_TAG}", secret)
 
 
-def name_tag(touch: Touch, secret: str) -> tuple[str, str] | None:
+def name_tag(touch: Touch, secret: str) -> tuple[str, str | None] | None:
     """The tag, key and value, that says who did `touch`; None for a deed that asks for nothing.
 
-    Without a user the tag says so: it takes the place of an older one, whose name no longer holds.
+    Without a user its value is None: the tag is to be removed, for the name of an earlier request no longer holds.
     """
     kind = _KINDS.get(touch.deed)
     if kind is None or not touch.version:
         return None
     request, at = f"{kind}.{touch.name}", touch.at.isoformat()
+    key = f"{ASKED_BY_TAG}.{request}"
+    if touch.user is None:
+        return key, None
     value = {
         "user": touch.user,
         "at": at,
         "signature": _sign(secret, touch.model, touch.version, request, touch.user, at),
     }
-    return f"{ASKED_BY_TAG}.{request}", json.dumps(value)
+    return key, json.dumps(value)
 
 
 def _actor(version: ModelVersion, request: str, secret: str) -> Actor | None:

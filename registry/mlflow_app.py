@@ -101,7 +101,11 @@ def _write_name(touch: Touch, secret: str) -> None:
     )
 
     store: Any = _get_model_registry_store()
-    store.set_model_version_tag(touch.model, touch.version, ModelVersionTag(*tag))
+    key, value = tag
+    if value is None:
+        store.delete_model_version_tag(touch.model, touch.version, key)
+    else:
+        store.set_model_version_tag(touch.model, touch.version, ModelVersionTag(key, value))
 
 
 def _now() -> datetime:

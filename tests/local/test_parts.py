@@ -19,7 +19,7 @@ ENVOY = ("envoy", "envoy_admin")
 USED_BY = {
     "s3": ("s3", "s3_grpc", "weed_master", "weed_master_grpc", "weed_volume", "weed_volume_grpc",
            "weed_filer", "weed_filer_grpc"),
-    "mlflow": ("mlflow", "s3"),
+    "mlflow": ("mlflow", "s3", "controller"),
     "ray": tuple(name for name in _USUAL_PORTS if name.startswith("ray_") and name != "ray_serve"),
     "guard": ("guard", "guard_admin", "envoy"),
     "controller": ("controller", "mlflow"),

@@ -22,7 +22,8 @@ def a_touch(deed: Deed = Deed.ALIAS_SET, *, version: str = "7", name: str = "cha
 
 def tagged(*touches: Touch, **tags: str) -> ModelVersion:
     written = dict(tag for touch in touches if (tag := name_tag(touch, SECRET)))
-    return a_version("7", tags={**written, **tags})
+    kept = {key: value for key, value in written.items() if value is not None}
+    return a_version("7", tags={**kept, **tags})
 
 
 def test_who_set_the_alias_is_read_from_the_version() -> None:
