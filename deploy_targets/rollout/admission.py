@@ -20,12 +20,26 @@ class Inspection:
     """What is wrong with its bytes; empty when nothing is."""
     asked_by: Actor | None = None
     approved_by: Actor | None = None
+    may_be_named: bool = False
+    """MLflow's server and the controller share the secret by which names are signed."""
+
+
+NAMES_LATE_S = 5.0
+"""MLflow's app writes who asked some milliseconds after the request itself can be seen."""
 
 
 def admit(
-    endpoint: Endpoint, facts: RegistryFacts, version: str, inspection: Inspection | None
+    endpoint: Endpoint,
+    facts: RegistryFacts,
+    version: str,
+    inspection: Inspection | None,
+    *,
+    waited_s: float,
 ) -> Release | Refused | None:
-    """The release, or every reason against it; None while it could not be inspected, and its gate is not against it."""
+    """The release, or every reason against it; None while that cannot be told, and its gate is not against it.
+
+    `waited_s` is for how long it has been asked for.
+    """
     known = facts.versions.get(version)
     if known is None:
         reason = f"{facts.model} has no version {version}: it was deleted."
@@ -34,6 +48,9 @@ def admit(
     if isinstance(gated, Refused):
         return gated
     if inspection is None or inspection.version != version:
+        return None
+    is_nameless = endpoint.promote.approval != "none" and inspection.asked_by is None
+    if is_nameless and inspection.may_be_named and waited_s < NAMES_LATE_S:
         return None
     approval = _objection(endpoint, inspection, is_approved=APPROVAL_TAG in known.tags)
     reasons = tuple(reason for reason in (inspection.artifact_fault, approval) if reason)

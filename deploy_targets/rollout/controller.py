@@ -232,7 +232,12 @@ class Controller:
             traffic=dict(observed.traffic.weights),
             actions=[type(action).__name__ for action in planned.actions],
         )
-        waits = state.rollout is not None or state.override is not None or bool(state.idle_since)
+        waits = (
+            state.rollout is not None
+            or state.asked is not None
+            or state.override is not None
+            or bool(state.idle_since)
+        )
         return waits or bool(planned.actions)
 
     def _facts(self, endpoint: Endpoint) -> RegistryFacts | None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.admission import Inspection, admit
 from deploy_targets.rollout.gap import standing, version_of
-from deploy_targets.rollout.state import EndedRollout, EndpointState, Outcome, RolloutState
+from deploy_targets.rollout.state import Asked, EndedRollout, EndpointState, Outcome, RolloutState
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness
 from registry.errors import EndpointFileInvalid
@@ -88,10 +88,15 @@ def follow_registry(
         reason = "its request was withdrawn" if asked is None else f"v{asked} was asked for instead"
         state = end_rollout(state, outcome, reason, now=now)
     if asked is None or state.rollout is not None:
-        return state
-    admitted = admit(endpoint, facts, asked, inspection)
+        return replace(state, asked=None)
+    since = now
+    if state.asked is not None and state.asked.version == asked:
+        since = min(state.asked.since, now)
+    waited_s = (now - since).total_seconds()
+    admitted = admit(endpoint, facts, asked, inspection, waited_s=waited_s)
     if admitted is None:
-        return state
+        return replace(state, asked=Asked(version=asked, since=since))
+    state = replace(state, asked=None)
     if isinstance(admitted, Refused):
         reason = "refused: " + " ".join(admitted.reasons)
         return replace(state, rejected={**state.rejected, asked: reason})

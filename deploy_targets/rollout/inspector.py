@@ -35,4 +35,5 @@ class ReleaseInspector:
             artifact_fault=fault,
             asked_by=asked_by(version, self._endpoint.trigger, secret) if named else None,
             approved_by=approved_by(version, secret) if named else None,
+            may_be_named=named,
         )

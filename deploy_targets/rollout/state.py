@@ -216,6 +216,15 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A version that is asked for and neither admitted nor refused yet."""
+
+    version: str
+    since: datetime
+    """When that was first seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
     """An operator's word that no more requests are moved to any challenger, until it is taken back."""
 
@@ -266,6 +275,8 @@ class EndpointState:
     stage_before: Mapping[str, str] = field(default_factory=dict[str, str])
     idle_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
     """Revisions without a role: since when, so that they drain before they are retired."""
+    asked: Asked | None = None
+    """What waits to be inspected; None where nothing does."""
     rollout: RolloutState | None = None
     override: Override | None = None
     hold: Hold | None = None

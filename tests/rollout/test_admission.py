@@ -30,13 +30,18 @@ def endpoint_with(approval: str) -> Endpoint:
 
 
 def admitted(
-    approval: str, *, is_tagged: bool = True, passed: bool = True, **found: Any
+    approval: str,
+    *,
+    is_tagged: bool = True,
+    passed: bool = True,
+    waited_s: float = 60.0,
+    **found: Any,
 ) -> Release | Refused | None:
     tags = {APPROVAL_TAG: "yes"} if is_tagged else {}
     version = a_version("7", passed=passed, tags=tags)
     facts = RegistryFacts(model="smollm2", versions={"7": version})
     inspection = Inspection(version="7", **found)
-    return admit(endpoint_with(approval), facts, "7", inspection)
+    return admit(endpoint_with(approval), facts, "7", inspection, waited_s=waited_s)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +88,21 @@ def test_what_could_not_be_inspected_is_neither_admitted_nor_refused_unless_its_
     None
 ):
     facts = RegistryFacts(model="smollm2", versions={"7": a_version("7")})
-    assert admit(endpoint_with("none"), facts, "7", None) is None
-    assert admit(endpoint_with("none"), facts, "7", Inspection(version="6")) is None
+    assert admit(endpoint_with("none"), facts, "7", None, waited_s=60) is None
+    assert admit(endpoint_with("none"), facts, "7", Inspection(version="6"), waited_s=60) is None
     failed = RegistryFacts(model="smollm2", versions={"7": a_version("7", passed=False)})
-    assert isinstance(admit(endpoint_with("none"), failed, "7", None), Refused)
-    assert isinstance(admit(endpoint_with("none"), facts, "8", None), Refused)
+    assert isinstance(admit(endpoint_with("none"), failed, "7", None, waited_s=0), Refused)
+    assert isinstance(admit(endpoint_with("none"), facts, "8", None, waited_s=0), Refused)
+
+
+@pytest.mark.parametrize("approval", ["tag", "named"])
+def test_a_name_may_come_some_moments_after_the_request(approval: str) -> None:
+    early = {"waited_s": 1.0, "may_be_named": True, "approved_by": ADA}
+    assert admitted(approval, **early) is None
+    assert isinstance(admitted(approval, **early, asked_by=ADA), Refused)
+    assert admitted(approval, **early, asked_by=BOB) == a_release("7")
+    late = admitted(approval, **{**early, "waited_s": 5.0})
+    assert late == a_release("7") if approval == "tag" else isinstance(late, Refused)
 
 
 class FakeArtifacts:
@@ -154,6 +169,8 @@ def test_while_s3_is_silent_a_version_waits_and_its_request_stands(serving: Worl
     assert serving.state.rollout is None
     assert serving.registry.aliases["challenger"] == "7"
     assert set(serving.target.revisions) == {"6"}
+    assert serving.state.asked is not None
+    assert serving.clock.now - serving.state.asked.since == timedelta(seconds=40)
     serving.inspector.is_away = False
     serving.tick(30)
     assert serving.target.traffic == Traffic.all_to("7")
