@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from registry.digests import MANIFEST_NAME, describe_folder, digest_bytes
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
-from registry.release import ArtifactManifest, Digest, FileEntry
+from registry.release import ArtifactManifest, Digest, FileEntry, split_source
 from registry.settings import RegistrySettings
 
 _PREFIX, _DERIVED = "models", "derived"
@@ -359,19 +359,6 @@ def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = Non
             s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
         ),
     )
-
-
-def split_source(source: str) -> tuple[str, str]:
-    """Bucket and prefix of an `s3://bucket/prefix` address, without a slash at the end.
-
-    Raises:
-        NotFound: it is no such address.
-    """
-    bucket, _, prefix = source.removeprefix("s3://").strip("/").partition("/")
-    if not source.startswith("s3://") or not bucket or not prefix:
-        message = f"{source!r} is no address of an S3 folder. Give s3://bucket/folder."
-        raise NotFound(message)
-    return bucket, prefix
 
 
 def _hexadecimal(digest: Digest) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NewType, Self
 
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, NotFound
 
 Digest = NewType("Digest", str)
 """`sha256:` and 64 lower-case hexadecimal digits."""
@@ -150,3 +150,16 @@ class Refused:
 
     version: str
     reasons: tuple[str, ...]
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Bucket and prefix of an `s3://bucket/prefix` address, without a slash at the end.
+
+    Raises:
+        NotFound: it is no such address.
+    """
+    bucket, _, prefix = source.removeprefix("s3://").strip("/").partition("/")
+    if not source.startswith("s3://") or not bucket or not prefix:
+        message = f"{source!r} is no address of an S3 folder. Give s3://bucket/folder."
+        raise NotFound(message)
+    return bucket, prefix

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipelines.checkpoint import check_names
-from registry.artifact_store import ArtifactStore, split_source
+from registry.artifact_store import ArtifactStore
 from registry.digests import describe_folder, digest_file
 from registry.errors import NotFound, SourceInvalid, Unavailable
-from registry.release import DIGEST_TAG, parse_digest
+from registry.release import DIGEST_TAG, parse_digest, split_source
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

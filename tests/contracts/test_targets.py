@@ -33,10 +33,9 @@ from deploy_targets.placement import Triton
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from deploy_targets.target import Observed, Readiness, Target
 from deploy_targets.triton.repository import put_repository
-from registry.artifact_store import split_source
 from registry.digests import MANIFEST_NAME
 from registry.errors import TargetChanged, TargetUnavailable
-from registry.release import Release
+from registry.release import Release, split_source
 from tests.builders import a_digest, a_release, an_endpoint
 from tests.contracts.cluster_world import ClusterWorld
 from tests.fakes import FakeTarget

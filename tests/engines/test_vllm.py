@@ -23,8 +23,8 @@ import pytest
 from deploy_targets.local.process import await_ready, end_all, find_marked, free_port, spawn
 from deploy_targets.ray_serve.serve_config import render_serve_config
 from pipelines.datasets import write_demo_data
-from registry.artifact_store import StoredArtifact, split_source
-from registry.release import Release
+from registry.artifact_store import StoredArtifact
+from registry.release import Release, split_source
 from tests.bench.gptq import write_base
 from tests.builders import a_ray_endpoint
 from tests.flows.test_the_stack import assert_on_loopback

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.ray_serve.vllm_app import VerifiedArtifact, VllmArgs, build, verified
-from registry.artifact_store import split_source
+from registry.release import split_source
 from tests.builders import a_digest, a_ray_endpoint, a_release
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from deploy_targets.local.process import free_port
-from registry.artifact_store import ArtifactStore, StoredArtifact, connect_store, split_source
+from registry.artifact_store import ArtifactStore, StoredArtifact, connect_store
 from registry.digests import MANIFEST_NAME, describe_folder
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
-from registry.release import Digest
+from registry.release import Digest, split_source
 from registry.settings import RegistrySettings
 
 pytestmark = pytest.mark.real
