@@ -90,6 +90,35 @@ def promote(
     say(done)
 
 
+@app.command(epilog="Example: shipway verify smollm2 7")
+def verify(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")],
+    version: Annotated[str, typer.Argument(help="The model version.")],
+    file: File = DEFAULT_FILE,
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look at names, sizes and the signature; read no bytes.")
+    ] = False,
+) -> None:
+    """Check a version's bytes in S3 against its digest, and its signature. Exit code 1 when one does not hold."""
+    from registry.verification import verify_version
+
+    composition = _compose(file)
+    trusted = composition.trusted_keys()
+    found = composition.registry().version(name, version)
+    verified = verify_version(found, composition.artifacts(), trusted, quick=quick)
+    for held in verified.held:
+        say(f"holds  {held}")
+    if quick:
+        say("unread the bytes; leave --quick out to have every one compared")
+    if trusted is None:
+        say("unread the signature: SHIPWAY_SIGNING_KEYS names no public keys")
+    for fault in verified.faults:
+        say(f"FAULT  {fault}")
+    if verified.faults:
+        raise typer.Exit(1)
+
+
 @app.command(epilog='Example: shipway rollback chat --to 6 --reason "it talks nonsense"')
 def rollback(
     endpoint: Name,
@@ -106,8 +135,7 @@ def rollback(
     composition = _compose(file)
     say(
         request_rollback(
-            composition.store(),
-            composition.registry,
+            composition,
             composition.file.named(endpoint),
             to=to,
             reason=reason,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from registry.artifact_store import ArtifactStore
     from registry.mlflow_registry import MlflowRegistry
     from registry.record_store import RecordStore
+    from registry.signing import TrustedKeys
     from registry.tracking import Tracking
 
 
@@ -70,6 +71,10 @@ class ControlPlane(Protocol):
 
     def artifacts(self) -> "ArtifactStore":
         """The models in S3."""
+        ...
+
+    def trusted_keys(self) -> "TrustedKeys | None":
+        """What signatures are checked with; None where none are asked for."""
         ...
 
     def records(self) -> "RecordStore":

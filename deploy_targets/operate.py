@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy_targets.cluster import Cluster
-from deploy_targets.control_plane import StateStore
+from deploy_targets.control_plane import ControlPlane, StateStore
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.kubernetes_targets import cluster_target
 from deploy_targets.local.envoy import Backend, render_routes
@@ -41,6 +41,7 @@ from registry.promotion import (
 )
 from registry.release import Digest, Refused, Release
 from registry.retention import Retention, plan_collection
+from registry.verification import check_release
 
 _UNKNOWN_DIGEST = Digest("sha256:" + 64 * "0")
 _SERVE_PORT = 8000
@@ -73,28 +74,23 @@ def request_promotion(
 
 
 def request_rollback(
-    store: Store,
-    registry: Callable[[], MlflowRegistry],
-    endpoint: Endpoint,
-    *,
-    to: str | None,
-    reason: str,
-    by: str,
+    plane: ControlPlane, endpoint: Endpoint, *, to: str | None, reason: str, by: str
 ) -> str:
     """Saves the operator's decision; the controller carries it out at its next look.
 
-    MLflow is asked only for a version that never served here, or so long ago that it is forgotten.
+    MLflow and S3 are asked only about a version that never served here, or so long ago that it is forgotten.
 
     Raises:
         BadInput: there is nothing to end and nothing to go back to.
-        PromotionRefused: `to` may not be deployed.
+        PromotionRefused, IntegrityError: `to` may not be deployed.
     """
+    store = plane.store()
     saved = store.load(endpoint.name)
     state = saved.state
     if to is None and state.rollout is not None:
         release, told = None, f"the rollout of v{state.rollout.challenger.version} ends"
     else:
-        release = _release_to(state, to, registry, endpoint)
+        release = _release_to(state, to, plane, endpoint)
         told = f"{release} serves again"
     override = Override(to=release, reason=f"operator {by}: {reason}", by=by)
     store.save(replace(state, override=override), expected=saved.revision)
@@ -128,7 +124,7 @@ def request_resume(store: Store, endpoint: Endpoint) -> str:
 
 
 def _release_to(
-    state: EndpointState, to: str | None, registry: Callable[[], MlflowRegistry], endpoint: Endpoint
+    state: EndpointState, to: str | None, plane: ControlPlane, endpoint: Endpoint
 ) -> Release:
     if to is None and state.previous is None:
         message = f"Nothing is being rolled out on {endpoint.name}, and nothing served before. Name a version with --to."
@@ -136,9 +132,10 @@ def _release_to(
     for known in (*reversed(state.served), state.serving):
         if known is not None and to in {None, known.version}:
             return known
-    admitted = check_gate(registry().version(endpoint.model, str(to)))
+    admitted = check_gate(plane.registry().version(endpoint.model, str(to)))
     if isinstance(admitted, Refused):
         raise PromotionRefused("\n".join(admitted.reasons))
+    check_release(admitted, plane.artifacts(), plane.trusted_keys())
     return admitted
 
 

@@ -29,6 +29,7 @@ from registry.release import ArtifactManifest, Digest
 
 if TYPE_CHECKING:
     from registry.mlflow_registry import MlflowRegistry
+    from registry.signing import SigningKey
     from registry.tracking import Tracking
 
 STAGE_TAG = "shipway.stage"
@@ -157,6 +158,7 @@ class Session:
     store: ArtifactStore
     tracking: "Tracking"
     bench: Workbench
+    signing_key: "SigningKey | None"
     run_id: str
     is_chain: bool
     """Whether stages are children of the run, rather than the run itself."""
@@ -168,9 +170,13 @@ class Session:
         """A session for the entry point `name`, whose run is closed FINISHED or FAILED at the end."""
         from registry.mlflow_registry import MlflowRegistry
         from registry.settings import RegistrySettings
+        from registry.signing import SigningKey
         from registry.tracking import Tracking, connect_mlflow
 
         settings, where = PipelineSettings(), RegistrySettings()
+        # Before any work, which a key that cannot sign would lose.
+        key_file = settings.signing_key_file
+        signing_key = None if key_file is None else SigningKey.read(key_file)
         client = connect_mlflow(where)
         tracking = Tracking(client)
         experiment = (
@@ -187,6 +193,7 @@ class Session:
                 store=connect_store(where),
                 tracking=tracking,
                 bench=Workbench(settings.home, fresh=fresh),
+                signing_key=signing_key,
                 run_id=run_id,
                 is_chain=is_chain,
             )

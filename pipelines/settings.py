@@ -14,6 +14,8 @@ class PipelineSettings(BaseSettings):
 
     home: Path = Field(default=Path(".shipway"), validation_alias="SHIPWAY_HOME")
     """The state folder; stages work below `work/` in it, demo data lies in `data/`."""
+    signing_key_file: Path | None = Field(default=None, validation_alias="SHIPWAY_SIGNING_KEY_FILE")
+    """The private key (PEM) that signs each version; without it versions are not signed."""
     run_id: str | None = Field(default=None, validation_alias="MLFLOW_RUN_ID")
     """The MLflow run to go on with; without it a new one is made."""
     experiment: str = Field(

@@ -1,6 +1,6 @@
 """`mlflow run . -e version -P name=... -P model=DIR -P evaluation=FILE`: the artifact into S3, the row into MLflow.
 
-The bytes go first and the row last, with all its tags in one call: a version that can be seen is whole. A version
+The bytes go first, then the signature, and the row last, with all its tags in one call: a version that can be seen is whole. A version
 whose gate failed is registered too, so that people see why; `promotion.check_gate` refuses to promote it.
 """
 
@@ -16,6 +16,7 @@ from pipelines.evaluate.__main__ import Evaluation
 from pipelines.quantize.__main__ import read_recipe
 from pipelines.quantize.recipes import Recipe
 from pipelines.session import Model, Session, run_entry_point
+from registry.artifact_store import StoredArtifact
 from registry.errors import BadInput, IntegrityError
 from registry.release import (
     BASE_TAG,
@@ -23,6 +24,7 @@ from registry.release import (
     GATE_TAG,
     RECIPE_TAG,
     SCORECARD_TAG,
+    SIGNATURE_TAG,
     SIZE_TAG,
 )
 
@@ -86,6 +88,9 @@ def version(
             BASE_TAG: evaluation.base,
             SIZE_TAG: str(model.manifest.size_bytes),
         }
+        key = _sign(session, stored)
+        if key is not None:
+            tags[SIGNATURE_TAG] = key
         if recipe is not None:
             tags[RECIPE_TAG] = recipe.model_dump_json()
         number, is_new = session.registry.register(
@@ -101,8 +106,25 @@ def version(
         stage.set_tags({VERSION_TAG: number})
         found = "" if is_new else ", registered by this run before"
         place = "was there" if stored.was_there else "uploaded"
-        session.announcer.say("version", f"{name} v{number}{found}; {stored.source} {place}")
+        signed = "not signed" if key is None else f"signed with {key}"
+        session.announcer.say(
+            "version", f"{name} v{number}{found}; {stored.source} {place}, {signed}"
+        )
     return Registered(name=name, version=number, is_new=is_new)
+
+
+def _sign(session: Session, stored: StoredArtifact) -> str | None:
+    """The id of the key whose signature lies beside the artifact now; None where the session has no key."""
+    key = session.signing_key
+    if key is None:
+        return None
+    try:
+        # Kept where it is good: each new one has other bytes.
+        signature = session.store.signature(stored.source)
+        key.trusted.check(stored.manifest, signature, source=stored.source)
+    except IntegrityError:
+        session.store.sign(stored.source, key.sign(stored.manifest))
+    return key.id
 
 
 def describe(size_mib: float, evaluation: Evaluation, recipe: Recipe | None) -> str:

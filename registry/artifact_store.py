@@ -1,4 +1,4 @@
-"""Model artifacts in S3, by digest: `s3://<bucket>/models/<digest>/<files>` and a manifest beside them.
+"""Model artifacts in S3, by digest: `s3://<bucket>/models/<digest>/<files>`, beside them a manifest and its signature.
 
 What an engine needs in another arrangement is composed of an artifact by S3 itself, below `derived/<artifact's digest>/`.
 The manifest is written last, so a folder without one is an upload that did not finish and is never served. What is
@@ -16,20 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import boto3
-from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from registry.digests import MANIFEST_NAME, describe_folder, digest_bytes
-from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
+from registry.digests import BESIDE, MANIFEST_NAME, SIGNATURE_NAME, describe_folder, digest_bytes
+from registry.errors import IntegrityError, NotFound
 from registry.release import ArtifactManifest, Digest, FileEntry, split_source
+from registry.s3 import ABSENT, answering, code_of, connect_s3
 from registry.settings import RegistrySettings
 
 _PREFIX, _DERIVED = "models", "derived"
 _HEXADECIMAL = re.compile("[0-9a-f]{64}")
-_ABSENT = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _TRANSFER = TransferConfig(
     multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4
 )
@@ -150,29 +147,68 @@ class ArtifactStore:
             raise IntegrityError(message)
         return manifest
 
-    def check(self, source: str, digest: Digest) -> None:
-        """Whether the artifact at `source` is the one of `digest`, and each of its files there with its size.
+    def check(self, source: str, digest: Digest) -> ArtifactManifest:
+        """The manifest of the artifact at `source`, which is the one of `digest`, with each of its files there.
 
         Its bytes are not read here: whoever loads them compares them with the digest.
 
         Raises:
             NotFound: there is no finished artifact.
-            IntegrityError: it is another one, or a file is missing or of another size.
+            IntegrityError: it is another one, a file is missing or of another size, or one too many lies there.
         """
         manifest = self._promised(source, digest)
-        sizes = {name: item["Size"] for name, item in self._objects(source)}
-        wrong = [file.path for file in manifest.files if sizes.get(file.path) != file.size_bytes]
-        if wrong:
+        sizes = self._sizes(source)
+        if wrong := _wrong_sizes(manifest, sizes):
             message = f"{', '.join(wrong)} at {source} is missing or not of the size that was evaluated. Release it anew."
             raise IntegrityError(message)
+        if strange := sizes.keys() - {file.path for file in manifest.files} - BESIDE:
+            message = (
+                f"{', '.join(sorted(strange))} at {source} was put there by somebody else, and whoever reads the whole "
+                "folder would load it. Delete it in S3."
+            )
+            raise IntegrityError(message)
+        return manifest
 
     def _is_whole(self, source: str, manifest: ArtifactManifest) -> bool:
         """Whether `source` has that manifest and an object of the right size for each of its files."""
         try:
-            self.check(source, manifest.digest)
+            self._promised(source, manifest.digest)
         except (NotFound, IntegrityError):
             return False
-        return True
+        return not _wrong_sizes(manifest, self._sizes(source))
+
+    def _sizes(self, source: str) -> Mapping[str, int]:
+        return {name: item["Size"] for name, item in self._objects(source)}
+
+    def digest_of(self, source: str, path: str) -> Digest:
+        """The SHA-256 of one file's bytes as S3 gives them now; nothing is kept.
+
+        Raises:
+            NotFound: it is not there.
+        """
+        bucket, prefix = split_source(source)
+        hashed = hashlib.sha256()
+        with answering(f"{source}/{path}"):
+            body = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{path}")["Body"]
+            for piece in body.iter_chunks(1 << 20):
+                hashed.update(piece)
+        return Digest("sha256:" + hashed.hexdigest())
+
+    def sign(self, source: str, signature: bytes) -> None:
+        """Lays the signature of the artifact at `source` beside its manifest, in place of one that is there."""
+        bucket, prefix = split_source(source)
+        with answering(f"the signature at {source}"):
+            self._client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNATURE_NAME}", Body=signature)
+
+    def signature(self, source: str) -> bytes | None:
+        """What lies there as its signature; None when nothing does."""
+        bucket, prefix = split_source(source)
+        try:
+            with answering(f"the signature at {source}"):
+                found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{SIGNATURE_NAME}")
+                return found["Body"].read()
+        except NotFound:
+            return None
 
     def _objects(self, source: str) -> Generator[tuple[str, Any]]:
         """Each object below an `s3://` folder: its name there, and what S3 lists of it."""
@@ -286,7 +322,7 @@ class ArtifactStore:
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except ClientError as error:
-                if code_of(error) not in _ABSENT:
+                if code_of(error) not in ABSENT:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
 
@@ -306,7 +342,7 @@ class ArtifactStore:
             if not target.resolve().is_relative_to(into.resolve()):
                 message = f"{source} has an object named {name!r}, which leads out of the folder."
                 raise IntegrityError(message)
-            if name == MANIFEST_NAME or name.endswith("/"):
+            if name in BESIDE or name.endswith("/"):
                 continue
             found = True
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -340,51 +376,10 @@ def connect_store(
     return ArtifactStore(connect_s3(settings, keys=keys), bucket=settings.bucket)
 
 
-def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = None) -> Any:
-    """A new S3 client: the only place that makes one.
-
-    `keys` are access key and secret key; without them credentials come from AWS' own chain.
-    """
-    sdk: Any = boto3
-    return sdk.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=None if keys is None else "us-east-1",
-        aws_access_key_id=None if keys is None else keys[0],
-        aws_secret_access_key=None if keys is None else keys[1],
-        config=Config(
-            connect_timeout=5,
-            read_timeout=60,
-            retries={"max_attempts": 4, "mode": "standard"},
-            s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
-        ),
-    )
+def _wrong_sizes(manifest: ArtifactManifest, sizes: Mapping[str, int]) -> list[str]:
+    """The files that are missing or of another size."""
+    return [file.path for file in manifest.files if sizes.get(file.path) != file.size_bytes]
 
 
 def _hexadecimal(digest: Digest) -> str:
     return digest.removeprefix("sha256:")
-
-
-def code_of(error: ClientError) -> str:
-    """S3's own name for what went wrong."""
-    answer: Any = error.response
-    return str(answer.get("Error", {}).get("Code"))
-
-
-@contextlib.contextmanager
-def answering(what: str) -> Generator[None]:
-    """Turns the SDK's exceptions into ours."""
-    try:
-        yield
-    except ClientError as error:
-        code = code_of(error)
-        if code in _ABSENT:
-            message = f"S3 does not have {what}."
-            raise NotFound(message) from error
-        message = f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."
-        raise ArtifactStoreUnavailable(message) from error
-    except (BotoCoreError, Boto3Error) as error:
-        message = (
-            f"S3 did not give {what}: {error}. Is the server up, and AWS_ENDPOINT_URL_S3 right?"
-        )
-        raise ArtifactStoreUnavailable(message) from error

@@ -10,7 +10,9 @@ from registry.errors import IntegrityError
 from registry.release import ArtifactManifest, Digest, FileEntry
 
 MANIFEST_NAME = "shipway-manifest.json"
-"""Lies beside an artifact's files and is none of them."""
+SIGNATURE_NAME = "shipway-signature.json"
+BESIDE = frozenset({MANIFEST_NAME, SIGNATURE_NAME})
+"""Lie beside an artifact's files and are none of them."""
 
 
 def describe_folder(folder: Path) -> ArtifactManifest:
@@ -26,7 +28,7 @@ def describe_folder(folder: Path) -> ArtifactManifest:
                 f"{path.name} in the artifact is no plain file. Replace it by the file itself."
             )
             raise IntegrityError(message)
-        if path.is_file() and path.name != MANIFEST_NAME:
+        if path.is_file() and path.name not in BESIDE:
             entries.append(
                 FileEntry(
                     path=path.relative_to(folder).as_posix(),

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from registry.artifact_store import answering, code_of
 from registry.errors import IntegrityError
+from registry.s3 import answering, code_of
 
 _EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import NewType, Self
 
 from registry.errors import IntegrityError, NotFound
@@ -23,6 +24,8 @@ SCORECARD_TAG = "shipway.scorecard"
 BASE_TAG = "shipway.base"
 RECIPE_TAG = "shipway.recipe"
 SIZE_TAG = "shipway.size_bytes"
+SIGNATURE_TAG = "shipway.signature"
+"""The id of the key that signed the artifact. For people: what is checked is the signature in S3."""
 STATUS_TAG = "shipway.status"
 REASON_TAG = "shipway.reason"
 ROLLOUT_TAG = "shipway.rollout"
@@ -91,7 +94,7 @@ class ArtifactManifest:
         """The manifest that `to_json` wrote.
 
         Raises:
-            IntegrityError: the text is no manifest, or its digest is not that of its files.
+            IntegrityError: the text is no manifest, its digest is not that of its files, or one file has two names.
         """
         try:
             document = json.loads(text)
@@ -109,6 +112,12 @@ class ArtifactManifest:
                 f"The artifact's manifest cannot be read ({error}). Run the version stage again."
             )
             raise IntegrityError(message) from error
+        paths = [file.path for file in manifest.files]
+        if len(set(paths)) != len(paths) or any(path != str(PurePosixPath(path)) for path in paths):
+            message = (
+                "The manifest names a file twice, or by another path than its own. Do not serve it."
+            )
+            raise IntegrityError(message)
         if manifest.digest != promised:
             message = f"The manifest says {promised}, but its files add up to {manifest.digest}. Do not serve it."
             raise IntegrityError(message)

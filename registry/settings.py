@@ -1,5 +1,7 @@
 """Where MLflow, S3 and the controller are; read once by an entry point and passed on. Credentials stay in AWS' own variables."""
 
+from pathlib import Path
+
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,6 +24,15 @@ class RegistrySettings(BaseSettings):
         default=None, validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3")
     )
     """Another S3 server than AWS' own."""
+
+
+class SigningSettings(BaseSettings):
+    """Which signatures are asked for, in the environment of a controller and of the commands beside it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_prefix="SHIPWAY_")
+
+    signing_keys: Path | None = None
+    """Public keys: a PEM file, or a folder of `*.pem` files. With them every version has to be signed by one of them."""
 
 
 class MlflowAppSettings(BaseSettings):

@@ -19,11 +19,12 @@ from deploy_targets.local import parts
 from deploy_targets.local.home import Home
 from deploy_targets.local.process import await_ready, end_all, free_port, spawn
 from deploy_targets.rollout.nudge import HintCheck, nudge_app
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_store
 from registry.errors import ArtifactStoreUnavailable
 from registry.events import Event
 from registry.mlflow_registry import MlflowRegistry
 from registry.record_store import RecordStore
+from registry.s3 import connect_s3
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 

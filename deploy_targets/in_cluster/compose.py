@@ -37,11 +37,13 @@ from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
 from deploy_targets.triton.repository import repository_of
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_store
 from registry.errors import BadInput, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
 from registry.record_store import RecordStore
-from registry.settings import RegistrySettings
+from registry.s3 import connect_s3
+from registry.settings import RegistrySettings, SigningSettings
+from registry.signing import TrustedKeys
 from registry.tracking import Tracking, connect_mlflow
 
 
@@ -92,6 +94,15 @@ class ClusterComposition:
         """The models in S3, with the credentials of AWS' own chain."""
         return connect_store(self.registry_settings)
 
+    def trusted_keys(self) -> TrustedKeys | None:
+        """Those of SHIPWAY_SIGNING_KEYS.
+
+        Raises:
+            BadInput: it names no keys.
+        """
+        path = SigningSettings().signing_keys
+        return None if path is None else TrustedKeys.read(path)
+
     def records(self) -> RecordStore:
         """What is written once, in S3."""
         settings = self.registry_settings
@@ -105,7 +116,9 @@ class ClusterComposition:
         """Who looks at a version before it is rolled out there."""
         secret = ControllerSettings().webhook_secret
         known = None if secret is None else secret.get_secret_value()
-        return ReleaseInspector(self.artifacts(), endpoint, secret=known)
+        return ReleaseInspector(
+            self.artifacts(), endpoint, secret=known, trusted=self.trusted_keys()
+        )
 
     def store(self) -> ConfigMapStore:
         """The rollouts' states."""

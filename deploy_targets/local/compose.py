@@ -49,11 +49,13 @@ from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
 from deploy_targets.triton.repository import repository_of
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_store
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
 from registry.record_store import RecordStore
+from registry.s3 import connect_s3
 from registry.settings import RegistrySettings
+from registry.signing import TrustedKeys
 from registry.tracking import Tracking, connect_mlflow
 
 _TIMEOUT_S = 10.0
@@ -98,8 +100,12 @@ class Composition:
         )
 
     def client_environment(self) -> dict[str, str]:
-        """What pipelines and clients of this stack need, the guard's key included."""
-        return {**environment(self.home, self.info), "SHIPWAY_API_KEY": self.home.secrets().api_key}
+        """What pipelines and clients of this stack need, the guard's key and where the signing key lies included."""
+        return {
+            **environment(self.home, self.info),
+            "SHIPWAY_API_KEY": self.home.secrets().api_key,
+            "SHIPWAY_SIGNING_KEY_FILE": str(self.home.signing().key_file.resolve()),
+        }
 
     def registry(self) -> MlflowRegistry:
         """The model registry."""
@@ -113,6 +119,10 @@ class Composition:
         """The models in S3."""
         return connect_store(self.settings(), keys=self._s3_keys())
 
+    def trusted_keys(self) -> TrustedKeys:
+        """The stack's own public key, and whatever else was laid beside it."""
+        return TrustedKeys.read(self.home.signing().trusted)
+
     def records(self) -> RecordStore:
         """What is written once, in S3."""
         settings = self.settings()
@@ -125,7 +135,9 @@ class Composition:
     def inspector(self, endpoint: Endpoint) -> ReleaseInspector:
         """Who looks at a version before it is rolled out there."""
         secret = self.home.secrets().webhook_secret
-        return ReleaseInspector(self.artifacts(), endpoint, secret=secret)
+        return ReleaseInspector(
+            self.artifacts(), endpoint, secret=secret, trusted=self.trusted_keys()
+        )
 
     def _s3_keys(self) -> tuple[str, str]:
         secrets = self.home.secrets()

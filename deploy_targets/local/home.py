@@ -1,4 +1,4 @@
-"""The one folder in which a local stack keeps everything: files by name, and the secrets made on first start."""
+"""The one folder in which a local stack keeps everything: files by name, and the secrets and keys made on first start."""
 
 import base64
 import hashlib
@@ -61,6 +61,16 @@ class Secrets(BaseModel):
             mlflow_flask_key=secrets.token_hex(32),
             api_key=f"sk-shipway-{secrets.token_urlsafe(32)}",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningFiles:
+    """Where the local stack's signing keys lie."""
+
+    key_file: Path
+    """The private key, for its owner alone."""
+    trusted: Path
+    """The folder of public keys; more may be laid into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,22 @@ class Home:
     def endpoint(self, name: str) -> Path:
         """Envoy's files and the guard's keys of one endpoint."""
         return self.folder(f"endpoints/{name}")
+
+    def signing(self) -> "SigningFiles":
+        """The key pair that signs versions here, made on the first call."""
+        from registry.signing import SigningKey, make_private_key
+
+        folder = self.folder("signing")
+        files = SigningFiles(
+            key_file=folder / "private.pem", trusted=self.folder("signing/trusted")
+        )
+        if not files.key_file.exists():
+            write_private(files.key_file, make_private_key())
+            # What an earlier private key left there would trust nobody.
+            (files.trusted / "stack.pem").unlink(missing_ok=True)
+        if not (files.trusted / "stack.pem").exists():
+            write_private(files.trusted / "stack.pem", SigningKey.read(files.key_file).public)
+        return files
 
     def secrets(self) -> Secrets:
         """The secrets, made on the first call."""

@@ -187,6 +187,7 @@ class _Starter:
         self._endpoints = endpoints
         self._announce = announce
         self._secrets = home.secrets()
+        home.signing()
         self._digest = hashlib.sha256(file.read_bytes()).hexdigest()
         before = load_stack(home)
         self._processes = {} if before is None else dict(before.processes)

@@ -1,6 +1,7 @@
 """May this version be rolled out? What is looked at besides its gate, before anything is deployed. Pure.
 
-An `Inspection` is what the shell found: whether the artifact in S3 is the one that was evaluated, and who asked and approved.
+An `Inspection` is what the shell found: whether the artifact in S3 is the one that was evaluated, and
+signed, and who asked and approved.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Inspection:
 
     version: str
     artifact_fault: str = ""
-    """What is wrong with its bytes; empty when nothing is."""
+    """What is wrong with its bytes, or with the signature over them; empty when nothing is."""
     asked_by: Actor | None = None
     approved_by: Actor | None = None
     may_be_named: bool = False

@@ -1,4 +1,4 @@
-"""Looks at a version before it is rolled out: its artifact in S3, and the names behind its request and its approval."""
+"""Looks at a version before it is rolled out: its artifact in S3, the signature over it, and the names behind its request and its approval."""
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.admission import Inspection
@@ -6,14 +6,27 @@ from registry.artifact_store import ArtifactStore
 from registry.asked_by import approved_by, asked_by
 from registry.errors import IntegrityError, NotFound
 from registry.release import ModelVersion, Release
+from registry.signing import TrustedKeys
+from registry.verification import check_release
 
 
 class ReleaseInspector:
     """For one endpoint."""
 
-    def __init__(self, artifacts: ArtifactStore, endpoint: Endpoint, *, secret: str | None) -> None:
-        """`secret` is the one that MLflow's server signs names with; without it no name is known."""
+    def __init__(
+        self,
+        artifacts: ArtifactStore,
+        endpoint: Endpoint,
+        *,
+        secret: str | None,
+        trusted: TrustedKeys | None,
+    ) -> None:
+        """`secret` is the one that MLflow's server signs names with; without it no name is known.
+
+        With `trusted` keys every version has to be signed by one of them; without, signatures are not looked at.
+        """
         self._artifacts = artifacts
+        self._trusted = trusted
         self._endpoint = endpoint
         self._secret = secret
 
@@ -25,7 +38,7 @@ class ReleaseInspector:
         """
         fault = ""
         try:
-            self._artifacts.check(release.source, release.digest)
+            check_release(release, self._artifacts, self._trusted)
         except (IntegrityError, NotFound) as error:
             fault = str(error)
         named = self._secret is not None

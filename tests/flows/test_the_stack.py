@@ -38,6 +38,7 @@ from deploy_targets.rollout.status import Status
 from deploy_targets.target import Observed
 from registry.promotion import CHAMPION, MoveAlias
 from registry.release import DIGEST_TAG, GATE_TAG
+from registry.signing import SigningKey
 from tests.monitoring.prometheus import Prometheus, a_prometheus
 from tests.monitoring.promtool import program
 
@@ -95,8 +96,12 @@ class Stack:
     def _file_of(self, command: str) -> tuple[str, ...]:
         return () if command in {"env", "down"} else ("-f", str(self.file))
 
-    def register(self, folder: Path, *, gate: bool = True) -> str:
-        stored = self.composition.artifacts().put(folder)
+    def register(self, folder: Path, *, gate: bool = True, signed: bool = True) -> str:
+        artifacts = self.composition.artifacts()
+        stored = artifacts.put(folder)
+        if signed:
+            key = SigningKey.read(self.home.signing().key_file)
+            artifacts.sign(stored.source, key.sign(stored.manifest))
         tags = {DIGEST_TAG: str(stored.manifest.digest)}
         if gate:
             tags[GATE_TAG] = json.dumps({"passed": True, "reasons": []})
@@ -331,6 +336,21 @@ def test_a_version_without_a_gate_is_refused_and_told_why(
     assert "has no gate result" in running.cli("promote", "chat", unproven, code=1)
     assert "MLflow does not have version 99" in running.cli("promote", "chat", "99", code=2)
     assert running.aliases == {CHAMPION: champion}
+
+
+def test_a_version_that_is_not_signed_is_refused_and_told_why(
+    running: Stack, model: Callable[..., Path]
+) -> None:
+    champion = running.aliases[CHAMPION]
+    unsigned = running.register(model(5), signed=False)
+
+    running.point("challenger", unsigned)
+
+    running.until(lambda: running.answered(unsigned)[0] == "turned_down")
+    assert "is not signed" in running.answered(unsigned)[1]
+    running.until(lambda: running.aliases == {CHAMPION: champion})
+    assert "is not signed" in running.cli("verify", "tiny", unsigned, code=1)
+    assert "signed with the trusted key" in running.cli("verify", "tiny", champion)
 
 
 def test_a_champion_moved_by_hand_is_put_back_and_becomes_the_request(running: Stack) -> None:

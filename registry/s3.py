@@ -1,0 +1,62 @@
+"""The client of S3: the only place that makes one, and where the SDK's exceptions become ours."""
+
+import contextlib
+from collections.abc import Generator
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from registry.errors import ArtifactStoreUnavailable, NotFound
+from registry.settings import RegistrySettings
+
+ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+"""S3's own names for what is not there."""
+
+
+def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = None) -> Any:
+    """A new S3 client.
+
+    `keys` are access key and secret key; without them credentials come from AWS' own chain.
+    """
+    sdk: Any = boto3
+    return sdk.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint_url,
+        region_name=None if keys is None else "us-east-1",
+        aws_access_key_id=None if keys is None else keys[0],
+        aws_secret_access_key=None if keys is None else keys[1],
+        config=Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"max_attempts": 4, "mode": "standard"},
+            s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
+        ),
+    )
+
+
+def code_of(error: ClientError) -> str:
+    """S3's own name for what went wrong."""
+    answer: Any = error.response
+    return str(answer.get("Error", {}).get("Code"))
+
+
+@contextlib.contextmanager
+def answering(what: str) -> Generator[None]:
+    """Turns the SDK's exceptions into ours."""
+    try:
+        yield
+    except ClientError as error:
+        code = code_of(error)
+        if code in ABSENT:
+            message = f"S3 does not have {what}."
+            raise NotFound(message) from error
+        message = f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."
+        raise ArtifactStoreUnavailable(message) from error
+    except (BotoCoreError, Boto3Error) as error:
+        message = (
+            f"S3 did not give {what}: {error}. Is the server up, and AWS_ENDPOINT_URL_S3 right?"
+        )
+        raise ArtifactStoreUnavailable(message) from error
