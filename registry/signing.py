@@ -7,7 +7,7 @@ keys are on elliptic curves (P-256, P-384 or P-521), in PEM files; no server is 
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -23,6 +23,9 @@ from registry.digests import BESIDE, digest_bytes
 from registry.errors import BadInput, IntegrityError
 from registry.release import ArtifactManifest
 
+# Their types leave what a path is unknown.
+_signer: Any = model_signing.signing
+_verifier: Any = model_signing.verifying
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _WHAT_HELPS = "docs/signing.md says how a key is made."
 
@@ -75,7 +78,7 @@ class SigningKey:
         """The signature over all files of `manifest`, as it is stored."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "signature"
-            config = model_signing.signing.Config().use_elliptic_key_signer(private_key=self._path)
+            config = _signer.Config().use_elliptic_key_signer(private_key=self._path)
             config.set_hashing_config(_Known(manifest)).sign(folder, file)
             return file.read_bytes()
 
@@ -122,7 +125,7 @@ class TrustedKeys:
             file, public = Path(folder) / "signature", Path(folder) / "key"
             file.write_bytes(signature)
             public.write_bytes(self._keys[key])
-            config = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=public)
+            config = _verifier.Config().use_elliptic_key_verifier(public_key=public)
             try:
                 config.set_hashing_config(_Known(manifest)).verify(folder, file)
             except InvalidSignature as error:
@@ -149,9 +152,9 @@ class _Known(model_signing.hashing.Config):
 
     def hash(
         self,
-        model_path: model_signing.hashing.PathLike,  # noqa: ARG002 - theirs
+        model_path: object,  # noqa: ARG002 - theirs
         *,
-        files_to_hash: Iterable[model_signing.hashing.PathLike] | None = None,  # noqa: ARG002 - theirs
+        files_to_hash: object = None,  # noqa: ARG002 - theirs
     ) -> model_signing.manifest.Manifest:
         """All files of the manifest."""
         theirs: Any = model_signing.manifest

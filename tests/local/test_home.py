@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy_targets.local.home import Home, HomeSettings, Secrets, write_json, write_private
+from registry.signing import SigningKey, TrustedKeys
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +43,22 @@ def test_secrets_stay(tmp_path: Path) -> None:
 def test_secrets_are_not_shown(tmp_path: Path) -> None:
     secrets = Secrets.make()
     assert not [value for value in secrets.model_dump().values() if value in repr(secrets)]
+
+
+def test_the_signing_key_is_made_once_for_its_owner_alone_and_its_public_half_beside_it(
+    tmp_path: Path,
+) -> None:
+    files = Home(tmp_path / "home").signing()
+    key = SigningKey.read(files.key_file)
+    assert mode(files.key_file) == 0o600
+    assert TrustedKeys.read(files.trusted).ids == (key.id,)
+    (files.trusted / "stack.pem").unlink()
+    again = Home(tmp_path / "home").signing()
+    assert SigningKey.read(again.key_file).id == key.id
+    assert TrustedKeys.read(again.trusted).ids == (key.id,)
+    again.key_file.unlink()
+    renewed = Home(tmp_path / "home").signing()
+    assert TrustedKeys.read(renewed.trusted).ids == (SigningKey.read(renewed.key_file).id,)
 
 
 def test_a_private_file_is_private_even_where_an_open_one_was(tmp_path: Path) -> None:

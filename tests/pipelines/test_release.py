@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import release
 from pipelines.session import OUTPUT_TAG, REUSED_TAG, STAGE_TAG
 from pipelines.version import VERSION_TAG
 from registry.digests import describe_folder
@@ -16,10 +17,12 @@ from registry.release import (
     GATE_TAG,
     RECIPE_TAG,
     SCORECARD_TAG,
+    SIGNATURE_TAG,
     SIZE_TAG,
     ModelVersion,
     Release,
 )
+from registry.signing import SigningKey, make_private_key
 from tests.pipelines.conftest import Command, Result, a_command
 
 pytestmark = pytest.mark.real
@@ -42,6 +45,9 @@ class Chain:
 @pytest.fixture(scope="module")
 def chain(servers, tiny_model, recipe, tmp_path_factory) -> Chain:
     command = a_command(servers, tmp_path_factory.mktemp("chain"))
+    key_file = tmp_path_factory.mktemp("keys") / "key"
+    key_file.write_text(make_private_key())
+    command.environment["SHIPWAY_SIGNING_KEY_FILE"] = str(key_file)
     arguments = ("--source", str(tiny_model), "--name", "chain", "--recipe", str(recipe))
     return Chain(
         command,
@@ -115,6 +121,29 @@ def test_the_bytes_in_s3_are_those_of_the_digest(servers, version, tmp_path) -> 
     assert manifest.digest == version.tags[DIGEST_TAG]
     assert version.tags[SIZE_TAG] == str(manifest.size_bytes)
     assert json.loads((folder / "config.json").read_text())["quantization_config"]["bits"] == 4
+
+
+def test_the_version_is_signed_and_nobody_is_told_where_the_key_is(servers, chain, version) -> None:
+    file = Path(chain.command.environment["SHIPWAY_SIGNING_KEY_FILE"])
+    key = SigningKey.read(file)
+    manifest = servers.store.check(version.source, version.tags[DIGEST_TAG])
+    signature = servers.store.signature(version.source)
+    assert key.trusted.check(manifest, signature, source=version.source) == key.id
+    assert version.tags[SIGNATURE_TAG] == key.id
+    assert f"signed with {key.id}" in chain.first.stdout
+    run = servers.client.get_run(version.run_id)
+    stage = child(servers, chain, "1", "version")
+    told = f"{chain.first.stdout}{version}{run.to_dictionary()}{stage.to_dictionary()}"
+    assert str(file) not in told
+    assert file.read_text().splitlines()[1] not in told
+
+
+def test_a_key_that_cannot_sign_is_refused_before_any_work(call, command, tiny_model) -> None:
+    arguments = ("--source", str(tiny_model), "--name", "unsigned", "--recipe", "absent.yaml")
+    refused = call(release.main, *arguments, SHIPWAY_SIGNING_KEY_FILE="absent.key")
+    assert refused.returncode == 2
+    assert "The key absent.key cannot be read" in refused.stderr
+    assert command.work() == []
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """What is refused before anything is deployed, and why."""
 
 import re
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from registry.asked_by import Actor, name_tag
 from registry.errors import ArtifactStoreUnavailable, IntegrityError
 from registry.hints import Deed, Touch
 from registry.promotion import RegistryFacts
-from registry.release import APPROVAL_TAG, Refused, Release
+from registry.release import APPROVAL_TAG, ArtifactManifest, Refused, Release
+from registry.signing import SigningKey, make_private_key
 from tests.builders import NOON, a_release, a_version, an_endpoint
 from tests.rollout.test_controller import World, serving, world  # noqa: F401 - fixtures
 
@@ -125,7 +128,7 @@ def named_version(*deeds: tuple[Deed, str, str]):
 
 
 def inspected(version: Any, *, secret: str | None = SECRET, error: Exception | None = None):
-    inspector = ReleaseInspector(FakeArtifacts(error), an_endpoint(), secret=secret)  # type: ignore[arg-type]
+    inspector = ReleaseInspector(FakeArtifacts(error), an_endpoint(), secret=secret, trusted=None)  # type: ignore[arg-type]
     return inspector.inspect(version, a_release("7"))
 
 
@@ -151,6 +154,54 @@ def test_other_bytes_are_a_fault_and_a_silent_s3_is_none() -> None:
 
 
 # Whole rollouts
+
+
+class SignedArtifacts(FakeArtifacts):
+    """Artifacts that are whole, with the signatures that were laid beside them."""
+
+    def __init__(self, manifest: ArtifactManifest, signature: bytes | None) -> None:
+        super().__init__()
+        self.manifest, self.laid = manifest, signature
+
+    def check(self, source: str, digest: str) -> ArtifactManifest:
+        return self.manifest
+
+    def signature(self, source: str) -> bytes | None:
+        return self.laid
+
+
+@pytest.mark.parametrize(
+    ("laid", "said"),
+    [("none", "is not signed"), ("foreign", "not trusted"), ("broken", "cannot be read")],
+)
+def test_a_version_that_is_not_signed_by_a_trusted_key_is_never_deployed_and_told_why(
+    serving: World,  # noqa: F811
+    tmp_path: Path,
+    laid: str,
+    said: str,
+) -> None:
+    keys = []
+    for name in ("ours", "foreign"):
+        (tmp_path / name).write_text(make_private_key())
+        keys.append(SigningKey.read(tmp_path / name))
+    ours, foreign = keys
+    manifest = ArtifactManifest(files=())
+    signatures = {"none": None, "foreign": foreign.sign(manifest), "broken": b"{"}
+    artifacts = SignedArtifacts(manifest, signatures[laid])
+    inspector = ReleaseInspector(artifacts, an_endpoint(), secret=None, trusted=ours.trusted)  # type: ignore[arg-type]
+    serving.unit = replace(serving.unit, inspector=inspector)
+    serving.restart()
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(5)
+    assert set(serving.target.revisions) == {"6"}
+    assert serving.registry.aliases == {"champion": "6"}
+    assert said in serving.registry.versions["7"].tags["shipway.reason"]
+
+    # Signed and asked for anew, it goes its way.
+    artifacts.laid = ours.sign(manifest)
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(30)
+    assert serving.target.traffic == Traffic.all_to("7")
 
 
 def test_a_version_whose_bytes_are_others_is_never_deployed_and_told_why(serving: World) -> None:  # noqa: F811
