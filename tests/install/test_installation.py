@@ -146,7 +146,7 @@ def test_what_the_pods_read_is_built_too_but_the_secrets_that_are_documented(bui
 
     secrets = {name for kind, name in read - there if kind == "Secret"}
     assert read - there == {("Secret", name) for name in secrets}
-    assert secrets == {"shipway-controller", keys_secret("chat")}
+    assert secrets == {"shipway-controller", "shipway-signing-keys", keys_secret("chat")}
     assert [name for name in secrets if f"create secret generic {name}" not in page] == []
 
 
