@@ -4,6 +4,7 @@ One stack serves all of this module, and its tests run in the order in which the
 has left, as a user would.
 """
 
+import getpass
 import io
 import ipaddress
 import json
@@ -343,7 +344,10 @@ def test_a_champion_moved_by_hand_is_put_back_and_becomes_the_request(running: S
     said = running.cli("rollback", "chat", "--reason", "not that one")
     assert "the rollout of v1 ends" in said
     running.until(
-        lambda: running.answered("1") == ("turned_down", "rolled back: operator: not that one")
+        lambda: (
+            running.answered("1")
+            == ("turned_down", f"rolled back: operator {getpass.getuser()}: not that one")
+        )
     )
     running.until(lambda: running.aliases == {CHAMPION: champion})
 
