@@ -263,6 +263,7 @@ def run_of(running: Stack, past: PastRollout, status: str) -> Any:
     assert run.info.status == status
     assert run.data.tags["shipway.reason"] == past.reason != ""
     assert {one.path for one in client.list_artifacts(past.run_id)} == {
+        "audit",
         "policy.yaml",
         "rollout.png",
     }
