@@ -47,6 +47,10 @@ class ControlPlaneSettings(BaseSettings):
 class StateStore(Protocol):
     """The states of all endpoints."""
 
+    def names(self) -> tuple[str, ...]:
+        """The endpoints whose states were ever saved."""
+        ...
+
     def states(self) -> "tuple[EndpointState, ...]":
         """All that were ever saved."""
         ...

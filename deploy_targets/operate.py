@@ -307,7 +307,7 @@ def _in_use(state: EndpointState) -> Iterator[tuple[str, str]]:
     rollout, override = state.rollout, state.override
     releases = (
         state.serving,
-        state.previous,
+        *state.served,
         None if rollout is None else rollout.challenger,
         None if override is None else override.to,
     )

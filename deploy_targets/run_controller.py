@@ -16,7 +16,7 @@ from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
 from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.webhook import HOOK_NAME
-from registry.errors import RegistryUnavailable, ShipwayError, Unavailable, WebhookRefused
+from registry.errors import ShipwayError
 from registry.events import Event
 
 _LOOPBACK = "127.0.0.1"
@@ -79,7 +79,7 @@ def run_controller(plane: ControlPlane) -> None:
                 secret=secret.get_secret_value(),
                 events=HOOK_EVENTS,
             )
-        except (RegistryUnavailable, WebhookRefused) as error:
+        except ShipwayError as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
     loop.run()
     leadership.end()
@@ -88,18 +88,14 @@ def run_controller(plane: ControlPlane) -> None:
 
 
 def _removed(plane: ControlPlane) -> Iterator[Unit]:
-    """The endpoints that are no longer declared and have a rollout under way: it is brought to its end."""
-    names = {endpoint.name for endpoint in plane.file.endpoints}
-    try:
-        states = plane.all_states().states()
-    except Unavailable as error:
-        _log.error(Event.ENDPOINT_LOST, reason=f"the states could not be listed: {error}")
-        return
-    for state in states:
-        declared = None if state.rollout is None else state.rollout.declared
-        if declared is None or declared.name in names:
+    """The endpoints that are no longer declared and for which something is still to be done: it is brought to its end."""
+    store = plane.store()
+    for name in plane.all_states().names():
+        if any(endpoint.name == name for endpoint in plane.file.endpoints):
             continue
         try:
-            yield replace(plane.unit(declared), is_removed=True)
+            declared = store.load(name).state.declared
+            if declared is not None:
+                yield replace(plane.unit(declared), is_removed=True)
         except ShipwayError as error:
-            _log.error(Event.ENDPOINT_LOST, endpoint=declared.name, reason=str(error))
+            _log.error(Event.ENDPOINT_LOST, endpoint=name, reason=str(error))

@@ -59,7 +59,7 @@ class MlflowRegistry:
         try:
             aliases = self.aliases(model)
         except NotFound:
-            return RegistryFacts(model=model)
+            return RegistryFacts(model=model, is_gone=True)
         versions: dict[str, ModelVersion] = {}
         if isinstance(trigger, StageTrigger):
             versions = {v.version: v for v in self.versions(model) if v.stage != "None"}

@@ -55,6 +55,8 @@ class RegistryFacts:
     model: str
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     versions: Mapping[str, ModelVersion] = field(default_factory=dict[str, ModelVersion])
+    is_gone: bool = False
+    """There is no such registered model, at present."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,7 @@ def _gate_objections(name: str, gate: str) -> list[str]:
     try:
         document = json.loads(gate)
         passed, reasons = document["passed"], [str(reason) for reason in document["reasons"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [
             f"The gate result of {name} cannot be read ({gate[:80]!r}). Run the release pipeline again."
         ]

@@ -186,8 +186,11 @@ class FakeSmoke:
 
     def __init__(self) -> None:
         self.failing: set[str] = set()
+        self.is_away = False
 
     def run(self, version: str) -> SmokeResult | None:
+        if self.is_away:
+            return None
         passed = version not in self.failing
         reason = "it answered" if passed else "status 500"
         return SmokeResult(version=version, passed=passed, reason=reason)

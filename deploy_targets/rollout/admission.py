@@ -3,7 +3,9 @@
 An `Inspection` is what the shell found: whether the artifact in S3 is the one that was evaluated, and who asked and approved.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Self
 
 from deploy_targets.endpoint import Endpoint
 from registry.asked_by import Actor
@@ -22,6 +24,12 @@ class Inspection:
     approved_by: Actor | None = None
     may_be_named: bool = False
     """MLflow's server and the controller share the secret by which names are signed."""
+
+    def named_after(self, closed: datetime | None) -> Self:
+        """The same without the name of whoever asked before the last request was closed: that was another request."""
+        if closed is None or self.asked_by is None or self.asked_by.at > closed:
+            return self
+        return replace(self, asked_by=None)
 
 
 NAMES_LATE_S = 5.0

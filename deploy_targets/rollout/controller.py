@@ -219,7 +219,8 @@ class Controller:
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.
             made = (action for action in planned.actions if isinstance(action, RegistryChange))
-            state = forget_withdrawn(endpoint, state, with_changes(facts, made))
+            seen = with_changes(facts, made)
+            state = forget_withdrawn(endpoint, state, seen, now=self._clock())
         closed = self._tell(unit, state)
         open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
         state = self._write_out(unit, replace(state, unreported=open_))
@@ -278,7 +279,9 @@ class Controller:
             _log.warning(
                 Event.TICK_FAILED, endpoint=unit.endpoint.name, part="admission", error=str(error)
             )
-            return None
+        except Exception:  # noqa: BLE001 - what is asked for may be of any make, and the rollout under way must go on
+            _log.exception(Event.TICK_FAILED, endpoint=unit.endpoint.name, part="admission")
+        return None
 
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout

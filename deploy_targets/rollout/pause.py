@@ -58,8 +58,13 @@ def with_waiting(rollout: RolloutState, reason: str, now: datetime) -> RolloutSt
     since = rollout.waiting_since
     if since is None:
         return rollout
-    exposed = None if rollout.exposed_since is None else rollout.exposed_since + (now - since)
-    return replace(rollout, waiting="", waiting_since=None, exposed_since=exposed)
+    waited = now - since
+    exposed = None if rollout.exposed_since is None else rollout.exposed_since + waited
+    # A step's time goes on while it waits; the time to get ready does not.
+    began = rollout.phase_since + (waited if rollout.phase is Phase.WARMING else timedelta(0))
+    return replace(
+        rollout, waiting="", waiting_since=None, exposed_since=exposed, phase_since=min(began, now)
+    )
 
 
 def exposed_s(rollout: RolloutState, now: datetime) -> float:
