@@ -287,7 +287,7 @@ def test_a_bad_challenger_is_rolled_back_by_its_numbers(
         running.until(lambda: running.answered(bad)[0] == "turned_down")
         running.until(lambda: running.status.traffic == {champion: 100})
 
-    assert running.aliases == {CHAMPION: champion}
+    running.until(lambda: running.aliases == {CHAMPION: champion})
     assert "; worse: e-value " in running.answered(bad)[1]
     own = clients.report.versions[bad].failures
     assert own > 0
