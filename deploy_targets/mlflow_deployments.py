@@ -73,7 +73,7 @@ class DeploymentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True, extra="ignore")
 
     endpoints: Path = Path("endpoints.yaml")
-    """The endpoint file of `mlflow deployments -t shipway`, which has no option for it."""
+    """The endpoint file, where no --file names one; `mlflow deployments -t shipway` has no option for it."""
     api_key: SecretStr | None = None
     """With which `mlflow deployments predict` passes the guard."""
 
