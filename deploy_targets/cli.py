@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy_targets.compose import compose
 from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
 from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
@@ -35,27 +36,14 @@ app.add_typer(stack_app)
 app.add_typer(judging_app)
 
 
-def _compose(file: Path) -> "ControlPlane":
-    """The controller's world that SHIPWAY_CONTROL_PLANE names."""
-    from deploy_targets.control_plane import ControlPlaneSettings, Place
-
-    if ControlPlaneSettings().control_plane is Place.LOCAL:
-        from deploy_targets.local.compose import Composition
-
-        return Composition.of_running_stack(file)
-    from deploy_targets.in_cluster.compose import ClusterComposition
-
-    return ClusterComposition.of_environment(file)
-
-
-app.add_typer(webhook_app(_compose), name="webhook")
-app.add_typer(audit_app(_compose))
+app.add_typer(webhook_app(compose), name="webhook")
+app.add_typer(audit_app(compose))
 
 
 @app.command(epilog="Example: shipway status --json")
 def status(file: File = DEFAULT_FILE, *, as_json: AsJson = False) -> None:
     """Show what serves, what is being rolled out and which parts run."""
-    composition = _compose(file)
+    composition = compose(file)
     parts = composition.parts()
     statuses = [composition.status(endpoint) for endpoint in composition.file.endpoints]
     if as_json:
@@ -83,7 +71,7 @@ def promote(
     """Ask for a version, just as the click in the MLflow UI does. Refused without a passed gate."""
     from deploy_targets.operate import request_promotion
 
-    composition = _compose(file)
+    composition = compose(file)
     done = request_promotion(
         composition.registry(), composition.file.named(endpoint), version, dry_run=dry_run
     )
@@ -103,7 +91,7 @@ def rollback(
     """End the rollout in progress, or go back at once, without a canary. Works without MLflow."""
     from deploy_targets.operate import request_rollback
 
-    composition = _compose(file)
+    composition = compose(file)
     say(
         request_rollback(
             composition.store(),
@@ -127,7 +115,7 @@ def hold(
     """Move no more requests to a challenger until `resume`. One that does harm is still rolled back."""
     from deploy_targets.operate import request_hold
 
-    composition = _compose(file)
+    composition = compose(file)
     declared = composition.file.named(endpoint)
     say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
     _wake(composition)
@@ -138,7 +126,7 @@ def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
     """Take a hold back. The time that was waited is not held against the rollout."""
     from deploy_targets.operate import request_resume
 
-    composition = _compose(file)
+    composition = compose(file)
     say(request_resume(composition.store(), composition.file.named(endpoint)))
     _wake(composition)
 
@@ -169,7 +157,7 @@ def watch(
     """Follow a rollout live."""
     from deploy_targets.operate import follow
 
-    composition = _compose(file)
+    composition = compose(file)
     declared = composition.file.named(endpoint)
     follow(lambda: composition.status(declared), console=console, every_s=every_s, looks=looks)
 
@@ -201,7 +189,7 @@ def render(
     chosen: tuple[Endpoint, ...] = (
         declared.endpoints if endpoint is None else (declared.named(endpoint),)
     )
-    registry = None if source else _compose(file).registry()
+    registry = None if source else compose(file).registry()
     documents = render_documents(chosen, version=version, source=source, registry=registry)
     if output is None:
         yaml = (text for name, text in documents.items() if name.endswith(".yaml"))
@@ -231,7 +219,7 @@ def diff(
     from deploy_targets.operate import preview_changes
 
     declared = read_endpoint_file(file).named(endpoint)
-    registry = None if source else _compose(file).registry()
+    registry = None if source else compose(file).registry()
     with closing(open_cluster(context or ClusterSettings().kube_context)) as cluster:
         changes = preview_changes(
             declared, cluster, version=version, source=source, registry=registry
@@ -244,7 +232,7 @@ def controller(file: File = DEFAULT_FILE) -> None:
     """Run the control loop until it is told to end."""
     from deploy_targets.run_controller import run_controller
 
-    run_controller(_compose(file))
+    run_controller(compose(file))
 
 
 @endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")
@@ -290,7 +278,7 @@ def gc(
     from deploy_targets.operate import collect_garbage
     from registry.retention import Retention
 
-    composition = _compose(file)
+    composition = compose(file)
     rule = Retention(keep_last=keep_last, keep_for=timedelta(days=keep_days))
     for line in collect_garbage(
         composition.registry(),

@@ -100,6 +100,10 @@ class ControlPlane(Protocol):
         """Where MLflow reaches the controller."""
         ...
 
+    def guard_url(self, endpoint: Endpoint) -> str:
+        """Where clients call the endpoint, without /v1."""
+        ...
+
     def wake_controller(self) -> str:
         """Has the controller look now. What to do where it did not hear; empty where it did."""
         ...

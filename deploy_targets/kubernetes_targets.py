@@ -47,6 +47,9 @@ class ClusterSettings(BaseSettings):
     guard_metrics_url: str | None = None
     """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name. Where the host has
     several addresses, as a headless Service has, each is a guard of its own, and their counts are added up."""
+    guard_url: str | None = None
+    """Where clients call an endpoint, without /v1, seen from whoever runs `mlflow deployments predict`; `{endpoint}` stands
+    for the endpoint's name."""
 
 
 def open_cluster(context: str | None) -> Cluster:
@@ -122,6 +125,21 @@ def cluster_counters(
         clock=clock,
         addresses=every_address,
     )
+
+
+def cluster_guard(endpoint: Endpoint, settings: ClusterSettings) -> str:
+    """Where clients call the endpoint, without /v1.
+
+    Raises:
+        BadInput: its address is not set.
+    """
+    if settings.guard_url is None:
+        message = (
+            f"Set SHIPWAY_GUARD_URL to where clients call {endpoint.name}, for example https://{{endpoint}}.example.com; "
+            "`kubectl port-forward` to its guard's Service will do."
+        )
+        raise BadInput(message)
+    return settings.guard_url.replace("{endpoint}", endpoint.name).rstrip("/")
 
 
 def every_address(url: httpx2.URL) -> tuple[httpx2.URL, ...]:

@@ -13,13 +13,16 @@ import uvicorn
 from deploy_targets.control_plane import ControlPlane, utc_now
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
+from deploy_targets.rollout.notifier import open_notifier
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
-from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.settings import ControllerSettings, NotifySettings
 from deploy_targets.rollout.webhook import HOOK_NAME
 from registry.errors import ShipwayError
 from registry.events import Event
 
 _LOOPBACK = "127.0.0.1"
+_LAST_WORDS_S = 5
+"""What is still to be told at the end is told within this, or not."""
 _log = structlog.get_logger()
 
 
@@ -38,12 +41,14 @@ def run_controller(plane: ControlPlane) -> None:
     secret = settings.webhook_secret
     registry = plane.registry()
     leadership = plane.leadership(settings)
+    notifier = open_notifier(NotifySettings(), mlflow_url=plane.tracking().url)
     controller = Controller(
         (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane)),
         registry=registry,
         store=plane.store(),
         clock=utc_now,
         leads=leadership.leads,
+        notifier=notifier,
     )
     loop = Loop(controller.names, controller.tick, settings=settings)
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
@@ -83,6 +88,8 @@ def run_controller(plane: ControlPlane) -> None:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
     loop.run()
     leadership.end()
+    if notifier is not None:
+        notifier.finish(_LAST_WORDS_S)
     server.should_exit = True
     thread.join(timeout=5)
 

@@ -35,6 +35,7 @@ class Event(StrEnum):
     HINT_REFUSED = "hint.refused"
     HINT_DROPPED = "hint.dropped"
     HINTS_OFF = "hints.off"
+    NOTIFICATION_DROPPED = "notification.dropped"
     REVISION_CHANGED = "revision.changed"
     REQUEST_FAILED = "engine.request_failed"
     STREAM_FAILED = "engine.stream_failed"

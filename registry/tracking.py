@@ -48,6 +48,11 @@ class Tracking:
         """`client` brings its own timeouts."""
         self._client: Any = client
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return str(self._client.tracking_uri)
+
     def experiment(self, name: str) -> str:
         """The id of the experiment `name`, which is created where it is missing."""
         with _answering(f"the experiment {name}"):

@@ -201,6 +201,7 @@ class FakeRecord:
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
+        self.pages: dict[str, str] = {}
         self.is_away = False
 
     def write(self, state: EndpointState) -> tuple[str, ...]:

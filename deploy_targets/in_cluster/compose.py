@@ -23,6 +23,7 @@ from deploy_targets.kubernetes_targets import (
     ClusterSettings,
     check_triton,
     cluster_counters,
+    cluster_guard,
     cluster_smoke,
     cluster_target,
     open_cluster,
@@ -171,6 +172,14 @@ class ClusterComposition:
             controller_url=settings.controller_url,
             secret=settings.webhook_secret.get_secret_value(),
         )
+
+    def guard_url(self, endpoint: Endpoint) -> str:
+        """Where clients call the endpoint, without /v1.
+
+        Raises:
+            BadInput: SHIPWAY_GUARD_URL is not set.
+        """
+        return cluster_guard(endpoint, self.settings)
 
     def wake_controller(self) -> str:
         """Leaves a hint on the Lease; its holder finds it at the next renewal."""

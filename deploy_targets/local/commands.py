@@ -13,7 +13,12 @@ from rich.console import Console
 from registry.errors import BadInput
 
 stack_app = typer.Typer()
-File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
+File = Annotated[
+    Path,
+    typer.Option(
+        "--file", "-f", envvar="SHIPWAY_ENDPOINTS", help="The endpoint file.", show_default=True
+    ),
+]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_FILE = Path("endpoints.yaml")

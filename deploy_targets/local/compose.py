@@ -19,6 +19,7 @@ from deploy_targets.kubernetes_targets import (
     ClusterSettings,
     check_triton,
     cluster_counters,
+    cluster_guard,
     cluster_smoke,
     cluster_target,
     open_cluster,
@@ -221,6 +222,12 @@ class Composition:
             controller_url=f"http://127.0.0.1:{self.info.ports['controller']}",
             secret=self.home.secrets().webhook_secret,
         )
+
+    def guard_url(self, endpoint: Endpoint) -> str:
+        """Where clients call the endpoint, without /v1."""
+        if endpoint.target.is_local:
+            return self.info.url(endpoint.name, "guard")
+        return cluster_guard(endpoint, ClusterSettings())
 
     def wake_controller(self) -> str:
         """Has the controller look now instead of at the end of its pause; what to do where it did not hear."""

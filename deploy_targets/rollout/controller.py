@@ -6,7 +6,7 @@ One that no longer leads neither saves nor acts. When each endpoint's tick is du
 What MLflow cannot be told now waits in the state; what the target cannot do now is asked for again by the next tick.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -127,8 +127,28 @@ class Trail(Protocol):
 class Record(Protocol):
     """Where the rollout is told to people."""
 
+    @property
+    def pages(self) -> Mapping[str, str]:
+        """Rollouts to where they are told, as far as that is known; nobody is asked."""
+        ...
+
     def write(self, state: EndpointState) -> tuple[str, ...]:
         """Tells of `state`; the ids of ended rollouts that need no more telling."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people of what happened."""
+
+    def notify(
+        self,
+        endpoint: Endpoint,
+        before: EndpointState,
+        after: EndpointState,
+        *,
+        pages: Mapping[str, str],
+    ) -> None:
+        """Hands it over; takes no time and never raises."""
         ...
 
 
@@ -158,6 +178,7 @@ class Controller:
         store: Store,
         clock: Callable[[], datetime],
         leads: Callable[[], bool],
+        notifier: Notifier | None = None,
     ) -> None:
         """All clients are passed in; nothing is contacted before the first tick.
 
@@ -168,6 +189,7 @@ class Controller:
         self._store = store
         self._clock = clock
         self._leads = leads
+        self._notifier = notifier
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -215,6 +237,9 @@ class Controller:
             revision = self._store.save(planned.state, expected=before.revision)
         for event, fields in changes(before.state, planned.state):
             _log.info(event, endpoint=endpoint.name, **fields)
+        if self._notifier is not None:
+            pages = unit.record.pages
+            self._notifier.notify(endpoint, before.state, planned.state, pages=pages)
         state = planned.state
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.
