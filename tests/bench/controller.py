@@ -269,7 +269,11 @@ def cold(bench: Bench) -> None:
             "name": f"e{number:03d}",
             "model": model_name(ENDPOINTS + number),
             "target": "ray-serve",
-            "kubernetes": {"namespace": "llm", "image": "engine:1", "gateway": GATEWAY},
+            "kubernetes": {
+                "namespace": "llm",
+                "image": "engine:1",
+                "gateway": {**GATEWAY, "hostname": f"e{number:03d}.example.com"},
+            },
         }
         for number in range(CLUSTER_ENDPOINTS)
     ]
