@@ -31,7 +31,7 @@ def test_all_endpoints_share_one_s3_client_and_one_set_of_authorities(
     }
     ports |= dict.fromkeys(("mlflow", "s3", "ray_dashboard", "ray_serve"), 1)
     text = "apiVersion: shipway/v1\nendpoints:\n" + "".join(
-        f"- {{name: {name}, model: m}}\n" for name in NAMES
+        f"- {{name: {name}, model: {name}}}\n" for name in NAMES
     )
     plane = Composition(
         Home(tmp_path / "home"),
