@@ -57,15 +57,18 @@ class MlflowRegistry:
         `aliases` and its version is not in `versions`.
         """
         try:
-            aliases = self.aliases(model)
+            found = self._registered(model)
         except NotFound:
             return RegistryFacts(model=model)
+        aliases = _aliases_of(found)
+        # What came with the model, tags and all, is not asked for again: at rest the champion is often the newest version.
+        latest = {str(version.version): version for version in found.latest_versions}
         versions: dict[str, ModelVersion] = {}
         if isinstance(trigger, StageTrigger):
             versions = {v.version: v for v in self.versions(model) if v.stage != "None"}
         for version in sorted(set(aliases.values()) - versions.keys()):
             try:
-                versions[version] = self.version(model, version)
+                versions[version] = self._version(model, version, latest.get(version))
             except NotFound:
                 continue
         return RegistryFacts(model=model, aliases=aliases, versions=versions)
@@ -76,9 +79,11 @@ class MlflowRegistry:
         Raises:
             NotFound: there is no such registered model.
         """
+        return _aliases_of(self._registered(model))
+
+    def _registered(self, model: str) -> Any:
         with _answering(f"the registered model {model}"):
-            found = self._client.get_registered_model(model)
-        return {str(alias): str(version) for alias, version in dict(found.aliases).items()}
+            return self._client.get_registered_model(model)
 
     def version(self, model: str, version: str) -> ModelVersion:
         """One version of `model`.
@@ -86,8 +91,12 @@ class MlflowRegistry:
         Raises:
             NotFound: it does not exist.
         """
+        return self._version(model, version, None)
+
+    def _version(self, model: str, version: str, known: Any) -> ModelVersion:
+        """That version, which is asked for where it is not `known` already."""
         with _answering(f"version {version} of the registered model {model}"):
-            return self._read(self._client.get_model_version(model, version))
+            return self._read(known or self._client.get_model_version(model, version))
 
     def versions(self, model: str) -> tuple[ModelVersion, ...]:
         """All versions of `model`, the newest first; none when the model does not exist."""
@@ -273,6 +282,10 @@ class MlflowRegistry:
             updated_ms=int(version.last_updated_timestamp or 0),
             tags={**dict(origin.tags), **dict(version.tags)},
         )
+
+
+def _aliases_of(found: Any) -> dict[str, str]:
+    return {str(alias): str(version) for alias, version in dict(found.aliases).items()}
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def test_a_loop_whose_only_look_hangs_is_not_alive(ticks: Ticks, running) -> Non
         assert may_end.wait(_LONG_S)
         return False
 
-    loop = running(a_loop(("a",), tick, settings=some_settings(poll_s=0.01, tick_s=0.01)))
+    loop = running(a_loop(("a",), tick, settings=some_settings(poll_s=0.1, tick_s=0.1)))
     assert loop.is_alive()
     ticks.wait_for(lambda seen: seen["a"] == 1)
     deadline = time.monotonic() + _LONG_S
