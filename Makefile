@@ -117,6 +117,7 @@ docs: setup ## write anew what is generated: the reference, the endpoint schema,
 
 bench: bench-guarantee ## everything we compare with others; half an hour
 	$(BIN)/python -m tests.bench.render
+	$(BIN)/python -m tests.bench.controller
 	$(BIN)/python -m tests.bench.gptq
 
 bench bench-guarantee: export OMP_NUM_THREADS = 1

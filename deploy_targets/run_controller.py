@@ -9,12 +9,14 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from prometheus_client import CollectorRegistry
 
 from deploy_targets.control_plane import ControlPlane, utc_now
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.notifier import open_notifier
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
+from deploy_targets.rollout.own_metrics import OwnMetrics
 from deploy_targets.rollout.settings import ControllerSettings, NotifySettings
 from deploy_targets.rollout.webhook import HOOK_NAME
 from registry.errors import ShipwayError
@@ -42,20 +44,31 @@ def run_controller(plane: ControlPlane) -> None:
     registry = plane.registry()
     leadership = plane.leadership(settings)
     notifier = open_notifier(NotifySettings(), mlflow_url=plane.tracking().url)
+    units = (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane))
+    numbers = CollectorRegistry()
+    own = OwnMetrics(
+        numbers, endpoints=[unit.endpoint.name for unit in units], leads=leadership.leads
+    )
     controller = Controller(
-        (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane)),
+        units,
         registry=registry,
         store=plane.store(),
         clock=utc_now,
         leads=leadership.leads,
+        watcher=own,
         notifier=notifier,
     )
-    loop = Loop(controller.names, controller.tick, settings=settings)
+    loop = Loop(controller.models, controller.tick, settings=settings, looked=own.looked)
+    own.watch_hints(loop.unanswered_s)
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
     server = uvicorn.Server(
         uvicorn.Config(
             nudge_app(
-                check, wake=leadership.hint, is_alive=loop.is_alive, is_ready=leadership.knows
+                check,
+                wake=leadership.hint,
+                is_alive=loop.is_alive,
+                is_ready=leadership.knows,
+                numbers=numbers,
             ),
             host=settings.controller_host,
             port=settings.controller_port,

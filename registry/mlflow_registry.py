@@ -64,6 +64,8 @@ class MlflowRegistry:
         except NotFound:
             return RegistryFacts(model=model, is_gone=True)
         aliases = _aliases_of(registered)
+        # What came with the model, tags and all, is not asked for again: at rest the champion is often the newest version.
+        latest = {str(version.version): version for version in registered.latest_versions}
         versions: dict[str, ModelVersion] = {}
         if isinstance(trigger, StageTrigger):
             found = self.versions(model)
@@ -72,7 +74,8 @@ class MlflowRegistry:
             versions = {v.version: v for v in found if v.stage != _NO_STAGE}
         for version in sorted(set(aliases.values()) - versions.keys()):
             try:
-                versions[version] = self._version(model, version, absent={_ABSENT})
+                known = latest.get(version)
+                versions[version] = self._version(model, version, known, absent={_ABSENT})
             except NotFound:
                 continue
         return RegistryFacts(model=model, aliases=aliases, versions=versions)
@@ -91,7 +94,7 @@ class MlflowRegistry:
         Raises:
             NotFound: it does not exist.
         """
-        return self._version(model, version, absent=_NOT_THERE)
+        return self._version(model, version, None, absent=_NOT_THERE)
 
     def _registered(self, model: str) -> Any:
         """The registered model, whose name has come back: an empty answer would read as one without aliases."""
@@ -103,9 +106,14 @@ class MlflowRegistry:
                 present("version of an alias", version)
         return found
 
-    def _version(self, model: str, version: str, *, absent: Collection[str]) -> ModelVersion:
+    def _version(
+        self, model: str, version: str, known: Any, *, absent: Collection[str]
+    ) -> ModelVersion:
+        """That version, which is asked for where it is not `known` already."""
         with _answering(f"version {version} of the registered model {model}", absent=absent):
-            return self._read(self._get(model, version))
+            found = self._get(model, version) if known is None else known
+            check_answer("the version", asked=model, got=found.name)
+            return self._read(found)
 
     def _get(self, model: str, version: str) -> Any:
         found = self._client.get_model_version(model, version)

@@ -8,7 +8,7 @@ from datetime import datetime
 from deploy_targets.manifest import Manifest
 from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.plan import SmokeResult
-from deploy_targets.rollout.state import Counts, EndpointState, Scrape
+from deploy_targets.rollout.state import Counts, EndpointState, Phase, Scrape
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
 from registry.errors import (
@@ -241,3 +241,15 @@ class FakeTrail:
             message = "S3 is away"
             raise ArtifactStoreUnavailable(message)
         self.lines += lines
+
+
+class FakeWatcher:
+    """Remembers what the last look at each endpoint left."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, Phase | None] = {}
+        self.unserved: set[str] = set()
+
+    def saw(self, endpoint: str, *, phase: Phase | None, is_unserved: bool) -> None:
+        self.phases[endpoint] = phase
+        (self.unserved.add if is_unserved else self.unserved.discard)(endpoint)

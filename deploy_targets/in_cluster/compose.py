@@ -6,11 +6,14 @@ KUBECONFIG in SHIPWAY_KUBE_CONTEXT. The same commands as on one machine work on 
 
 import random
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from deploy_targets.cluster import LEASE, Cluster, connect
 from deploy_targets.control_plane import read_endpoint_file, utc_now
@@ -27,6 +30,7 @@ from deploy_targets.kubernetes_targets import (
     cluster_smoke,
     cluster_target,
     open_cluster,
+    trusted,
 )
 from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
@@ -38,7 +42,7 @@ from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
 from deploy_targets.triton.repository import repository_of
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_s3
 from registry.errors import BadInput, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
 from registry.record_store import RecordStore
@@ -46,7 +50,7 @@ from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClusterComposition:
     """A cluster, the endpoints that are rolled out there, and where the rest is."""
 
@@ -91,12 +95,20 @@ class ClusterComposition:
 
     def artifacts(self) -> ArtifactStore:
         """The models in S3, with the credentials of AWS' own chain."""
-        return connect_store(self.registry_settings)
+        return ArtifactStore(self._s3, bucket=self.registry_settings.bucket)
 
     def records(self) -> RecordStore:
         """What is written once, in S3."""
-        settings = self.registry_settings
-        return RecordStore(connect_s3(settings), bucket=settings.bucket)
+        return RecordStore(self._s3, bucket=self.registry_settings.bucket)
+
+    @cached_property
+    def _s3(self) -> Any:
+        """One for all endpoints, as the others: a client of its own for each took most of the controller's memory."""
+        return connect_s3(self.registry_settings)
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        return trusted()
 
     def trail(self, endpoint: Endpoint) -> AuditTrail:
         """Where the endpoint's decisions are recorded."""
@@ -131,8 +143,8 @@ class ClusterComposition:
         return Unit(
             endpoint=endpoint,
             target=self.target(endpoint),
-            counters=cluster_counters(endpoint, self.settings, clock=utc_now),
-            smoke=cluster_smoke(endpoint, self.settings),
+            counters=cluster_counters(endpoint, self.settings, clock=utc_now, trust=self._trust),
+            smoke=cluster_smoke(endpoint, self.settings, trust=self._trust),
             record=Journal(self.tracking(), endpoint),
             trail=self.trail(endpoint),
             inspector=self.inspector(endpoint),

@@ -75,7 +75,7 @@ class LeaseLeadership:
         self._terms = terms
         self._clock = clock
         self._steady = steady
-        self._look: Callable[[], None] = _nothing
+        self._look: Callable[[str | None], None] = _nothing
         self._until_s = float("-inf")
         self._term = 0
         """Counts the times that it came to lead."""
@@ -87,7 +87,7 @@ class LeaseLeadership:
         self._is_ended = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, look: Callable[[], None]) -> None:
+    def begin(self, look: Callable[[str | None], None]) -> None:
         """Starts the thread; see `Leadership`."""
         self._look = look
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -112,10 +112,10 @@ class LeaseLeadership:
         is_anothers = seen.spec.get("holderIdentity") not in {None, "", self._identity}
         return is_anothers and self._steady() - seen.at_s < self._terms.duration_s
 
-    def hint(self) -> None:
-        """Looks itself where it leads; else the thread leaves the hint on the Lease, where the leader finds it."""
+    def hint(self, model: str | None = None) -> None:
+        """Looks itself where it leads; else the thread leaves the hint on the Lease, without the model, for the leader."""
         if self._holds():
-            self._look()
+            self._look(model)
         else:
             self._hint_to_leave = uuid.uuid4().hex
             self._bell.set()
@@ -176,7 +176,7 @@ class LeaseLeadership:
         if not held:
             _log.info(Event.LEADERSHIP_GAINED, identity=self._identity, term=self._term)
         if not held or is_hinted:
-            self._look()
+            self._look(None)
 
     def _leave_hint(self, lease: Object) -> None:
         if hint := self._hint_to_leave:
@@ -219,7 +219,7 @@ class LeaseLeadership:
             self._bell.clear()
 
 
-def _nothing() -> None:
+def _nothing(_: str | None) -> None:
     """Before anybody asked to be told."""
 
 

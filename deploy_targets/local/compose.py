@@ -4,11 +4,14 @@ An address in the environment (MLFLOW_TRACKING_URI, AWS_ENDPOINT_URL_S3) does no
 stack speaks to the local stack.
 """
 
+import ssl
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -23,6 +26,7 @@ from deploy_targets.kubernetes_targets import (
     cluster_smoke,
     cluster_target,
     open_cluster,
+    trusted,
 )
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.file_lock import FileLeadership
@@ -50,7 +54,7 @@ from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
 from deploy_targets.triton.repository import repository_of
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_s3
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
 from registry.mlflow_registry import MlflowRegistry
 from registry.record_store import RecordStore
@@ -60,7 +64,7 @@ from registry.tracking import Tracking, connect_mlflow
 _TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Composition:
     """A running stack and its endpoint file."""
 
@@ -112,12 +116,21 @@ class Composition:
 
     def artifacts(self) -> ArtifactStore:
         """The models in S3."""
-        return connect_store(self.settings(), keys=self._s3_keys())
+        return ArtifactStore(self._s3, bucket=self.settings().bucket)
 
     def records(self) -> RecordStore:
         """What is written once, in S3."""
-        settings = self.settings()
-        return RecordStore(connect_s3(settings, keys=self._s3_keys()), bucket=settings.bucket)
+        return RecordStore(self._s3, bucket=self.settings().bucket)
+
+    @cached_property
+    def _s3(self) -> Any:
+        """One for all endpoints, as the others: a client of its own for each took most of the controller's memory."""
+        secrets = self.home.secrets()
+        return connect_s3(self.settings(), keys=(secrets.s3_access_key, secrets.s3_secret_key))
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        return trusted()
 
     def trail(self, endpoint: Endpoint) -> AuditTrail:
         """Where the endpoint's decisions are recorded."""
@@ -127,10 +140,6 @@ class Composition:
         """Who looks at a version before it is rolled out there."""
         secret = self.home.secrets().webhook_secret
         return ReleaseInspector(self.artifacts(), endpoint, secret=secret)
-
-    def _s3_keys(self) -> tuple[str, str]:
-        secrets = self.home.secrets()
-        return secrets.s3_access_key, secrets.s3_secret_key
 
     def store(self) -> SqliteStore:
         """The rollouts' states."""
@@ -159,13 +168,15 @@ class Composition:
         admin = self.info.url(endpoint.name, "envoy_admin")
         folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
         split = Split(
-            endpoint, admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S), folder=folder
+            endpoint,
+            admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S, verify=self._trust),
+            folder=folder,
         )
         if endpoint.target is TargetKind.LOCAL_TRITON:
             return LocalTritonTarget(
                 endpoint,
                 split=split,
-                http=httpx2.Client(timeout=_TIMEOUT_S),
+                http=httpx2.Client(timeout=_TIMEOUT_S, verify=self._trust),
                 home=self.home,
                 environment=self._revision_environment(),
             )
@@ -174,6 +185,7 @@ class Composition:
             base_url=self.info.ray_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
+            verify=self._trust,
         )
         return LocalTarget(
             endpoint,
@@ -198,13 +210,13 @@ class Composition:
             return Unit(
                 endpoint=endpoint,
                 target=self.target(endpoint),
-                counters=cluster_counters(endpoint, settings, clock=utc_now),
-                smoke=cluster_smoke(endpoint, settings),
+                counters=cluster_counters(endpoint, settings, clock=utc_now, trust=self._trust),
+                smoke=cluster_smoke(endpoint, settings, trust=self._trust),
                 record=Journal(self.tracking(), endpoint),
                 trail=self.trail(endpoint),
                 inspector=self.inspector(endpoint),
             )
-        http = httpx2.Client(timeout=_TIMEOUT_S)
+        http = httpx2.Client(timeout=_TIMEOUT_S, verify=self._trust)
         metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
         return Unit(
             endpoint=endpoint,

@@ -64,8 +64,13 @@ _CODE = version("shipway")
 _BATCH = 50
 """Audit lines that are written out together while nothing is decided."""
 
-_ALIVE_PERIODS = 10
-"""Missed poll periods after which the health check says that the loop hangs."""
+
+class Watcher(Protocol):
+    """Who counts what is seen."""
+
+    def saw(self, endpoint: str, *, phase: Phase | None, is_unserved: bool) -> None:
+        """What a look left: the phase of its rollout, and whether a request stands that was neither admitted nor refused."""
+        ...
 
 
 class Registry(Protocol):
@@ -170,7 +175,7 @@ class Unit:
 class Controller:
     """Drives the endpoints of one process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators, by name
         self,
         units: tuple[Unit, ...],
         *,
@@ -178,6 +183,7 @@ class Controller:
         store: Store,
         clock: Callable[[], datetime],
         leads: Callable[[], bool],
+        watcher: Watcher,
         notifier: Notifier | None = None,
     ) -> None:
         """All clients are passed in; nothing is contacted before the first tick.
@@ -190,11 +196,12 @@ class Controller:
         self._clock = clock
         self._leads = leads
         self._notifier = notifier
+        self._watcher = watcher
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The endpoints."""
-        return tuple(self._units)
+    def models(self) -> Mapping[str, str]:
+        """The model of each endpoint."""
+        return {name: unit.endpoint.model for name, unit in self._units.items()}
 
     def tick(self, name: str) -> bool:
         """One look at that endpoint and what follows from it; returns whether another look is due soon.
@@ -209,6 +216,7 @@ class Controller:
         unit = self._units[name]
         endpoint = unit.endpoint
         if not self._leads():
+            self._watcher.saw(name, phase=None, is_unserved=False)
             return True
         before = self._store.load(endpoint.name)
         check_model(endpoint, before.state)
@@ -241,6 +249,11 @@ class Controller:
             pages = unit.record.pages
             self._notifier.notify(endpoint, before.state, planned.state, pages=pages)
         state = planned.state
+        self._watcher.saw(
+            name,
+            phase=state.rollout and state.rollout.phase,
+            is_unserved=facts is not None and asked_anew(endpoint, state, facts) is not None,
+        )
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.
             made = (action for action in planned.actions if isinstance(action, RegistryChange))

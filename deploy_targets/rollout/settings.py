@@ -22,7 +22,7 @@ class ControllerSettings(BaseSettings):
     tick_s: Annotated[float, Field(gt=0)] = 5
     """How often a rollout under way is looked at."""
     workers: Annotated[int, Field(ge=1, le=64)] = 8
-    """Endpoints that are looked at at the same time."""
+    """Endpoints that are looked at at the same time. One that takes longer than a second does not count."""
     controller_port: Annotated[int, Field(ge=0, le=65535)] = 8090
     """Health and webhook receiver; 0 takes a free one."""
     controller_host: str = "127.0.0.1"

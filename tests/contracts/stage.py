@@ -16,7 +16,7 @@ from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Target
 from registry.release import ModelVersion
 from tests.builders import FakeClock
-from tests.fakes import FakeInspector, FakeRecord, FakeRegistry, FakeTrail
+from tests.fakes import FakeInspector, FakeRecord, FakeRegistry, FakeTrail, FakeWatcher
 
 POLICY = {
     "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
@@ -120,6 +120,7 @@ class Stage:
             store=self.store,
             clock=self.clock,
             leads=lambda: True,
+            watcher=FakeWatcher(),
         )
 
     def tick(self, times: int = 1) -> None:

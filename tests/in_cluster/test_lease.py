@@ -32,7 +32,7 @@ class Candidate:
         )
         self.lease._look = self._look  # as `begin` does, without its thread
 
-    def _look(self) -> None:
+    def _look(self, _: str | None) -> None:
         self.looks += 1
 
     def attempt(self) -> bool:
@@ -390,9 +390,9 @@ def test_a_thread_keeps_the_lease_and_lets_it_go_at_the_end(cluster: Any) -> Non
         )
         for name in "ab"
     }
-    candidates["a"].begin(looked["a"].set)
+    candidates["a"].begin(lambda _: looked["a"].set())
     assert looked["a"].wait(10)
-    candidates["b"].begin(looked["b"].set)
+    candidates["b"].begin(lambda _: looked["b"].set())
     assert candidates["a"].leads()
     assert not candidates["b"].leads()
     cluster.server.go_away()
