@@ -1,4 +1,4 @@
-"""The controller as a process: the loop in the main thread, beside it health, webhook receiver and standing for election."""
+"""The controller as a process: the loop in the main thread, beside it health, webhook receiver, election and watches."""
 
 import logging
 import signal
@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 
 from deploy_targets.control_plane import ControlPlane, utc_now
+from deploy_targets.kubernetes_targets import ClusterSettings, cluster_watches
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
@@ -38,14 +39,21 @@ def run_controller(plane: ControlPlane) -> None:
     secret = settings.webhook_secret
     registry = plane.registry()
     leadership = plane.leadership(settings)
+    units = (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane))
     controller = Controller(
-        (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane)),
+        units,
         registry=registry,
         store=plane.store(),
         clock=utc_now,
         leads=leadership.leads,
     )
     loop = Loop(controller.names, controller.tick, settings=settings)
+    watches = cluster_watches(
+        (unit.endpoint for unit in units),
+        ClusterSettings(),
+        wake=loop.wake_endpoint,
+        leads=leadership.leads,
+    )
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -81,7 +89,11 @@ def run_controller(plane: ControlPlane) -> None:
             )
         except (RegistryUnavailable, WebhookRefused) as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
+    if watches is not None:
+        watches.begin()
     loop.run()
+    if watches is not None:
+        watches.end()
     leadership.end()
     server.should_exit = True
     thread.join(timeout=5)

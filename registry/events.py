@@ -35,6 +35,8 @@ class Event(StrEnum):
     HINT_REFUSED = "hint.refused"
     HINT_DROPPED = "hint.dropped"
     HINTS_OFF = "hints.off"
+    WATCH_OPENED = "watch.opened"
+    WATCH_FAILED = "watch.failed"
     REVISION_CHANGED = "revision.changed"
     REQUEST_FAILED = "engine.request_failed"
     STREAM_FAILED = "engine.stream_failed"

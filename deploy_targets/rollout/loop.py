@@ -57,6 +57,13 @@ class Loop:
                 turn.due, turn.is_woken = 0.0, turn.is_running
             self._changed.notify_all()
 
+    def wake_endpoint(self, name: str) -> None:
+        """Has this one looked at now."""
+        with self._changed:
+            turn = self._turns[name]
+            turn.due, turn.is_woken = 0.0, turn.is_running
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """Has the loop end after the ticks in progress. Safe in a signal handler's thread, which may hold the lock."""
         self._stopped = True
