@@ -96,7 +96,7 @@ class Watches:
 
     def _keep(self, place: Place, names: frozenset[str]) -> None:
         """Watches the place until the end, whatever happens."""
-        watch = _Watch(place, names, self._hints.add)
+        watch = Watch(place, names, self._hints.add)
         while not self._stopped.is_set():
             if not self._leads():
                 watch.since = None  # whoever leads next begins anew
@@ -119,7 +119,7 @@ class Watches:
                 watch.since, pause_s = None, self._pauses.refused_s
             self._stopped.wait(pause_s * (1 + self._jitter() / 2))
 
-    def _follow(self, watch: "_Watch") -> None:
+    def _follow(self, watch: "Watch") -> None:
         """Holds one watch open until it ends.
 
         Raises:
@@ -144,7 +144,7 @@ class Watches:
             stream.end()
 
 
-class _Watch:
+class Watch:
     """What one thread knows of its place."""
 
     def __init__(self, place: Place, names: frozenset[str], hint: Callable[[str], None]) -> None:
