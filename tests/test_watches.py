@@ -143,12 +143,17 @@ def begin(cluster: Any, namespace: str, notes: Notes) -> Iterator[Begin]:
         cluster.server.wait_for_watches(len(kinds) if open_ones is None else open_ones)
         if open_ones != 0:
             notes.wait_for(lambda: min(notes.woken["a"], notes.woken["b"]) >= 1)
-            settle()
+            settle(watches)
         return watches
 
-    def settle() -> None:
+    def settle(watches: Watches) -> None:
         """Until the hints of the lists have all been passed on."""
-        time.sleep(5 * QUICK.spacing_s)
+        hints = watches._hints
+        while True:
+            with hints._changed:
+                if not hints._due:
+                    return
+            time.sleep(0.01)
 
     yield start
     for watches in begun:
