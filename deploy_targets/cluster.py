@@ -309,7 +309,7 @@ class Cluster:
 
 
 class EventStream:
-    """A watch that is open: one iteration over its events, which `end` ends from any other thread."""
+    """A watch that is open: one iteration over its events, which `end` ends from any other thread; then `close` it."""
 
     def __init__(self, response: Any, path: str) -> None:
         """`response` is urllib3's, its head read."""
@@ -337,8 +337,10 @@ class EventStream:
             return
         except ValueError as error:
             raise _watch_failed(self._path, HTTPStatus.OK, f"no event, {error}") from error
-        finally:
-            self._response.close()
+
+    def close(self) -> None:
+        """Closes the connection. For the thread that iterates; any other one calls `end`."""
+        self._response.close()
 
     def end(self) -> None:
         """Has the iteration end at once; where it has ended already nothing is done."""

@@ -141,7 +141,7 @@ class Watches:
                     return
         finally:
             del self._streams[place]
-            stream.end()
+            stream.close()
 
 
 class Watch:

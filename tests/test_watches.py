@@ -84,6 +84,9 @@ class Noted(Cluster):
             def end(self) -> None:
                 stream.end()
 
+            def close(self) -> None:
+                stream.close()
+
         return Heard()
 
 
@@ -253,7 +256,7 @@ def test_after_410_it_lists_again_and_has_all_looked_at(begin, notes, objects, c
     cluster.server.wait_for_watches(1)
 
     assert int(notes.since[2]) > int(notes.since[1])
-    assert logs == []  # that is how watches go
+    assert not [one for one in logs if one["event"] == Event.WATCH_FAILED]  # that is how watches go
 
 
 def test_a_refusal_of_a_version_and_a_fault_are_told_apart(cluster, namespace, notes) -> None:
@@ -278,21 +281,20 @@ def test_a_refusal_of_a_version_and_a_fault_are_told_apart(cluster, namespace, n
 def test_a_server_that_is_away_is_asked_ever_more_rarely_and_then_watched_again(
     begin, notes, objects, cluster
 ) -> None:
-    begin(kinds=[HTTP_ROUTE], pauses=Pauses(first_s=0.05, longest_s=0.4, spacing_s=0.02))
     with capture_logs() as logs:
+        begin(kinds=[HTTP_ROUTE], pauses=Pauses(first_s=0.05, longest_s=0.4, spacing_s=0.02))
         cluster.server.go_away()
         time.sleep(1.5)
         asked = notes.lists + len(notes.since)
         cluster.server.come_back()
         cluster.server.wait_for_watches(1)
         notes.wait_for(lambda: len(notes.since) > 2)
-    before = notes.woken["a"]
-    objects.post(the_route("a"))
-    notes.wait_for_wake_of("a", after=before)
+        objects.post(the_route("a"))
+        notes.wait_for(lambda: bool(notes.events))
 
     assert asked <= 12  # 0.05 + 0.1 + 0.2 + 0.4 + 0.4 + …, after the two of the beginning
     told = [one["event"] for one in logs]
-    assert told == [Event.WATCH_FAILED, Event.WATCH_FAILED, Event.WATCH_OPENED]
+    assert told == [Event.WATCH_OPENED, *[Event.WATCH_FAILED] * 2, Event.WATCH_OPENED]
     """Once that the watch could not be taken up, and once that nothing could be listed."""
 
 

@@ -141,7 +141,7 @@ def walk_through(
     hints = Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0)
     for kind in watched_kinds(endpoint):
         since = hints.newest_version(kind, endpoint.cluster.namespace, OWN_LABELS)
-        hints.watch(kind, endpoint.cluster.namespace, OWN_LABELS, since=since).end()
+        hints.watch(kind, endpoint.cluster.namespace, OWN_LABELS, since=since).close()
     target.apply(a_release("5"))
     look()
     target.retire("5")
