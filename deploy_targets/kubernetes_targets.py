@@ -8,7 +8,7 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated
 
@@ -16,7 +16,8 @@ import httpx2
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from deploy_targets.cluster import Cluster, connect
+from deploy_targets.api_answer import Kind
+from deploy_targets.cluster import HTTP_ROUTE, INFERENCE_SERVICE, RAY_SERVICE, Cluster, connect
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.git_repository import GitRepository
@@ -25,10 +26,12 @@ from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.triton.adapter import triton_target
 from deploy_targets.triton.knative import KnativeTarget
+from deploy_targets.watches import Watches, places_of
 from registry.errors import BadInput
 from registry.release import Release
 
 _TIMEOUT_S = 10.0
+_WATCH_ANSWER_S = 5.0
 _HTTP_PORT = 80
 
 
@@ -77,6 +80,45 @@ def cluster_target(
         return triton_target(endpoint, cluster, repository=repository, git=git)
     message = f"{endpoint.name} is for target {endpoint.target}: nothing of it is in a cluster."
     raise BadInput(message)
+
+
+def watched_kinds(endpoint: Endpoint) -> tuple[Kind, ...]:
+    """The kinds whose changes say that the endpoint is worth a look: what runs a version, and the route.
+
+    Pods are not among them: they change all the time, and what they mean shows in what runs them, or is read at the next look.
+    """
+    runs = RAY_SERVICE if endpoint.target is TargetKind.RAY_SERVE else INFERENCE_SERVICE
+    return (runs,) if endpoint.cluster.gateway is None else (runs, HTTP_ROUTE)
+
+
+def cluster_watches(
+    endpoints: Iterable[Endpoint],
+    settings: ClusterSettings,
+    *,
+    wake: Callable[[str], None],
+    leads: Callable[[], bool],
+) -> Watches | None:
+    """The watches for those endpoints that are on the cluster, on connections of their own; None where none is.
+
+    Raises:
+        BadInput: there is no cluster.
+    """
+    places = places_of(
+        (one.name, one.cluster.namespace, watched_kinds(one))
+        for one in endpoints
+        if not one.target.is_local
+    )
+    if not places:
+        return None
+    # It asks once, and not for long: the watches have pauses of their own, and have to end in a few seconds.
+    cluster = Cluster(
+        connect(settings.kube_context),
+        sleep=time.sleep,
+        jitter=random.random,
+        attempts=1,
+        answer_s=_WATCH_ANSWER_S,
+    )
+    return Watches(cluster, places, wake=wake, leads=leads, jitter=random.random)
 
 
 def _repository_of(endpoint: Endpoint) -> GitRepository | None:

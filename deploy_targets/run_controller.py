@@ -1,4 +1,4 @@
-"""The controller as a process: the loop in the main thread, beside it health, webhook receiver and standing for election."""
+"""The controller as a process: the loop in the main thread, beside it health, webhook receiver, election and watches."""
 
 import logging
 import signal
@@ -12,6 +12,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from deploy_targets.control_plane import ControlPlane, utc_now
+from deploy_targets.kubernetes_targets import ClusterSettings, cluster_watches
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.notifier import open_notifier
@@ -60,6 +61,12 @@ def run_controller(plane: ControlPlane) -> None:
     )
     loop = Loop(controller.models, controller.tick, settings=settings, looked=own.looked)
     own.watch_hints(loop.unanswered_s)
+    watches = cluster_watches(
+        (unit.endpoint for unit in units),
+        ClusterSettings(),
+        wake=loop.wake_endpoint,
+        leads=leadership.leads,
+    )
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -99,7 +106,11 @@ def run_controller(plane: ControlPlane) -> None:
             )
         except ShipwayError as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
+    if watches is not None:
+        watches.begin()
     loop.run()
+    if watches is not None:
+        watches.end()
     leadership.end()
     if notifier is not None:
         notifier.finish(_LAST_WORDS_S)

@@ -36,6 +36,8 @@ class Event(StrEnum):
     HINT_DROPPED = "hint.dropped"
     HINTS_OFF = "hints.off"
     NOTIFICATION_DROPPED = "notification.dropped"
+    WATCH_OPENED = "watch.opened"
+    WATCH_FAILED = "watch.failed"
     REVISION_CHANGED = "revision.changed"
     REQUEST_FAILED = "engine.request_failed"
     STREAM_FAILED = "engine.stream_failed"

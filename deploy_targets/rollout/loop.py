@@ -98,6 +98,13 @@ class Loop:
                 turn.hinted = now if turn.hinted is None else turn.hinted
             self._changed.notify_all()
 
+    def wake_endpoint(self, name: str) -> None:
+        """Has this one looked at now."""
+        with self._changed:
+            turn = self._turns[name]
+            turn.due = min(turn.due, time.monotonic())
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """Has the loop end after the ticks in progress. Safe in a signal handler's thread, which may hold the lock."""
         self._stopped = True
