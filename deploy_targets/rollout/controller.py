@@ -41,10 +41,10 @@ from deploy_targets.rollout.state import (
 from deploy_targets.rollout.store import Saved
 from deploy_targets.target import Observed, Target
 from registry.errors import (
-    IntegrityError,
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
+    ShipwayError,
     StateConflict,
     Unavailable,
 )
@@ -120,7 +120,7 @@ class Trail(Protocol):
     """Where the audit record is written out."""
 
     def append(self, lines: tuple[str, ...]) -> None:
-        """Keeps them, or raises Unavailable or IntegrityError. What is there already may come again."""
+        """Keeps them, or raises a ShipwayError. What is there already may come again."""
         ...
 
 
@@ -345,7 +345,9 @@ class Controller:
         lines = state.audit.pending
         try:
             unit.trail.append(lines)
-        except (Unavailable, IntegrityError) as error:
+        except (
+            ShipwayError
+        ) as error:  # a bucket that is missing, too: the record waits, the rollout does not
             name = unit.endpoint.name
             _log.error(Event.AUDIT_FAILED, endpoint=name, lines=len(lines), error=str(error))
             return state

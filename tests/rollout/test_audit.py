@@ -118,6 +118,22 @@ def test_nothing_is_lost_while_it_cannot_be_written_out(serving: World, part: st
     assert replayed(serving, "chat-v7").difference is None
 
 
+def test_a_bucket_that_is_missing_fails_no_look_and_nothing_is_lost(
+    serving: World,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: tuple[str, ...]) -> None:
+        message = "S3 does not have the record"
+        raise NotFound(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(serving.trail, "append", refuse)
+        serving.release("7")
+    assert serving.state.serving == a_release("7")
+    serving.tick()
+    assert replayed(serving, "chat-v7").difference is None
+
+
 def test_a_long_outage_is_told_as_such_and_the_decisions_still_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
