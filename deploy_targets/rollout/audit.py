@@ -149,10 +149,13 @@ def without_written(state: EndpointState, written: Iterable[str]) -> EndpointSta
     return replace(state, audit=replace(state.audit, pending=kept))
 
 
-def read_chain(lines: Iterable[str], *, endpoint: str, tail: AuditTail | None) -> tuple[Entry, ...]:
+def read_chain(
+    lines: Iterable[str], *, endpoint: str, tail: AuditTail | None, grown_to: int = 0
+) -> tuple[Entry, ...]:
     """The lines as entries, chain by chain and in order; one that is there twice counts once.
 
-    `tail` is the end of the record as the saved state knows it; without it an end that was cut off is not noticed.
+    `tail` is the end of the record as the saved state knew it before the lines were read; without it an end that was cut
+    off is not noticed. `grown_to` is the length that the state knew afterwards: a controller may write meanwhile.
 
     Raises:
         IntegrityError: a line was changed, is missing, or is of another endpoint: which one is named.
@@ -167,11 +170,11 @@ def read_chain(lines: Iterable[str], *, endpoint: str, tail: AuditTail | None) -
         _check_chain(chain, endpoint)
     if tail is not None and tail.length:
         kept = chains[tail.chain]
-        last = kept.get(len(kept))
-        if last is None or (last.number, last.hash) != (tail.length, tail.hash):
+        known = kept.get(tail.length)
+        if known is None or known.hash != tail.hash or len(kept) > max(tail.length, grown_to):
             message = (
                 f"The audit record of {endpoint} ends at line {len(kept)}, but the saved state knows {tail.length} lines, "
-                "or another last one. Its end was cut off or changed."
+                "or another last one. Its end was cut off, changed or added to."
             )
             raise IntegrityError(message)
     return tuple(chains[name][number] for name in sorted(chains) for number in sorted(chains[name]))

@@ -191,6 +191,18 @@ def test_a_record_that_was_tampered_with_is_found_out(serving: World, tampered, 
         read_chain(tampered(lines), endpoint="chat", tail=tail)
 
 
+def test_lines_that_were_written_while_the_record_was_read_are_no_tampering(serving: World) -> None:  # noqa: F811
+    tail = serving.state.audit
+    serving.release("7")
+    lines, length = serving.trail.lines, serving.state.audit.length
+    told = read_chain(lines, endpoint="chat", tail=tail, grown_to=length)
+    assert len(told) == length > tail.length
+    with pytest.raises(IntegrityError, match="added to"):
+        read_chain(lines, endpoint="chat", tail=tail, grown_to=length - 1)
+    with pytest.raises(IntegrityError, match="ends at line"):
+        read_chain(lines[: tail.length - 1], endpoint="chat", tail=tail, grown_to=length)
+
+
 def test_pieces_that_overlap_are_one_record(serving: World) -> None:  # noqa: F811
     lines, tail = serving.trail.lines, serving.state.audit
     whole = read_chain(lines, endpoint="chat", tail=tail)
