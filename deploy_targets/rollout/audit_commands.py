@@ -20,7 +20,7 @@ File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", s
 Rollout = Annotated[
     str,
     typer.Argument(
-        help="Its id, as the MLflow run has it; or how it begins, `chat-v7`: the newest."
+        help="Its id, as the MLflow run has it; or without the time, `chat-v7`: the newest."
     ),
 ]
 _DEFAULT_FILE = Path("endpoints.yaml")

@@ -218,6 +218,28 @@ def test_the_story_tells_people_what_happened(serving: World) -> None:  # noqa: 
     assert "looks that decided nothing" in told
 
 
+def test_a_superseded_rollouts_story_tells_its_end(serving: World) -> None:  # noqa: F811
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4, requests=10)
+    serving.release("8")
+    told = [
+        event["event"] for one in entries_of(entries(serving), "chat-v7") for event in one.events
+    ]
+    assert told[0] == "rollout.started"
+    assert "rollout.superseded" in told
+    for rollout in ("chat-v7", "chat-v8"):
+        assert replayed(serving, rollout).difference is None
+
+
+def test_a_version_is_not_another_one_that_begins_alike(serving: World) -> None:  # noqa: F811
+    serving.registry.versions["71"] = a_version("71")
+    serving.release("7")
+    serving.release("71")
+    found = {entry.rollout for entry in entries_of(entries(serving), "chat-v7")}
+    assert len(found) == 1
+    assert str(found.pop()).startswith("chat-v7-")
+
+
 def test_a_rollout_that_is_not_in_the_record_is_named_with_those_that_are(serving: World) -> None:  # noqa: F811
     with pytest.raises(NotFound, match=r"no rollout 'chat-v9'.*chat-v6-"):
         entries_of(entries(serving), "chat-v9")
