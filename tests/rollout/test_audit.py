@@ -137,15 +137,24 @@ def test_a_bucket_that_is_missing_fails_no_look_and_nothing_is_lost(
 def test_a_long_outage_is_told_as_such_and_the_decisions_still_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "MAX_QUIET", 5)
+    monkeypatch.setattr(audit, "MAX_QUIET_BYTES", 10_000)
     busy = World(tmp_path, an_endpoint(promote={"by": "exposure", "requests": 10_000}))
     busy.release("6")
     busy.trail.is_away = True
     busy.registry.aliases["challenger"] = "7"
     busy.tick(40)
+    for hold in (Hold(reason="the fair is on", by="ada"), None):
+        saved = busy.store.load("chat")
+        busy.store.save(replace(saved.state, hold=hold), expected=saved.revision)
+        busy.tick(3)
     busy.users.failure_rates["7"] = 0.6
     busy.tick(40)
     assert len(busy.state.audit.pending) < 25
+    told = [json.loads(line) for line in busy.state.audit.pending]
+    (held,) = (one for one in told if one["missed"] and "rollout.waits" in str(one["events"]))
+    assert "before" in held
+    assert "declared" not in held
+    assert "facts" not in held["inputs"], "what was told before the gap still holds"
     busy.trail.is_away = False
     busy.tick(2)
     done = replayed(busy, "chat-v7")
@@ -158,14 +167,42 @@ def test_beyond_its_room_the_record_never_keeps_the_state_from_being_saved(
     serving: World,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audit, "MAX_QUIET", 2)
-    monkeypatch.setattr(audit, "MAX_PENDING", 4)
+    monkeypatch.setattr(audit, "MAX_QUIET_BYTES", 4_000)
+    monkeypatch.setattr(audit, "MAX_PENDING_BYTES", 8_000)
     serving.trail.is_away = True
     serving.release("7")
-    assert len(serving.state.audit.pending) <= 4
+    assert sum(map(len, serving.state.audit.pending)) <= 8_000
     serving.trail.is_away = False
     serving.release("8")
     assert sum(entry.missed for entry in entries(serving)) > 0
+    assert replayed(serving, "chat-v8").difference is None
+
+
+def test_while_mlflow_refuses_the_copy_s3_gets_each_line_once(serving: World) -> None:  # noqa: F811
+    serving.trail.is_copy_refused = True
+    for version in ("7", "8"):
+        serving.release(version)
+    serving.restart()
+    serving.tick(3)
+    assert len(serving.trail.lines) == len(set(serving.trail.lines)) == serving.state.audit.length
+    assert serving.state.audit.pending
+    serving.trail.is_copy_refused = False
+    serving.tick()
+    assert not serving.state.audit.pending
+    assert serving.trail.copied == serving.trail.lines
+
+
+def test_a_line_that_only_mlflow_lacks_is_still_written_where_s3_fails_after_it(
+    serving: World,  # noqa: F811
+) -> None:
+    serving.trail.is_copy_refused = True
+    serving.release("7")
+    serving.trail.is_away = True
+    serving.release("8")
+    serving.trail.is_away = serving.trail.is_copy_refused = False
+    serving.tick()
+    assert serving.trail.copied == serving.trail.lines
+    assert len(set(serving.trail.lines)) == len(serving.trail.lines) == serving.state.audit.length
     assert replayed(serving, "chat-v8").difference is None
 
 
