@@ -234,7 +234,16 @@ class FakeTrail:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.copied: list[str] = []
         self.is_away = False
+        self.is_copy_refused = False
+
+    def copy(self, lines: tuple[str, ...]) -> None:
+        assert set(lines) <= set(self.lines), "what is copied is kept first"
+        if self.is_copy_refused:
+            message = "MLflow refuses the artifact"
+            raise RegistryUnavailable(message)
+        self.copied += lines
 
     def append(self, lines: tuple[str, ...]) -> None:
         if self.is_away:

@@ -19,8 +19,10 @@ from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.audit import (
     changes,
     is_worth_writing,
+    not_kept,
+    with_all_kept,
+    with_all_written,
     with_record,
-    without_written,
 )
 from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdrawn
 from deploy_targets.rollout.gap import policy_of
@@ -41,10 +43,10 @@ from deploy_targets.rollout.state import (
 from deploy_targets.rollout.store import Saved
 from deploy_targets.target import Observed, Target
 from registry.errors import (
-    IntegrityError,
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
+    ShipwayError,
     StateConflict,
     Unavailable,
 )
@@ -125,7 +127,11 @@ class Trail(Protocol):
     """Where the audit record is written out."""
 
     def append(self, lines: tuple[str, ...]) -> None:
-        """Keeps them, or raises Unavailable or IntegrityError. What is there already may come again."""
+        """Keeps them, or raises a ShipwayError. What is there already may come again."""
+        ...
+
+    def copy(self, lines: tuple[str, ...]) -> None:
+        """Copies kept lines to where people look, or raises a ShipwayError. What is there already may come again."""
         ...
 
 
@@ -380,14 +386,19 @@ class Controller:
             return ()
 
     def _write_out(self, unit: Unit, state: EndpointState) -> EndpointState:
-        """The state without the audit lines that could be written out."""
+        """The state without the audit lines that could be written out; it knows which ones S3 has where MLflow has not."""
         if not is_worth_writing(state, batch=_BATCH):
             return state
         lines = state.audit.pending
         try:
-            unit.trail.append(lines)
-        except (Unavailable, IntegrityError) as error:
+            if fresh := not_kept(state.audit):
+                unit.trail.append(fresh)
+                state = with_all_kept(state)
+            unit.trail.copy(lines)
+        except (
+            ShipwayError
+        ) as error:  # a bucket that is missing, too: the record waits, the rollout does not
             name = unit.endpoint.name
             _log.error(Event.AUDIT_FAILED, endpoint=name, lines=len(lines), error=str(error))
             return state
-        return without_written(state, lines)
+        return with_all_written(state)

@@ -261,6 +261,8 @@ class AuditTail:
     """Looks since then that found no room."""
     pending: tuple[str, ...] = ()
     """Lines that are not in S3 and MLflow yet."""
+    kept: int = 0
+    """S3 has the lines up to this one; of those that are pending, MLflow may still lack them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
