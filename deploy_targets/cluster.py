@@ -17,6 +17,7 @@ import structlog
 import urllib3
 from kubernetes import client, config
 
+from deploy_targets.manifest import part
 from registry.errors import (
     AnswerLost,
     BadInput,
@@ -154,17 +155,27 @@ class Cluster:
         return tuple(answer.body_or_raise(kind, "list", namespace)["items"])
 
     def apply(
-        self, body: Object, *, take_back: frozenset[str] = frozenset(), dry_run: bool = False
+        self,
+        body: Object,
+        *,
+        take_back: frozenset[str] = frozenset(),
+        dry_run: bool = False,
+        over: Object | None = None,
     ) -> Object:
         """The object after our fields were applied; with `dry_run`, as it would be.
 
-        Fields named in `take_back` belong to us whoever set them last: who did is logged, and they are set again.
+        Fields named in `take_back` belong to us whoever set them last: who did is logged, and they are set again. With
+        `over`, it is applied to this very state of the object alone, however late a repeated attempt arrives.
 
         Raises:
             FieldConflict: somebody else set one of our other fields.
+            ObjectChanged: it is not as in `over` any more.
             TargetUnavailable: as for `get`.
         """
         kind, metadata = kind_of(body), body["metadata"]
+        if over is not None:
+            state = {key: over["metadata"][key] for key in ("uid", "resourceVersion")}
+            body = {**body, "metadata": {**metadata, **state}}
         path = kind.path(metadata["namespace"], metadata["name"])
         parameters = {
             "fieldManager": FIELD_MANAGER,
@@ -208,9 +219,8 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         answer = self._ask(method, path, query, body)
         gone = answer.status == HTTPStatus.NOT_FOUND and answer.is_about_the_object and bool(named)
-        if gone or answer.status == HTTPStatus.CONFLICT:
-            message = f"Somebody else wrote {kind.kind} {metadata['name']} meanwhile: {answer.told}. Read it again."
-            raise ObjectChanged(message)
+        if gone:
+            raise answer.changed()
         verb = "create" if method == "POST" else "update"
         return answer.body_or_raise(kind, verb, metadata["namespace"])
 
@@ -238,14 +248,15 @@ class Cluster:
     ) -> "_Answer":
         """The first answer that is final.
 
-        An apply may be repeated by its nature, a deletion by its uid. A POST or PUT may be only after 429, which says
-        that nothing was begun: had an earlier one been carried out, the later one would lose against it.
+        An apply may be repeated by its nature or its resourceVersion, a deletion by its uid. A POST or PUT only after 429,
+        when nothing was begun: had an earlier one been carried out, the later one would lose against it.
         """
         said = ""
         is_repeatable = method not in {"POST", "PUT"}
+        may_cross = is_repeatable and "resourceVersion" not in part(body or {}, "metadata")
         for attempt in range(self._attempts):
             answer = self._ask_once(method, path, query or {}, body)
-            if isinstance(answer, _Answer) and answer.is_final(is_repeatable=is_repeatable):
+            if isinstance(answer, _Answer) and answer.is_final(may_cross=may_cross):
                 return answer
             said = answer if isinstance(answer, str) else answer.told
             if not is_repeatable and not (isinstance(answer, _Answer) and answer.is_throttled):
@@ -329,9 +340,9 @@ class _Answer:
         """Whether the request was turned away before anything was done for it."""
         return self.status == HTTPStatus.TOO_MANY_REQUESTS
 
-    def is_final(self, *, is_repeatable: bool) -> bool:
-        """Whether asking again would not help: no 429, no fault of the server, no write that came in between."""
-        if self.status == HTTPStatus.CONFLICT and is_repeatable:
+    def is_final(self, *, may_cross: bool) -> bool:
+        """Whether asking again would not help: no 429, no fault of the server, no write that one `may_cross`."""
+        if self.status == HTTPStatus.CONFLICT and may_cross:
             # A conflict of fields, or an object that is another one by now; else somebody wrote at the same moment.
             return bool(self.details.get("causes")) or "uid" in self.told.lower()
         is_fault = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -339,32 +350,35 @@ class _Answer:
 
     def conflict(self, body: Object) -> FieldConflict | None:
         """The conflict of fields that this answer names, if it is one."""
-        if self.status != HTTPStatus.CONFLICT:
-            return None
         causes = self.details.get("causes") or ()
+        if self.status != HTTPStatus.CONFLICT or not causes:
+            return None
         fields = frozenset(str(cause.get("field")) for cause in causes)
         said = "; ".join(f"{cause.get('field')}: {cause.get('message')}" for cause in causes)
         name = f"{body['kind']} {body['metadata']['name']}"
         message = (
-            f"Somebody else set fields of {name} that Shipway applies: {said or self.told}. Undo that, or have its "
+            f"Somebody else set fields of {name} that Shipway applies: {said}. Undo that, or have its "
             "manager leave these fields alone."
         )
         return FieldConflict(message, fields=fields)
+
+    def changed(self) -> ObjectChanged:
+        """What a conflict of versions means."""
+        return ObjectChanged(f"Somebody else wrote it meanwhile: {self.told}. Read it again.")
 
     def body_or_raise(self, kind: Kind, verb: str, namespace: str) -> dict[str, Any]:
         """The object, or what the refusal means.
 
         Raises:
-            TargetRefused: the refusal, with what to do about it.
+            ObjectChanged, TargetRefused: the refusal, with what to do about it.
         """
         if self.status < HTTPStatus.BAD_REQUEST:
             return self.body
+        if self.status == HTTPStatus.CONFLICT:
+            raise self.changed()
         if self.status == HTTPStatus.NOT_FOUND and not self.is_about_the_object:
             operator = _INSTALL.get(kind.group, "what serves it")
-            message = (
-                f"The cluster has no kind {kind.kind} in {kind.api_version}. Install {operator} with its CRDs, in a "
-                "release that serves this version."
-            )
+            message = f"The cluster has no kind {kind.kind} in {kind.api_version}. Install {operator} with its CRDs, in a release that serves this version."
             raise KindMissing(message)
         what = f"the cluster would not {verb} {kind.plural} in namespace {namespace}: {self.told}"
         if self.status == HTTPStatus.FORBIDDEN and "exceeded quota" in self.told:
@@ -375,13 +389,9 @@ class _Answer:
                 f"resources [{kind.plural}], verbs [{verb}]."
             )
         elif self.status == HTTPStatus.UNAUTHORIZED:
-            message = (
-                f"The cluster does not know us: {what}. Renew the credentials of this kube context."
-            )
+            message = f"The cluster does not know us: {what}. Renew the credentials for it."
         elif self.status == HTTPStatus.NOT_FOUND:
-            message = (
-                f"Something is missing: {what}. Create the namespace, or mend kubernetes.namespace."
-            )
+            message = f"Something is missing: {what}. Create it, or mend kubernetes.namespace."
         else:
             message = (
                 f"The object was refused: {what}. Mend the endpoint file; `shipway diff` shows what would be applied. "
