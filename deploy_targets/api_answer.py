@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from registry.errors import FieldConflict, KindMissing, TargetRefused
+from registry.errors import FieldConflict, KindMissing, ObjectChanged, TargetRefused
 
 _UNKNOWN_FIELD = "field not declared in schema"
 """An apply of an unknown field is answered with 500, and will be so for ever."""
@@ -81,9 +81,9 @@ class Answer:
         """Whether the request was turned away before anything was done for it."""
         return self.status == HTTPStatus.TOO_MANY_REQUESTS
 
-    def is_final(self, *, is_repeatable: bool) -> bool:
-        """Whether asking again would not help: no 429, no fault of the server, no write that came in between."""
-        if self.status == HTTPStatus.CONFLICT and is_repeatable:
+    def is_final(self, *, may_cross: bool) -> bool:
+        """Whether asking again would not help: no 429, no fault of the server, no write that one `may_cross`."""
+        if self.status == HTTPStatus.CONFLICT and may_cross:
             # A conflict of fields, or an object that is another one by now; else somebody wrote at the same moment.
             return bool(self.details.get("causes")) or "uid" in self.told.lower()
         is_fault = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -91,17 +91,21 @@ class Answer:
 
     def conflict(self, body: Mapping[str, Any]) -> FieldConflict | None:
         """The conflict of fields that this answer names, if it is one."""
-        if self.status != HTTPStatus.CONFLICT:
-            return None
         causes = self.details.get("causes") or ()
+        if self.status != HTTPStatus.CONFLICT or not causes:
+            return None
         fields = frozenset(str(cause.get("field")) for cause in causes)
         said = "; ".join(f"{cause.get('field')}: {cause.get('message')}" for cause in causes)
         name = f"{body['kind']} {body['metadata']['name']}"
         message = (
-            f"Somebody else set fields of {name} that Shipway applies: {said or self.told}. Undo that, or have its "
+            f"Somebody else set fields of {name} that Shipway applies: {said}. Undo that, or have its "
             "manager leave these fields alone."
         )
         return FieldConflict(message, fields=fields)
+
+    def changed(self) -> ObjectChanged:
+        """What a conflict of versions means."""
+        return ObjectChanged(f"Somebody else wrote it meanwhile: {self.told}. Read it again.")
 
     def body_or_raise(self, kind: Kind, verb: str, namespace: str) -> dict[str, Any]:
         """The object, or what the refusal means.
@@ -111,6 +115,8 @@ class Answer:
         """
         if self.status < HTTPStatus.BAD_REQUEST:
             return self.body
+        if self.status == HTTPStatus.CONFLICT:
+            raise self.changed()
         if self.status == HTTPStatus.NOT_FOUND and not self.is_about_the_object:
             operator = _INSTALL.get(kind.group, "what serves it")
             message = (

@@ -19,7 +19,8 @@ import urllib3
 from kubernetes import client, config
 
 from deploy_targets.api_answer import Answer, Kind
-from registry.errors import AnswerLost, BadInput, ObjectChanged, TargetChanged, TargetUnavailable
+from deploy_targets.manifest import part
+from registry.errors import AnswerLost, BadInput, TargetChanged, TargetUnavailable
 from registry.events import Event
 
 FIELD_MANAGER = "shipway"
@@ -161,22 +162,32 @@ class Cluster:
             answer = Answer.read(response.status, response.read(), None)
         except _NO_ANSWER as error:
             raise _watch_failed(path, HTTPStatus.OK, _in_words(error)) from error
-        if answer.status != HTTPStatus.GONE and answer.is_final(is_repeatable=True):
+        if answer.status != HTTPStatus.GONE and answer.is_final(may_cross=True):
             answer.body_or_raise(kind, "watch", namespace)
         raise _watch_failed(path, answer.status, answer.told)
 
     def apply(
-        self, body: Object, *, take_back: frozenset[str] = frozenset(), dry_run: bool = False
+        self,
+        body: Object,
+        *,
+        take_back: frozenset[str] = frozenset(),
+        dry_run: bool = False,
+        over: Object | None = None,
     ) -> Object:
         """The object after our fields were applied; with `dry_run`, as it would be.
 
-        Fields named in `take_back` belong to us whoever set them last: who did is logged, and they are set again.
+        Fields named in `take_back` belong to us whoever set them last: who did is logged, and they are set again. With
+        `over`, it is applied to this very state of the object alone, however late a repeated attempt arrives.
 
         Raises:
             FieldConflict: somebody else set one of our other fields.
+            ObjectChanged: it is not as in `over` any more.
             TargetUnavailable: as for `get`.
         """
         kind, metadata = kind_of(body), body["metadata"]
+        if over is not None:
+            state = {key: over["metadata"][key] for key in ("uid", "resourceVersion")}
+            body = {**body, "metadata": {**metadata, **state}}
         path = kind.path(metadata["namespace"], metadata["name"])
         parameters = {
             "fieldManager": FIELD_MANAGER,
@@ -220,9 +231,8 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         answer = self._ask(method, path, query, body)
         gone = answer.status == HTTPStatus.NOT_FOUND and answer.is_about_the_object and bool(named)
-        if gone or answer.status == HTTPStatus.CONFLICT:
-            message = f"Somebody else wrote {kind.kind} {metadata['name']} meanwhile: {answer.told}. Read it again."
-            raise ObjectChanged(message)
+        if gone:
+            raise answer.changed()
         verb = "create" if method == "POST" else "update"
         return answer.body_or_raise(kind, verb, metadata["namespace"])
 
@@ -250,14 +260,15 @@ class Cluster:
     ) -> Answer:
         """The first answer that is final.
 
-        An apply may be repeated by its nature, a deletion by its uid. A POST or PUT may be only after 429, which says
-        that nothing was begun: had an earlier one been carried out, the later one would lose against it.
+        An apply may be repeated by its nature or its resourceVersion, a deletion by its uid. A POST or PUT only after 429,
+        when nothing was begun: had an earlier one been carried out, the later one would lose against it.
         """
         said = ""
         is_repeatable = method not in {"POST", "PUT"}
+        may_cross = is_repeatable and "resourceVersion" not in part(body or {}, "metadata")
         for attempt in range(self._attempts):
             answer = self._ask_once(method, path, query or {}, body)
-            if isinstance(answer, Answer) and answer.is_final(is_repeatable=is_repeatable):
+            if isinstance(answer, Answer) and answer.is_final(may_cross=may_cross):
                 return answer
             said = answer if isinstance(answer, str) else answer.told
             if not is_repeatable and not (isinstance(answer, Answer) and answer.is_throttled):

@@ -76,6 +76,13 @@ class GitObjects:
             raise TargetRefused(message)
         self._files[name] = canonical_yaml([manifest])
 
+    def ensure_over(
+        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING
+    ) -> None:
+        """As `ensure`. What was seen was the cluster; whether the branch has moved is for the push to tell."""
+        del seen
+        self.ensure(manifest, take_back=take_back)
+
     def delete(self, kind: Kind, found: Object) -> None:
         """Takes the object's file away, if it is there."""
         name = _file_name(kind.kind, found["metadata"]["name"])
