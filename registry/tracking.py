@@ -18,7 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
-from registry.errors import RegistryUnavailable
+from registry.errors import BadInput, RegistryUnavailable
 from registry.settings import RegistrySettings
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -32,11 +32,19 @@ _MAX_DATASET_NAME = 500
 def connect_mlflow(
     settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2
 ) -> MlflowClient:
-    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away."""
+    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away.
+
+    Raises:
+        BadInput: MLflow knows no such kind of address.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    try:
+        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    except MlflowException as error:
+        message = f"MLFLOW_TRACKING_URI cannot be used ({str(error)[:300].strip()}). Set it to the server's http address."
+        raise BadInput(message) from error
 
 
 class Tracking:
