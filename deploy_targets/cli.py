@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay insid
 import getpass
 import json
 import os
+import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +19,14 @@ from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, cons
 from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
 from deploy_targets.rollout.webhook_commands import webhook_app
-from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
+from registry.errors import BadInput, NotFound, ShipwayError, StateConflict
 
 if TYPE_CHECKING:
     from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
+
+_ATTEMPTS = 4
+"""A tick saves twice at most, within moments."""
 
 app = typer.Typer(
     name="shipway",
@@ -92,16 +97,19 @@ def rollback(
     from deploy_targets.operate import request_rollback
 
     composition = compose(file)
-    say(
-        request_rollback(
-            composition.store(),
-            composition.registry,
-            composition.file.named(endpoint),
-            to=to,
-            reason=reason,
-            by=_whoami(),
+    store, declared = composition.store(), composition.file.named(endpoint)
+
+    def under_way() -> str | None:
+        rollout = store.load(declared.name).state.rollout
+        return None if rollout is None or to is not None else rollout.id
+
+    def ask() -> str:
+        return request_rollback(
+            store, composition.registry, declared, to=to, reason=reason, by=_whoami()
         )
-    )
+
+    # Without --to it ends what is under way: should that end by itself meanwhile, nothing else is taken back in its place.
+    say(_saved(ask, meant=under_way))
     _wake(composition)
 
 
@@ -117,7 +125,8 @@ def hold(
 
     composition = compose(file)
     declared = composition.file.named(endpoint)
-    say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
+    store, by = composition.store(), _whoami()
+    say(_saved(lambda: request_hold(store, declared, reason=reason, by=by)))
     _wake(composition)
 
 
@@ -127,8 +136,25 @@ def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
     from deploy_targets.operate import request_resume
 
     composition = compose(file)
-    say(request_resume(composition.store(), composition.file.named(endpoint)))
+    store, declared = composition.store(), composition.file.named(endpoint)
+    say(_saved(lambda: request_resume(store, declared)))
     _wake(composition)
+
+
+def _saved(ask: Callable[[], str], *, meant: Callable[[], str | None] = lambda: None) -> str:
+    """What `ask` says. A controller that saves at the same moment is no reason to give up while the same is `meant`.
+
+    Raises:
+        StateConflict: it was so each time, or another thing would be meant by now.
+    """
+    at_first = meant()
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return ask()
+        except StateConflict:
+            if meant() != at_first:
+                raise
+    return ask()
 
 
 def _whoami() -> str:
@@ -195,7 +221,11 @@ def render(
         yaml = (text for name, text in documents.items() if name.endswith(".yaml"))
         typer.echo("".join(yaml), nl=False)
     else:
-        say(write_documents(documents, output))
+        try:
+            say(write_documents(documents, output))
+        except OSError as error:
+            message = f"{output} cannot be written ({error.strerror}). Name another folder with -o."
+            raise BadInput(message) from error
 
 
 @app.command(epilog="Example: shipway diff chat --version 7 --source s3://models/7")
@@ -297,12 +327,41 @@ def main() -> None:
     except (BadInput, NotFound) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    except ComponentNotReady as error:
-        sys.stderr.write(f"{error}\nThe other parts keep running; `shipway down` ends them.\n")
-        sys.exit(1)
     except ShipwayError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+    except sqlite3.OperationalError as error:
+        sys.stderr.write(
+            f"The state database cannot be used ({error}). See what else has it open, then try again.\n"
+        )
+        sys.exit(1)
+    except ValueError as error:
+        said = _wrong_setting(error)
+        if said is None:
+            raise
+        sys.stderr.write(f"{said}\n")
+        sys.exit(2)
+
+
+def _wrong_setting(error: ValueError) -> str | None:
+    """Which variable cannot be used and why, where `error` is about one of our settings; None where it is about another thing."""
+    from pydantic import ValidationError
+    from pydantic_settings import BaseSettings
+
+    if not isinstance(error, ValidationError):
+        return None
+    if error.title not in {cls.__name__ for cls in BaseSettings.__subclasses__()}:
+        return None
+    lines: list[str] = []
+    for fault in error.errors(include_input=False, include_url=False):
+        why = fault["msg"].removeprefix("Value error, ")
+        if fault["loc"]:
+            # An alias stands there as it is; what has none is a field, after our prefix.
+            name = str(fault["loc"][0])
+            variable = name if name.isupper() else f"SHIPWAY_{name.upper()}"
+            why = f"{variable} cannot be used: {why[:1].lower()}{why[1:]}."
+        lines.append(f"{why} Set it right, or unset it for its default.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

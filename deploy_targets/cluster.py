@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 import urllib3
 from kubernetes import client, config
+from yaml import YAMLError
 
 from deploy_targets.api_answer import Answer, Kind
 from deploy_targets.manifest import part
@@ -60,7 +61,7 @@ def connect(context: str | None = None) -> client.ApiClient:
     """A client of the named context, of KUBECONFIG's current one, or of the cluster in which this process runs.
 
     Raises:
-        BadInput: there is none of these.
+        BadInput: there is none of these, or KUBECONFIG is no such file.
     """
     settings = client.Configuration()
     load: Any = config  # its functions are not typed
@@ -74,6 +75,9 @@ def connect(context: str | None = None) -> client.ApiClient:
     except config.ConfigException as error:
         wanted = "No cluster is configured" if context is None else f"There is no context {context}"
         message = f"{wanted}: {error}. Set KUBECONFIG, name a context in SHIPWAY_KUBE_CONTEXT, or run in a cluster."
+        raise BadInput(message) from error
+    except (YAMLError, TypeError, AttributeError) as error:
+        message = f"KUBECONFIG is not a kubeconfig ({error}). Mend the file, or name another one."
         raise BadInput(message) from error
     # Its own retries would sleep by themselves and hide what was answered.
     settings.retries = False

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from registry.errors import RegistryUnavailable
+from registry.errors import BadInput, RegistryUnavailable
 from registry.mlflow_answers import NO_ANSWER, check_answer, present
 from registry.settings import RegistrySettings
 
@@ -32,13 +33,21 @@ _MAX_DATASET_NAME = 500
 def connect_mlflow(
     settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2
 ) -> MlflowClient:
-    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away."""
+    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away.
+
+    Raises:
+        BadInput: MLflow knows no such kind of address.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
     # A proxy may ask us to come again in an hour, and the client would sleep until then.
     os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    try:
+        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    except MlflowException as error:
+        message = f"MLFLOW_TRACKING_URI cannot be used ({str(error)[:300].strip()}). Set it to the server's http address."
+        raise BadInput(message) from error
 
 
 class Tracking:
