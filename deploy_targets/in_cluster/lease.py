@@ -33,6 +33,8 @@ _LABELS = {"app.kubernetes.io/part-of": "shipway", "app.kubernetes.io/managed-by
 _HINT_ATTEMPTS = 3
 """Somebody who leaves a hint may come between a reading and a renewal; twice in a row is chance, thrice is a fault."""
 _LOOK_S = 0.5
+_BETWEEN_HINTS_S = 1.0
+"""A follower writes no hint sooner after another: each may make a renewal of the leader's come too late."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux counts a suspended machine's time in the first alone."""
 
@@ -83,6 +85,7 @@ class LeaseLeadership:
         self._seen: _Seen | None = None
         self._hint_seen = ""
         self._hint_to_leave = ""
+        self._hint_tried_s = float("-inf")
         self._bell = threading.Event()
         self._is_ended = False
         self._thread: threading.Thread | None = None
@@ -113,12 +116,16 @@ class LeaseLeadership:
         return is_anothers and self._steady() - seen.at_s < self._terms.duration_s
 
     def hint(self, model: str | None = None) -> None:
-        """Looks itself where it leads; else the thread leaves the hint on the Lease, without the model, for the leader."""
+        """Looks itself where it leads; else the thread leaves the hint on the Lease, without the model, for the leader.
+
+        Of many that come at once, one is left at once and one at a later attempt.
+        """
         if self._holds():
             self._look(model)
         else:
             self._hint_to_leave = uuid.uuid4().hex
-            self._bell.set()
+            if self._may_leave_hint():
+                self._bell.set()
 
     def end(self) -> None:
         """Ends the thread, then frees the Lease where it is still held."""
@@ -179,9 +186,14 @@ class LeaseLeadership:
             self._look(None)
 
     def _leave_hint(self, lease: Object) -> None:
-        if hint := self._hint_to_leave:
+        hint = self._hint_to_leave
+        if hint and self._may_leave_hint():
+            self._hint_tried_s = self._steady()
             self._cluster.replace(LEASE, with_hint(_bare(lease), hint))
             self._hint_to_leave = ""
+
+    def _may_leave_hint(self) -> bool:
+        return self._steady() - self._hint_tried_s >= _BETWEEN_HINTS_S
 
     def _release(self) -> None:
         lease = self._cluster.get(LEASE, self._namespace, LEASE_NAME)

@@ -5,12 +5,12 @@ An `Inspection` is what the shell found: whether the artifact in S3 is the one t
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Self
+from typing import Protocol, Self
 
 from deploy_targets.endpoint import Endpoint
 from registry.asked_by import Actor
 from registry.promotion import RegistryFacts, check_gate
-from registry.release import APPROVAL_TAG, Refused, Release
+from registry.release import APPROVAL_TAG, ModelVersion, Refused, Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,14 @@ class Inspection:
         if closed is None or self.asked_by is None or self.asked_by.at > closed:
             return self
         return replace(self, asked_by=None)
+
+
+class Inspector(Protocol):
+    """Looks at a version before it is rolled out."""
+
+    def inspect(self, version: ModelVersion, release: Release) -> Inspection:
+        """What is found, or Unavailable."""
+        ...
 
 
 NAMES_LATE_S = 5.0

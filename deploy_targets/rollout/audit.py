@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
@@ -31,6 +31,18 @@ MAX_PENDING_BYTES = 1_000_000
 _SITUATION = TypeAdapter(Situation)
 _STATE = TypeAdapter(EndpointState)
 _ACTIONS: TypeAdapter[tuple[Action, ...]] = TypeAdapter(tuple[Action, ...])
+
+
+class Trail(Protocol):
+    """Where the audit record is written out."""
+
+    def append(self, lines: tuple[str, ...]) -> None:
+        """Keeps them, or raises a ShipwayError. What is there already may come again."""
+        ...
+
+    def copy(self, lines: tuple[str, ...]) -> None:
+        """Copies kept lines to where people look, or raises a ShipwayError. What is there already may come again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,9 @@ from typing import Protocol
 import structlog
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.admission import Inspection
+from deploy_targets.rollout.admission import Inspection, Inspector
 from deploy_targets.rollout.audit import (
+    Trail,
     changes,
     is_worth_writing,
     not_kept,
@@ -58,7 +59,7 @@ from registry.promotion import (
     check_gate,
     with_changes,
 )
-from registry.release import ModelVersion, Release
+from registry.release import Release
 
 _log = structlog.get_logger()
 
@@ -112,26 +113,6 @@ class Smoke(Protocol):
 
     def run(self, version: str) -> SmokeResult | None:
         """What it answered; None while it cannot be reached."""
-        ...
-
-
-class Inspector(Protocol):
-    """Looks at a version before it is rolled out."""
-
-    def inspect(self, version: ModelVersion, release: Release) -> Inspection:
-        """What is found, or Unavailable."""
-        ...
-
-
-class Trail(Protocol):
-    """Where the audit record is written out."""
-
-    def append(self, lines: tuple[str, ...]) -> None:
-        """Keeps them, or raises a ShipwayError. What is there already may come again."""
-        ...
-
-    def copy(self, lines: tuple[str, ...]) -> None:
-        """Copies kept lines to where people look, or raises a ShipwayError. What is there already may come again."""
         ...
 
 

@@ -34,6 +34,7 @@ from deploy_targets.rollout.pause import (
     is_blind_for_too_long,
     with_blindness,
     with_waiting,
+    without_future,
     word_against,
 )
 from deploy_targets.rollout.state import (
@@ -106,7 +107,7 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
             state = follow_registry(endpoint, state, facts, inspection, now=now)
     if _is_lost(state, situation):
         return Plan(state=state, actions=())
-    state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
+    state = follow_override(endpoint, without_future(state, now), situation.observed, now=now)
     state = advance(endpoint, state, situation)
     state = _note_idle(state, situation)
     is_ours = situation.observed.traffic == wanted_traffic(endpoint, state, situation.observed)
@@ -378,29 +379,6 @@ def _set_back(
         verdict=verdict,
     )
     return replace(state, rollout=rollout)
-
-
-def _without_future(state: EndpointState, now: datetime) -> EndpointState:
-    """The state without times that lie ahead: a clock that was set back would stretch every wait by as much."""
-    rollout = state.rollout
-    if rollout is not None:
-        rollout = replace(
-            rollout,
-            phase_since=min(rollout.phase_since, now),
-            exposed_since=_not_after(now, rollout.exposed_since),
-            waiting_since=_not_after(now, rollout.waiting_since),
-            blind_since=_not_after(now, rollout.blind_since),
-            seen_since=_not_after(now, rollout.seen_since),
-        )
-    override = state.override
-    if override is not None:
-        override = replace(override, since=_not_after(now, override.since))
-    idle = {version: min(since, now) for version, since in state.idle_since.items()}
-    return replace(state, rollout=rollout, override=override, idle_since=idle)
-
-
-def _not_after(now: datetime, since: datetime | None) -> datetime | None:
-    return None if since is None else min(since, now)
 
 
 def _note_idle(state: EndpointState, situation: Situation) -> EndpointState:

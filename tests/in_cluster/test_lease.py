@@ -307,6 +307,29 @@ def test_a_hint_that_reaches_a_follower_is_passed_on_to_the_leader(election: Ele
     assert election.a.looks == 3
 
 
+def test_of_many_hints_at_once_few_are_written_and_the_last_is_told_too(election: Election) -> None:
+    """Each write of a follower's may cross a renewal of the leader's."""
+    election.a.attempt()
+    election.b.attempt()
+    before = election.b.lossy.calls.count("PUT")
+    for _ in range(40):
+        election.advance(0.05)
+        election.b.lease.hint()
+        if election.b.lease._bell.is_set():
+            election.b.lease._bell.clear()
+            election.b.attempt()
+    election.a.attempt()
+    told = election.a.looks
+    assert election.b.lossy.calls.count("PUT") - before <= 2
+    assert told == 2
+
+    election.b.lease.hint()
+    election.advance(2)
+    election.b.attempt()
+    election.a.attempt()
+    assert election.a.looks == 3
+
+
 def test_hints_do_not_keep_a_dead_leader_in_office(election: Election) -> None:
     election.a.attempt()
     election.b.attempt()

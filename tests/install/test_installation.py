@@ -344,6 +344,8 @@ ENGINE = ({"app": "engine"}, "llm")
         ("egress", GUARD, CLIENT, 443, False),
         ("ingress", CONTROLLER, CLIENT, 8090, False),
         ("ingress", CONTROLLER, MLFLOW, 8090, True),
+        ("ingress", CONTROLLER, PROMETHEUS, 8090, True),
+        ("ingress", CONTROLLER, PROMETHEUS, 9090, False),
         ("egress", CONTROLLER, (GUARD, "shipway"), 9090, True),
         ("egress", CONTROLLER, (GUARD, "shipway"), 8080, False),
         ("egress", CONTROLLER, CLIENT, 6443, True),
