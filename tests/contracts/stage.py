@@ -22,6 +22,7 @@ POLICY = {
     "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
     "promote": {"by": "exposure", "requests": 30},
     "drain_s": 0,
+    "settle_s": 20,
 }
 VERSIONS = ("5", "6", "7", "8")
 _TICKS = 25

@@ -48,7 +48,7 @@ def test_lease_times_that_contradict_one_another_are_named(
 ) -> None:
     from deploy_targets.rollout.settings import ControllerSettings
 
-    monkeypatch.setattr(cli, "_compose", lambda _: ControllerSettings())
+    monkeypatch.setattr(cli, "compose", lambda _: ControllerSettings())
     monkeypatch.setenv("SHIPWAY_LEASE_RETRY_S", "99")
     code, said = shipway("hold", "chat", "--reason", "x")
     assert code == 2
@@ -123,14 +123,14 @@ def test_a_hold_that_races_the_controllers_save_is_given_again(
     shipway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = SqliteStore(tmp_path / "state.db")
-    monkeypatch.setattr(cli, "_compose", lambda _: Plane(store, races=3))
+    monkeypatch.setattr(cli, "compose", lambda _: Plane(store, races=3))
     code, said = shipway("hold", "chat", "--reason", "the fair is on")
     assert (code, said.startswith("Held")) == (0, True)
     assert store.load("chat").state.hold is not None
-    monkeypatch.setattr(cli, "_compose", lambda _: Plane(store, races=3))
+    monkeypatch.setattr(cli, "compose", lambda _: Plane(store, races=3))
     assert shipway("resume", "chat")[0] == 0
     assert store.load("chat").state.hold is None
-    monkeypatch.setattr(cli, "_compose", lambda _: Plane(store, races=4))
+    monkeypatch.setattr(cli, "compose", lambda _: Plane(store, races=4))
     assert shipway("hold", "chat", "--reason", "the fair is on")[0] == 1
 
 
@@ -154,7 +154,7 @@ def test_a_database_that_somebody_else_locks_is_told_as_such(
         message = "database is locked"
         raise sqlite3.OperationalError(message)
 
-    monkeypatch.setattr(cli, "_compose", locked)
+    monkeypatch.setattr(cli, "compose", locked)
     code, said = shipway("status")
     assert code == 1
     assert said.startswith("The state database cannot be used (database is locked).")
