@@ -420,7 +420,8 @@ def test_a_ready_revision_is_seen_long_before_the_tick(begin, notes, objects) ->
         loop.wake_endpoint(name)
         notes.wake(name)
 
-    loop = Loop(("a", "b"), tick, settings=ControllerSettings(tick_s=600, poll_s=600))
+    settings = ControllerSettings(tick_s=600, poll_s=600)
+    loop = Loop({"a": "a", "b": "b"}, tick, settings=settings, looked=lambda *_: None)
     service = of("a", a_ray_service())
     objects.post(service)
     running = threading.Thread(target=loop.run)

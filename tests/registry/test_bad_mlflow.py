@@ -69,7 +69,7 @@ def write_journal(mlflow: BadMlflow) -> object:
 
 def append_to_trail(mlflow: BadMlflow) -> object:
     trail = AuditTrail(NoRecords(), Tracking(client_of(mlflow)), endpoint="chat")  # type: ignore[arg-type]
-    return trail.append(('{"chain": "c", "number": 1, "rollout": "chat-v7"}',))
+    return trail.copy(('{"chain": "c", "number": 1, "rollout": "chat-v7"}',))
 
 
 def tell(method: str, *arguments: object, **named: object) -> Call:

@@ -59,8 +59,8 @@ def move_to_stage(client: Any, model: str, version: str, stage: str) -> None:
 
 
 def test_a_model_that_does_not_exist_asks_for_nothing(registry: MlflowRegistry, model: str) -> None:
-    assert registry.facts(model, ALIAS) == RegistryFacts(model=model)
-    assert registry.facts(model, STAGE) == RegistryFacts(model=model)
+    assert registry.facts(model, ALIAS) == RegistryFacts(model=model, is_gone=True)
+    assert registry.facts(model, STAGE) == RegistryFacts(model=model, is_gone=True)
     assert registry.versions(model) == ()
 
 

@@ -15,6 +15,7 @@ from deploy_targets.rollout.settings import NotifySettings
 from deploy_targets.rollout.state import EndpointState
 from registry.errors import BadInput, StateConflict
 from tests.builders import a_state, an_endpoint
+from tests.fakes import FakeWatcher
 from tests.rollout.chat import SECRET, Chat, a_chat_room
 from tests.rollout.test_controller import World
 
@@ -177,6 +178,7 @@ def test_of_two_controllers_only_the_one_that_saved_tells(world: Told, chat: Cha
         store=world.store,
         clock=world.clock,
         leads=lambda: True,
+        watcher=FakeWatcher(),
         notifier=world.notifier,
     )
     load = world.store.load
