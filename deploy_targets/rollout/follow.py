@@ -5,6 +5,7 @@ request, `follow_override` carries out what an operator saved. All of them end a
 and give a revision up for the same reasons, `failure_to_warm`. How a rollout moves by itself is `plan`'s.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -131,30 +132,30 @@ def asked_anew(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -
     """The version that `follow_registry` would have to admit or refuse, or None."""
     if state.override is not None:
         return None
-    state = forget_withdrawn(endpoint, state, facts, now=None)
+    state = replace(state, rejected=_still_rejected(endpoint, state, facts))
     state = replace(state, stage_before=_stages(endpoint, state, facts))
     asked, under_way = read_request(facts, endpoint.trigger, standing(state)), state.rollout
     return None if under_way is not None and under_way.challenger.version == asked else asked
 
 
 def forget_withdrawn(
-    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime | None
+    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime
 ) -> EndpointState:
-    """The state without the rejected versions whose request no longer stands: the next one for them is a new one.
-
-    While the registered model itself is gone nothing was seen withdrawn: it may come back as it was. `now` is kept as the
-    time at which those requests were closed; None keeps none.
-    """
-    if facts.is_gone:
-        return state
-    gone = withdrawn(facts, endpoint.trigger, state.rejected)
-    rejected = {version: why for version, why in state.rejected.items() if version not in gone}
-    if rejected == state.rejected:
-        return state
-    if now is not None:
-        for version in sorted(gone):
-            state = state.with_closed(version, now)
+    """The state without the rejected versions whose request no longer stands: the next one for them is a new one."""
+    rejected = _still_rejected(endpoint, state, facts)
+    for version in sorted(state.rejected.keys() - rejected.keys()):
+        state = state.with_closed(version, now)
     return replace(state, rejected=rejected)
+
+
+def _still_rejected(
+    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts
+) -> Mapping[str, str]:
+    """Those whose request still stands; all, while the registered model itself is gone: it may come back as it was."""
+    if facts.is_gone:
+        return state.rejected
+    gone = withdrawn(facts, endpoint.trigger, state.rejected)
+    return {version: why for version, why in state.rejected.items() if version not in gone}
 
 
 def follow_override(
