@@ -313,7 +313,7 @@ def gc(
     for line in collect_garbage(
         composition.registry(),
         composition.artifacts(),
-        composition.all_states(),
+        composition.store(),
         rule,
         delete=delete,
     ):

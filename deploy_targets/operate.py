@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy_targets.cluster import Cluster
-from deploy_targets.control_plane import StateStore
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.kubernetes_targets import cluster_target
 from deploy_targets.local.envoy import Backend, render_routes
@@ -21,6 +20,7 @@ from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.rollout.controller import Store
 from deploy_targets.rollout.state import EndpointState, Hold, Override
 from deploy_targets.rollout.status import Status
+from deploy_targets.rollout.store import StateStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service
 from deploy_targets.triton.model_config import (

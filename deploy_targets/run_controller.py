@@ -121,7 +121,7 @@ def run_controller(plane: ControlPlane) -> None:
 def _removed(plane: ControlPlane) -> Iterator[Unit]:
     """The endpoints that are no longer declared and for which something is still to be done: it is brought to its end."""
     store = plane.store()
-    for name in plane.all_states().names():
+    for name in store.names():
         if any(endpoint.name == name for endpoint in plane.file.endpoints):
             continue
         try:

@@ -41,7 +41,7 @@ from deploy_targets.rollout.state import (
     Scrape,
     ShiftTraffic,
 )
-from deploy_targets.rollout.store import Saved
+from deploy_targets.rollout.store import Store
 from deploy_targets.target import Observed, Target
 from registry.errors import (
     MetricsUnavailable,
@@ -85,18 +85,6 @@ class Registry(Protocol):
 
     def write(self, model: str, change: RegistryChange) -> None:
         """Makes one change."""
-        ...
-
-
-class Store(Protocol):
-    """Where states are kept by compare-and-set."""
-
-    def load(self, endpoint: str) -> Saved:
-        """The state and its revision."""
-        ...
-
-    def save(self, state: EndpointState, *, expected: str) -> str:
-        """The new revision, or StateConflict."""
         ...
 
 

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -34,6 +34,30 @@ class Saved(NamedTuple):
 
 NEVER_SAVED = ""
 """The revision of a state that nobody saved yet."""
+
+
+class Store(Protocol):
+    """Where states are kept by compare-and-set."""
+
+    def load(self, endpoint: str) -> Saved:
+        """The state and its revision."""
+        ...
+
+    def save(self, state: EndpointState, *, expected: str) -> str:
+        """The new revision, or StateConflict."""
+        ...
+
+
+class StateStore(Store, Protocol):
+    """One that can be read as a whole, too."""
+
+    def names(self) -> tuple[str, ...]:
+        """The endpoints whose states were ever saved."""
+        ...
+
+    def states(self) -> tuple[EndpointState, ...]:
+        """Their states."""
+        ...
 
 
 class SqliteStore:

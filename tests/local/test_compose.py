@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy_targets.control_plane import parse_endpoints
-from deploy_targets.local import compose
+from deploy_targets import backends
+from deploy_targets.endpoint import parse_endpoints
 from deploy_targets.local.compose import Composition
 from deploy_targets.local.home import Home
 from deploy_targets.local.stack import StackInfo
@@ -19,9 +19,9 @@ def test_all_endpoints_share_one_s3_client_and_one_set_of_authorities(
     made: list[str] = []
 
     def counted(name: str) -> None:
-        original = getattr(compose, name)
+        original = getattr(backends, name)
         monkeypatch.setattr(
-            compose, name, lambda *rest, **more: (made.append(name), original(*rest, **more))[1]
+            backends, name, lambda *rest, **more: (made.append(name), original(*rest, **more))[1]
         )
 
     counted("connect_s3")
