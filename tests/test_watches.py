@@ -427,15 +427,16 @@ def test_a_ready_revision_is_seen_long_before_the_tick(begin, notes, objects) ->
     running = threading.Thread(target=loop.run)
     running.start()
     try:
-        begin(wake=wake)
-        before = looked.woken
+        looked.wait_for(lambda: looked.woken == {"a": 1, "b": 1})  # the loop's own first look
+        begin(wake=wake, kinds=[RAY_SERVICE])
+        looked.wait_for(lambda: looked.woken == {"a": 2, "b": 2})  # the watch begins
         objects.merge_status(service, {"serviceStatus": "Running"})
-        looked.wait_for_wake_of("a", after=before["a"])
+        looked.wait_for_wake_of("a", after=2)
     finally:
         loop.stop()
         running.join(_LONG_S)
 
-    assert looked.woken["b"] == before["b"]
+    assert looked.woken == {"a": 3, "b": 2}
 
 
 def test_endpoints_that_share_a_namespace_share_its_watches() -> None:
