@@ -98,7 +98,7 @@ test-engines: setup-triton setup-vllm ## the longer tests of real engines, with 
 	$(BIN)/python -m pytest -m engines -s
 
 test-faults: export OMP_NUM_THREADS = 1
-test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; half an hour
+test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; an hour
 	$(BIN)/python -m pytest -m faults
 
 check: setup ## format, lint, types, import contracts
@@ -117,6 +117,7 @@ docs: setup ## write anew what is generated: the reference, the endpoint schema,
 
 bench: bench-guarantee ## everything we compare with others; half an hour
 	$(BIN)/python -m tests.bench.render
+	$(BIN)/python -m tests.bench.controller
 	$(BIN)/python -m tests.bench.gptq
 
 bench bench-guarantee: export OMP_NUM_THREADS = 1

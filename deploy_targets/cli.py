@@ -6,21 +6,27 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay insid
 import getpass
 import json
 import os
+import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy_targets.compose import compose
 from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
 from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
 from deploy_targets.rollout.webhook_commands import webhook_app
-from registry.errors import BadInput, ComponentNotReady, NotFound, ShipwayError
+from registry.errors import BadInput, NotFound, ShipwayError, StateConflict
 
 if TYPE_CHECKING:
     from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
+
+_ATTEMPTS = 4
+"""A tick saves twice at most, within moments."""
 
 app = typer.Typer(
     name="shipway",
@@ -35,27 +41,14 @@ app.add_typer(stack_app)
 app.add_typer(judging_app)
 
 
-def _compose(file: Path) -> "ControlPlane":
-    """The controller's world that SHIPWAY_CONTROL_PLANE names."""
-    from deploy_targets.control_plane import ControlPlaneSettings, Place
-
-    if ControlPlaneSettings().control_plane is Place.LOCAL:
-        from deploy_targets.local.compose import Composition
-
-        return Composition.of_running_stack(file)
-    from deploy_targets.in_cluster.compose import ClusterComposition
-
-    return ClusterComposition.of_environment(file)
-
-
-app.add_typer(webhook_app(_compose), name="webhook")
-app.add_typer(audit_app(_compose))
+app.add_typer(webhook_app(compose), name="webhook")
+app.add_typer(audit_app(compose))
 
 
 @app.command(epilog="Example: shipway status --json")
 def status(file: File = DEFAULT_FILE, *, as_json: AsJson = False) -> None:
     """Show what serves, what is being rolled out and which parts run."""
-    composition = _compose(file)
+    composition = compose(file)
     parts = composition.parts()
     statuses = [composition.status(endpoint) for endpoint in composition.file.endpoints]
     if as_json:
@@ -83,7 +76,7 @@ def promote(
     """Ask for a version, just as the click in the MLflow UI does. Refused without a passed gate."""
     from deploy_targets.operate import request_promotion
 
-    composition = _compose(file)
+    composition = compose(file)
     done = request_promotion(
         composition.registry(), composition.file.named(endpoint), version, dry_run=dry_run
     )
@@ -103,7 +96,7 @@ def verify(
     """Check a version's bytes in S3 against its digest, and its signature. Exit code 1 when one does not hold."""
     from registry.verification import verify_version
 
-    composition = _compose(file)
+    composition = compose(file)
     trusted = composition.trusted_keys()
     found = composition.registry().version(name, version)
     verified = verify_version(found, composition.artifacts(), trusted, quick=quick)
@@ -132,16 +125,18 @@ def rollback(
     """End the rollout in progress, or go back at once, without a canary. Works without MLflow."""
     from deploy_targets.operate import request_rollback
 
-    composition = _compose(file)
-    say(
-        request_rollback(
-            composition,
-            composition.file.named(endpoint),
-            to=to,
-            reason=reason,
-            by=_whoami(),
-        )
-    )
+    composition = compose(file)
+    store, declared = composition.store(), composition.file.named(endpoint)
+
+    def under_way() -> str | None:
+        rollout = store.load(declared.name).state.rollout
+        return None if rollout is None or to is not None else rollout.id
+
+    def ask() -> str:
+        return request_rollback(composition, declared, to=to, reason=reason, by=_whoami())
+
+    # Without --to it ends what is under way: should that end by itself meanwhile, nothing else is taken back in its place.
+    say(_saved(ask, meant=under_way))
     _wake(composition)
 
 
@@ -155,9 +150,10 @@ def hold(
     """Move no more requests to a challenger until `resume`. One that does harm is still rolled back."""
     from deploy_targets.operate import request_hold
 
-    composition = _compose(file)
+    composition = compose(file)
     declared = composition.file.named(endpoint)
-    say(request_hold(composition.store(), declared, reason=reason, by=_whoami()))
+    store, by = composition.store(), _whoami()
+    say(_saved(lambda: request_hold(store, declared, reason=reason, by=by)))
     _wake(composition)
 
 
@@ -166,9 +162,26 @@ def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
     """Take a hold back. The time that was waited is not held against the rollout."""
     from deploy_targets.operate import request_resume
 
-    composition = _compose(file)
-    say(request_resume(composition.store(), composition.file.named(endpoint)))
+    composition = compose(file)
+    store, declared = composition.store(), composition.file.named(endpoint)
+    say(_saved(lambda: request_resume(store, declared)))
     _wake(composition)
+
+
+def _saved(ask: Callable[[], str], *, meant: Callable[[], str | None] = lambda: None) -> str:
+    """What `ask` says. A controller that saves at the same moment is no reason to give up while the same is `meant`.
+
+    Raises:
+        StateConflict: it was so each time, or another thing would be meant by now.
+    """
+    at_first = meant()
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return ask()
+        except StateConflict:
+            if meant() != at_first:
+                raise
+    return ask()
 
 
 def _whoami() -> str:
@@ -197,7 +210,7 @@ def watch(
     """Follow a rollout live."""
     from deploy_targets.operate import follow
 
-    composition = _compose(file)
+    composition = compose(file)
     declared = composition.file.named(endpoint)
     follow(lambda: composition.status(declared), console=console, every_s=every_s, looks=looks)
 
@@ -229,13 +242,17 @@ def render(
     chosen: tuple[Endpoint, ...] = (
         declared.endpoints if endpoint is None else (declared.named(endpoint),)
     )
-    registry = None if source else _compose(file).registry()
+    registry = None if source else compose(file).registry()
     documents = render_documents(chosen, version=version, source=source, registry=registry)
     if output is None:
         yaml = (text for name, text in documents.items() if name.endswith(".yaml"))
         typer.echo("".join(yaml), nl=False)
     else:
-        say(write_documents(documents, output))
+        try:
+            say(write_documents(documents, output))
+        except OSError as error:
+            message = f"{output} cannot be written ({error.strerror}). Name another folder with -o."
+            raise BadInput(message) from error
 
 
 @app.command(epilog="Example: shipway diff chat --version 7 --source s3://models/7")
@@ -259,7 +276,7 @@ def diff(
     from deploy_targets.operate import preview_changes
 
     declared = read_endpoint_file(file).named(endpoint)
-    registry = None if source else _compose(file).registry()
+    registry = None if source else compose(file).registry()
     with closing(open_cluster(context or ClusterSettings().kube_context)) as cluster:
         changes = preview_changes(
             declared, cluster, version=version, source=source, registry=registry
@@ -272,7 +289,7 @@ def controller(file: File = DEFAULT_FILE) -> None:
     """Run the control loop until it is told to end."""
     from deploy_targets.run_controller import run_controller
 
-    run_controller(_compose(file))
+    run_controller(compose(file))
 
 
 @endpoints_app.command(epilog="Example: shipway endpoints validate -f endpoints.yaml")
@@ -318,12 +335,12 @@ def gc(
     from deploy_targets.operate import collect_garbage
     from registry.retention import Retention
 
-    composition = _compose(file)
+    composition = compose(file)
     rule = Retention(keep_last=keep_last, keep_for=timedelta(days=keep_days))
     for line in collect_garbage(
         composition.registry(),
         composition.artifacts(),
-        composition.all_states(),
+        composition.store(),
         rule,
         delete=delete,
     ):
@@ -337,12 +354,41 @@ def main() -> None:
     except (BadInput, NotFound) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    except ComponentNotReady as error:
-        sys.stderr.write(f"{error}\nThe other parts keep running; `shipway down` ends them.\n")
-        sys.exit(1)
     except ShipwayError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+    except sqlite3.OperationalError as error:
+        sys.stderr.write(
+            f"The state database cannot be used ({error}). See what else has it open, then try again.\n"
+        )
+        sys.exit(1)
+    except ValueError as error:
+        said = _wrong_setting(error)
+        if said is None:
+            raise
+        sys.stderr.write(f"{said}\n")
+        sys.exit(2)
+
+
+def _wrong_setting(error: ValueError) -> str | None:
+    """Which variable cannot be used and why, where `error` is about one of our settings; None where it is about another thing."""
+    from pydantic import ValidationError
+    from pydantic_settings import BaseSettings
+
+    if not isinstance(error, ValidationError):
+        return None
+    if error.title not in {cls.__name__ for cls in BaseSettings.__subclasses__()}:
+        return None
+    lines: list[str] = []
+    for fault in error.errors(include_input=False, include_url=False):
+        why = fault["msg"].removeprefix("Value error, ")
+        if fault["loc"]:
+            # An alias stands there as it is; what has none is a field, after our prefix.
+            name = str(fault["loc"][0])
+            variable = name if name.isupper() else f"SHIPWAY_{name.upper()}"
+            why = f"{variable} cannot be used: {why[:1].lower()}{why[1:]}."
+        lines.append(f"{why} Set it right, or unset it for its default.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

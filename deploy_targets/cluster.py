@@ -1,66 +1,44 @@
-"""The only importer of the `kubernetes` package: get, list, apply, create, replace and delete, with our own errors.
+"""The only importer of the `kubernetes` package: get, list, watch, apply, create, replace and delete, with our own errors.
 
 Applies go under the field manager `shipway` with strict validation, so that an unknown field is refused and not pruned
 in silence. A field that somebody else set is a `FieldConflict`; only the caller can know that it is ours alone, and say
-so with `take_back`. There is no watch: every tick of the controller reads anew, and a lost event cannot mislead it.
-What is written by compare-and-set (`create`, `replace`) is asked for once: a lost answer says nothing, and is told so.
-What the objects mean is not known here: see `pod_status`, and `status` of each target.
+so with `take_back`. A watch says when to look and nothing else (see `watches`): every tick of the controller reads anew, and
+a lost event cannot mislead it. What is written by compare-and-set (`create`, `replace`) is asked for once: a lost answer says
+nothing, and is told so. What the answers mean is in `api_answer`; what the objects mean is not known here: see `pod_status`,
+and `status` of each target.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 import urllib3
 from kubernetes import client, config
+from yaml import YAMLError
 
-from registry.errors import (
-    AnswerLost,
-    BadInput,
-    FieldConflict,
-    KindMissing,
-    ObjectChanged,
-    TargetRefused,
-    TargetUnavailable,
-)
+from deploy_targets.api_answer import Answer, Kind
+from deploy_targets.manifest import part
+from registry.errors import AnswerLost, BadInput, TargetChanged, TargetUnavailable
 from registry.events import Event
 
 FIELD_MANAGER = "shipway"
 
 _CONNECT_S, _ANSWER_S = 5.0, 30.0
+_NO_ANSWER = (urllib3.exceptions.HTTPError, client.ApiException, OSError)
 _ATTEMPTS = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 """Five attempts wait for 3 s in all, plus jitter: a leader election of etcd passes by, an outage does not."""
 _LONGEST_RETRY_AFTER_S = 30.0
-_UNKNOWN_FIELD = "field not declared in schema"
-"""An apply of an unknown field is answered with 500, and will be so for ever."""
+_WATCH_S, _SILENCE_S = 300, 150.0
+"""A watch is ended by the server after 5 minutes, so that a renewed token counts. Bookmarks come every minute: after two and
+a half without a word the connection is taken for dead."""
 
 _log = structlog.get_logger()
 
 Object = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of object, and where the API serves it."""
-
-    api_version: str
-    kind: str
-    plural: str
-
-    @property
-    def group(self) -> str:
-        """Its API group; empty for Kubernetes' core."""
-        return self.api_version.rpartition("/")[0]
-
-    def path(self, namespace: str, name: str = "") -> str:
-        """The address of the object, or of all in the namespace."""
-        root = f"/apis/{self.api_version}" if self.group else f"/api/{self.api_version}"
-        return f"{root}/namespaces/{namespace}/{self.plural}" + (f"/{name}" if name else "")
-
 
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
@@ -71,12 +49,6 @@ HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
 RAY_SERVICE = Kind("ray.io/v1", "RayService", "rayservices")
 INFERENCE_SERVICE = Kind("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices")
 _APPLIED = (NETWORK_POLICY, HTTP_ROUTE, RAY_SERVICE, INFERENCE_SERVICE)
-
-_INSTALL = {
-    "ray.io": "KubeRay",
-    "serving.kserve.io": "KServe",
-    "gateway.networking.k8s.io": "the Gateway API",
-}
 
 
 def kind_of(body: Object) -> Kind:
@@ -89,7 +61,7 @@ def connect(context: str | None = None) -> client.ApiClient:
     """A client of the named context, of KUBECONFIG's current one, or of the cluster in which this process runs.
 
     Raises:
-        BadInput: there is none of these.
+        BadInput: there is none of these, or KUBECONFIG is no such file.
     """
     settings = client.Configuration()
     load: Any = config  # its functions are not typed
@@ -103,6 +75,9 @@ def connect(context: str | None = None) -> client.ApiClient:
     except config.ConfigException as error:
         wanted = "No cluster is configured" if context is None else f"There is no context {context}"
         message = f"{wanted}: {error}. Set KUBECONFIG, name a context in SHIPWAY_KUBE_CONTEXT, or run in a cluster."
+        raise BadInput(message) from error
+    except (YAMLError, TypeError, AttributeError) as error:
+        message = f"KUBECONFIG is not a kubeconfig ({error}). Mend the file, or name another one."
         raise BadInput(message) from error
     # Its own retries would sleep by themselves and hide what was answered.
     settings.retries = False
@@ -149,22 +124,74 @@ class Cluster:
         Raises:
             TargetUnavailable: as for `get`.
         """
-        selector = ",".join(f"{name}={value}" for name, value in labels.items())
-        answer = self._ask("GET", kind.path(namespace), {"labelSelector": selector})
-        return tuple(answer.body_or_raise(kind, "list", namespace)["items"])
+        return tuple(self._list(kind, namespace, labels)["items"])
+
+    def newest_version(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> str:
+        """The resourceVersion as of which those objects could be listed now: from there a watch misses nothing.
+
+        Raises:
+            TargetUnavailable: as for `get`.
+        """
+        answer = self._list(kind, namespace, labels)
+        return str(answer["metadata"]["resourceVersion"])
+
+    def _list(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> Object:
+        answer = self._ask("GET", kind.path(namespace), {"labelSelector": _selector(labels)})
+        return answer.body_or_raise(kind, "list", namespace)
+
+    def watch(
+        self, kind: Kind, namespace: str, labels: Mapping[str, str], *, since: str
+    ) -> "EventStream":
+        """What happens to the objects that carry all of `labels` after that resourceVersion. Asked for once.
+
+        A plain GET: its refusals are then read like all others. The package's `Watch` takes up again by itself and without a
+        pause, after a 410 even from the same version.
+
+        Raises:
+            TargetChanged: what happened since then is no longer known; list again.
+            TargetUnavailable: as for `get`.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "labelSelector": _selector(labels),
+            "resourceVersion": since,
+            "timeoutSeconds": str(_WATCH_S),
+        }
+        path = kind.path(namespace)
+        try:
+            response = self._send("GET", path, query, None, (self._timeout_s[0], _SILENCE_S))
+            if response.status < HTTPStatus.BAD_REQUEST:
+                return EventStream(response.response, path)
+            answer = Answer.read(response.status, response.read(), None)
+        except _NO_ANSWER as error:
+            raise _watch_failed(path, HTTPStatus.OK, _in_words(error)) from error
+        if answer.status != HTTPStatus.GONE and answer.is_final(may_cross=True):
+            answer.body_or_raise(kind, "watch", namespace)
+        raise _watch_failed(path, answer.status, answer.told)
 
     def apply(
-        self, body: Object, *, take_back: frozenset[str] = frozenset(), dry_run: bool = False
+        self,
+        body: Object,
+        *,
+        take_back: frozenset[str] = frozenset(),
+        dry_run: bool = False,
+        over: Object | None = None,
     ) -> Object:
         """The object after our fields were applied; with `dry_run`, as it would be.
 
-        Fields named in `take_back` belong to us whoever set them last: who did is logged, and they are set again.
+        Fields named in `take_back` belong to us whoever set them last: who did is logged, and they are set again. With
+        `over`, it is applied to this very state of the object alone, however late a repeated attempt arrives.
 
         Raises:
             FieldConflict: somebody else set one of our other fields.
+            ObjectChanged: it is not as in `over` any more.
             TargetUnavailable: as for `get`.
         """
         kind, metadata = kind_of(body), body["metadata"]
+        if over is not None:
+            state = {key: over["metadata"][key] for key in ("uid", "resourceVersion")}
+            body = {**body, "metadata": {**metadata, **state}}
         path = kind.path(metadata["namespace"], metadata["name"])
         parameters = {
             "fieldManager": FIELD_MANAGER,
@@ -208,9 +235,8 @@ class Cluster:
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         answer = self._ask(method, path, query, body)
         gone = answer.status == HTTPStatus.NOT_FOUND and answer.is_about_the_object and bool(named)
-        if gone or answer.status == HTTPStatus.CONFLICT:
-            message = f"Somebody else wrote {kind.kind} {metadata['name']} meanwhile: {answer.told}. Read it again."
-            raise ObjectChanged(message)
+        if gone:
+            raise answer.changed()
         verb = "create" if method == "POST" else "update"
         return answer.body_or_raise(kind, verb, metadata["namespace"])
 
@@ -235,25 +261,26 @@ class Cluster:
 
     def _ask(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Any = None
-    ) -> "_Answer":
+    ) -> Answer:
         """The first answer that is final.
 
-        An apply may be repeated by its nature, a deletion by its uid. A POST or PUT may be only after 429, which says
-        that nothing was begun: had an earlier one been carried out, the later one would lose against it.
+        An apply may be repeated by its nature or its resourceVersion, a deletion by its uid. A POST or PUT only after 429,
+        when nothing was begun: had an earlier one been carried out, the later one would lose against it.
         """
         said = ""
         is_repeatable = method not in {"POST", "PUT"}
+        may_cross = is_repeatable and "resourceVersion" not in part(body or {}, "metadata")
         for attempt in range(self._attempts):
             answer = self._ask_once(method, path, query or {}, body)
-            if isinstance(answer, _Answer) and answer.is_final(is_repeatable=is_repeatable):
+            if isinstance(answer, Answer) and answer.is_final(may_cross=may_cross):
                 return answer
             said = answer if isinstance(answer, str) else answer.told
-            if not is_repeatable and not (isinstance(answer, _Answer) and answer.is_throttled):
+            if not is_repeatable and not (isinstance(answer, Answer) and answer.is_throttled):
                 message = (
                     f"Whether {method} {path} was carried out is not known: {said}. Read it again."
                 )
                 raise AnswerLost(message)
-            asked_s = answer.retry_after_s if isinstance(answer, _Answer) else 0.0
+            asked_s = answer.retry_after_s if isinstance(answer, Answer) else 0.0
             if asked_s > _LONGEST_RETRY_AFTER_S or attempt == self._attempts - 1:
                 break
             pause_s = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S)
@@ -266,125 +293,84 @@ class Cluster:
 
     def _ask_once(
         self, method: str, path: str, query: Mapping[str, str], body: Any
-    ) -> "_Answer | str":
+    ) -> Answer | str:
         """What was answered, or why nothing was."""
-        content = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
         try:
-            request = self._api.param_serialize(
-                method,
-                path,
-                query_params=list(query.items()),
-                header_params={"Accept": "application/json", "Content-Type": content},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = self._api.call_api(*request, _request_timeout=self._timeout_s)
+            response = self._send(method, path, query, body, self._timeout_s)
             text = response.read()
-            return _Answer(
-                response.status, _parse(text), _seconds(response.getheader("Retry-After"))
-            )
-        except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as error:
-            return f"{type(error).__name__}: {error}"
+        except _NO_ANSWER as error:
+            return _in_words(error)
+        return Answer.read(response.status, text, response.getheader("Retry-After"))
 
-
-def _parse(text: bytes) -> dict[str, Any]:
-    """The JSON object; a proxy's page in between is told by its beginning."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"message": text[:200].decode(errors="replace")}
-
-
-def _seconds(header: Any) -> float:
-    """Retry-After as seconds. Kubernetes sends no dates there."""
-    text = str(header or "")
-    return float(text) if text.isdecimal() else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the API server said: an object, or a Status."""
-
-    status: int
-    body: dict[str, Any]
-    retry_after_s: float
-
-    @property
-    def told(self) -> str:
-        """Its message."""
-        return f"{self.status} {self.body.get('message', '')}".strip()
-
-    @property
-    def details(self) -> Mapping[str, Any]:
-        """What a Status is about."""
-        return self.body.get("details") or {}
-
-    @property
-    def is_about_the_object(self) -> bool:
-        """Whether a 404 is for an object, and not for a kind that the server does not serve."""
-        return bool(self.details.get("name"))
-
-    @property
-    def is_throttled(self) -> bool:
-        """Whether the request was turned away before anything was done for it."""
-        return self.status == HTTPStatus.TOO_MANY_REQUESTS
-
-    def is_final(self, *, is_repeatable: bool) -> bool:
-        """Whether asking again would not help: no 429, no fault of the server, no write that came in between."""
-        if self.status == HTTPStatus.CONFLICT and is_repeatable:
-            # A conflict of fields, or an object that is another one by now; else somebody wrote at the same moment.
-            return bool(self.details.get("causes")) or "uid" in self.told.lower()
-        is_fault = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return not self.is_throttled and (not is_fault or _UNKNOWN_FIELD in self.told)
-
-    def conflict(self, body: Object) -> FieldConflict | None:
-        """The conflict of fields that this answer names, if it is one."""
-        if self.status != HTTPStatus.CONFLICT:
-            return None
-        causes = self.details.get("causes") or ()
-        fields = frozenset(str(cause.get("field")) for cause in causes)
-        said = "; ".join(f"{cause.get('field')}: {cause.get('message')}" for cause in causes)
-        name = f"{body['kind']} {body['metadata']['name']}"
-        message = (
-            f"Somebody else set fields of {name} that Shipway applies: {said or self.told}. Undo that, or have its "
-            "manager leave these fields alone."
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any,
+        timeout_s: tuple[float, float],
+    ) -> Any:
+        """The response, of which only the head has been read. Raises one of `_NO_ANSWER`."""
+        content = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
+        request = self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
         )
-        return FieldConflict(message, fields=fields)
+        return self._api.call_api(*request, _request_timeout=timeout_s)
 
-    def body_or_raise(self, kind: Kind, verb: str, namespace: str) -> dict[str, Any]:
-        """The object, or what the refusal means.
+
+class EventStream:
+    """A watch that is open: one iteration over its events, which `end` ends from any other thread; then `close` it."""
+
+    def __init__(self, response: Any, path: str) -> None:
+        """`response` is urllib3's, its head read."""
+        self._response = response
+        self._path = path
+
+    def __iter__(self) -> Iterator[Object]:
+        """Each event as the API server sent it, bookmarks among them.
+
+        It is over when the server's time for it is, and likewise when the connection is lost: neither says anything about
+        the objects, and the next watch goes on from the last event's version.
 
         Raises:
-            TargetRefused: the refusal, with what to do about it.
+            TargetChanged: what happened meanwhile is no longer known; list again.
+            TargetUnavailable: the server ended it with another error, or what came is no event.
         """
-        if self.status < HTTPStatus.BAD_REQUEST:
-            return self.body
-        if self.status == HTTPStatus.NOT_FOUND and not self.is_about_the_object:
-            operator = _INSTALL.get(kind.group, "what serves it")
-            message = (
-                f"The cluster has no kind {kind.kind} in {kind.api_version}. Install {operator} with its CRDs, in a "
-                "release that serves this version."
-            )
-            raise KindMissing(message)
-        what = f"the cluster would not {verb} {kind.plural} in namespace {namespace}: {self.told}"
-        if self.status == HTTPStatus.FORBIDDEN and "exceeded quota" in self.told:
-            message = f"A quota is used up: {what}. Raise the ResourceQuota, or retire what is not needed."
-        elif self.status == HTTPStatus.FORBIDDEN:
-            message = (
-                f"Access is forbidden: {what}. Give Shipway's ServiceAccount a Role with apiGroups [{kind.group!r}], "
-                f"resources [{kind.plural}], verbs [{verb}]."
-            )
-        elif self.status == HTTPStatus.UNAUTHORIZED:
-            message = (
-                f"The cluster does not know us: {what}. Renew the credentials of this kube context."
-            )
-        elif self.status == HTTPStatus.NOT_FOUND:
-            message = (
-                f"Something is missing: {what}. Create the namespace, or mend kubernetes.namespace."
-            )
-        else:
-            message = (
-                f"The object was refused: {what}. Mend the endpoint file; `shipway diff` shows what would be applied. "
-                "A field that is not known means another release of the operator than Shipway renders for."
-            )
-        raise TargetRefused(message)
+        try:
+            for line in self._response:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise _watch_failed(self._path, status.get("code"), status.get("message"))
+                yield event
+        except (urllib3.exceptions.HTTPError, OSError):
+            return
+        except ValueError as error:
+            raise _watch_failed(self._path, HTTPStatus.OK, f"no event, {error}") from error
+
+    def close(self) -> None:
+        """Closes the connection. For the thread that iterates; any other one calls `end`."""
+        self._response.close()
+
+    def end(self) -> None:
+        """Has the iteration end at once; where it has ended already nothing is done."""
+        with suppress(ValueError, RuntimeError, OSError):  # urllib3's answers where it is over
+            self._response.shutdown()
+
+
+def _watch_failed(path: str, code: int, said: str) -> TargetUnavailable:
+    message = f"The watch on {path} was ended: {said}. It lists again and goes on from there."
+    return (TargetChanged if code == HTTPStatus.GONE else TargetUnavailable)(message)
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

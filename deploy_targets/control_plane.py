@@ -16,11 +16,11 @@ from deploy_targets.endpoint import Endpoint, EndpointFile, parse_endpoints
 from registry.errors import EndpointFileInvalid
 
 if TYPE_CHECKING:
-    from deploy_targets.rollout.controller import Store, Unit
+    from deploy_targets.rollout.controller import Unit
     from deploy_targets.rollout.leadership import Leadership
     from deploy_targets.rollout.settings import ControllerSettings
-    from deploy_targets.rollout.state import EndpointState
     from deploy_targets.rollout.status import Status
+    from deploy_targets.rollout.store import StateStore
     from deploy_targets.rollout.webhook import HookAddress
     from registry.artifact_store import ArtifactStore
     from registry.mlflow_registry import MlflowRegistry
@@ -43,14 +43,6 @@ class ControlPlaneSettings(BaseSettings):
 
     control_plane: Place = Place.LOCAL
     """Which controller the commands speak to: that of the local stack, or that of a cluster."""
-
-
-class StateStore(Protocol):
-    """The states of all endpoints."""
-
-    def states(self) -> "tuple[EndpointState, ...]":
-        """All that were ever saved."""
-        ...
 
 
 class ControlPlane(Protocol):
@@ -81,12 +73,8 @@ class ControlPlane(Protocol):
         """What is written once, in S3."""
         ...
 
-    def store(self) -> "Store":
-        """The state of one endpoint."""
-        ...
-
-    def all_states(self) -> StateStore:
-        """The states of all endpoints."""
+    def store(self) -> "StateStore":
+        """The states of the endpoints."""
         ...
 
     def unit(self, endpoint: Endpoint) -> "Unit":
@@ -99,6 +87,10 @@ class ControlPlane(Protocol):
 
     def hook_address(self) -> "HookAddress":
         """Where MLflow reaches the controller."""
+        ...
+
+    def guard_url(self, endpoint: Endpoint) -> str:
+        """Where clients call the endpoint, without /v1."""
         ...
 
     def wake_controller(self) -> str:

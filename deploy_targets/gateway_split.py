@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from deploy_targets.cluster import HTTP_ROUTE, Cluster, Kind
+from deploy_targets.cluster import HTTP_ROUTE, Cluster, Kind, kind_of
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.git_objects import GitObjects
 from deploy_targets.git_repository import GitRepository
@@ -122,8 +122,8 @@ class GatewayTarget:
         try:
             with self._wanted.change(self._says("deploy", f"v{release.version}")):
                 is_awaited = self._take_away_failed(release.version)
-                for manifest, take_back in () if is_awaited else self._applied(release):
-                    self._wanted.ensure(manifest, take_back=take_back)
+                if not is_awaited:
+                    self._ensure_all(release)
         except (TargetRefused, ManifestInvalid) as error:
             self._refused[release.version] = str(error)
             raise TargetRefused(str(error)) from error
@@ -139,7 +139,7 @@ class GatewayTarget:
         """What `apply` would change, by the API server's dry run; nothing is changed."""
         return tuple(
             self._own.preview(manifest, take_back=take_back)
-            for manifest, take_back in self._applied(release)
+            for manifest, take_back in self._applied(self._look(), release)
         )
 
     def observe(self) -> Observed:
@@ -162,7 +162,8 @@ class GatewayTarget:
         """Writes the route; the Gateway follows within moments, and requests in flight finish where they are.
 
         Where somebody has moved requests since the last observation, nothing is written: what was decided was decided on
-        other weights, perhaps by a controller that was paused and followed meanwhile.
+        other weights, perhaps by a controller that was paused and followed meanwhile. An attempt that arrives late finds
+        another resourceVersion, and writes nothing either.
         """
         look = self._look()
         if self._observed is not None and self._observed != look.traffic:
@@ -178,7 +179,8 @@ class GatewayTarget:
         shares = ", ".join(f"v{version} {share} %" for version, share in traffic.weights.items())
         with self._wanted.change(self._says("requests to", shares or "nobody")):
             wanted = self._wanted_now(look).versions(self._platform.kind)
-            self._wanted.ensure(self._route(wanted, traffic), take_back=ROUTE_FIELDS)
+            route = self._route(wanted, traffic)
+            self._wanted.ensure_over(look.route, route, take_back=ROUTE_FIELDS)
         if self._wanted.is_immediate:
             self._observed = traffic
 
@@ -192,7 +194,8 @@ class GatewayTarget:
             wanted = self._wanted_now(look)
             if wanted.route is not None:
                 others = wanted.versions(self._platform.kind) - {version}
-                self._wanted.ensure(self._route(others, wanted.traffic), take_back=ROUTE_FIELDS)
+                route = self._route(others, wanted.traffic)
+                self._wanted.ensure_over(look.route, route, take_back=ROUTE_FIELDS)
             for kind in (self._platform.kind, *self._platform.companions):
                 if found := look.objects[kind].get(version):
                     self._wanted.delete(kind, found)
@@ -209,13 +212,23 @@ class GatewayTarget:
         self._wanted.delete(self._platform.kind, found)
         return not self._wanted.is_immediate
 
-    def _applied(self, release: Release) -> tuple[tuple[Manifest, frozenset[str]], ...]:
+    def _ensure_all(self, release: Release) -> None:
+        look = self._look()
+        for manifest, take_back in self._applied(look, release):
+            if kind_of(manifest.body) == HTTP_ROUTE:
+                self._wanted.ensure_over(look.route, manifest, take_back=take_back)
+            else:
+                self._wanted.ensure(manifest, take_back=take_back)
+
+    def _applied(
+        self, look: _Look, release: Release
+    ) -> tuple[tuple[Manifest, frozenset[str]], ...]:
         """What an apply writes, in its order, each with the fields that are ours whoever wrote them.
 
         The pin comes before the object: after a crash in between the revision is not there yet, and is applied again.
         """
         revision, *companions = self._platform.render(release)
-        look = self._wanted_now(self._look())
+        look = self._wanted_now(look)
         versions = {*look.versions(self._platform.kind), release.version}
         route = self._route(versions, look.traffic)
         nothing: frozenset[str] = frozenset()

@@ -5,8 +5,10 @@ it, one commit for each change; what is so is read from the cluster as ever. One
 `shipway render -o`.
 """
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import yaml
 
@@ -29,6 +31,10 @@ class GitObjects:
         self._repository = repository
         self._folder = folder
         self._labels = object_labels(endpoint)
+        name = re.escape(endpoint)
+        self._own_name = re.compile(
+            rf"{name}\.httproute\.yaml|{name}-v\d+\.(?!httproute)[a-z]+\.yaml"
+        )
         self._files: dict[str, str | None] = {}
         self._objects: dict[str, Object] = {}
 
@@ -38,7 +44,7 @@ class GitObjects:
 
         Raises:
             TargetUnavailable: the repository does not answer, or did not take the commit.
-            TargetRefused: a file there cannot be read.
+            TargetRefused: a file there that has the name of one of ours cannot be read.
         """
         self._files = {}
         self._objects = dict(self._read())
@@ -76,6 +82,13 @@ class GitObjects:
             raise TargetRefused(message)
         self._files[name] = canonical_yaml([manifest])
 
+    def ensure_over(
+        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING
+    ) -> None:
+        """As `ensure`. What was seen was the cluster; whether the branch has moved is for the push to tell."""
+        del seen
+        self.ensure(manifest, take_back=take_back)
+
     def delete(self, kind: Kind, found: Object) -> None:
         """Takes the object's file away, if it is there."""
         name = _file_name(kind.kind, found["metadata"]["name"])
@@ -87,19 +100,31 @@ class GitObjects:
         self._repository.close()
 
     def _read(self) -> Generator[tuple[str, Object]]:
-        for name, text in self._repository.read(self._folder).items():
+        """What others keep there, templates say, need not be an object: it is none of our affair."""
+        for name, content in self._repository.read(self._folder).items():
             if not name.endswith(".yaml"):
                 continue
             try:
-                found = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                message = f"{self._folder}/{name} in the repository is not YAML ({error}). Mend it."
+                found = yaml.safe_load(content)
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                if not self._own_name.fullmatch(name):
+                    continue
+                message = f"{self._folder}/{name} in the repository is not one YAML document ({error}). Mend it."
                 raise TargetRefused(message) from error
-            if isinstance(found, dict) and "metadata" in found:
+            if _is_object(found):
                 yield name, found
 
     def _is_ours(self, found: Object) -> bool:
         return self._labels.items() <= dict(part(found, "metadata", "labels")).items()
+
+
+def _is_object(found: Any) -> bool:
+    """Whether any YAML has what is read of an object here."""
+    try:
+        name, labels = found["metadata"]["name"], found["metadata"].get("labels")
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return False
+    return isinstance(name, str) and isinstance(labels, dict | None)
 
 
 def _file_name(kind: str, name: str) -> str:

@@ -1,9 +1,15 @@
 """One branch of a git repository, read and written whole by commits: the only caller of `git`.
 
+A clone that git failed on is taken away, with whatever lock or rest is left in it, and the next look makes another. All
+clones of this process lie in one folder, shallow; one that was refreshed often is made anew too, so that it stays small.
+
 Every change begins from what the branch holds at that moment, and is begun anew when somebody else pushed meanwhile, a few
 times at the most. Addresses and credentials are git's own affair: its configuration, or GIT_CONFIG_… in the environment.
 """
 
+import atexit
+import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +20,8 @@ from registry.errors import TargetUnavailable
 
 _ATTEMPTS = 3
 _COMMAND_S = 60
+_REFRESHES = 200
+"""Of one clone: each leaves some objects behind."""
 _AUTHOR = ("-c", "user.name=shipway", "-c", "user.email=shipway@localhost")
 
 
@@ -25,6 +33,7 @@ class GitRepository:
         self._url = url
         self._branch = branch
         self._clone: Path | None = None
+        self._refreshes = 0
 
     def close(self) -> None:
         """Takes the clone away."""
@@ -32,8 +41,8 @@ class GitRepository:
             shutil.rmtree(self._clone, ignore_errors=True)
             self._clone = None
 
-    def read(self, folder: str) -> Mapping[str, str]:
-        """The texts of the folder's files by name, as the branch has them now; none where there is no such folder.
+    def read(self, folder: str) -> Mapping[str, bytes]:
+        """The contents of the folder's files by name, as the branch has them now; none where there is no such folder.
 
         Raises:
             TargetUnavailable: the repository does not answer, or refuses.
@@ -41,7 +50,7 @@ class GitRepository:
         place = self._refreshed() / folder
         if not place.is_dir():
             return {}
-        return {file.name: file.read_text() for file in sorted(place.iterdir()) if file.is_file()}
+        return {file.name: file.read_bytes() for file in sorted(place.iterdir()) if file.is_file()}
 
     def write(self, folder: str, files: Mapping[str, str | None], *, message: str) -> None:
         """Writes the files, takes away those that are None, and pushes all of it as one commit; nothing if all is so.
@@ -53,13 +62,7 @@ class GitRepository:
         for attempt in range(_ATTEMPTS):
             # What was just read is most often what the branch still holds; the push tells where it is not.
             clone = self._clone if attempt == 0 and self._clone else self._refreshed()
-            for name, text in files.items():
-                file = clone / folder / name
-                if text is None:
-                    file.unlink(missing_ok=True)
-                else:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(text)
+            self._put(clone / folder, files)
             self._git(clone, "add", "--all")
             if not self._git(clone, "status", "--porcelain"):
                 return
@@ -74,25 +77,45 @@ class GitRepository:
         )
         raise TargetUnavailable(message)
 
+    def _put(self, folder: Path, files: Mapping[str, str | None]) -> None:
+        try:
+            for name, text in files.items():
+                if text is None:
+                    (folder / name).unlink(missing_ok=True)
+                else:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / name).write_text(text)
+        except OSError as error:
+            self.close()
+            message = f"The clone of {self._url} cannot be written: {error}. The next look makes another; see the disk."
+            raise TargetUnavailable(message) from error
+
     def _refreshed(self) -> Path:
         """The clone as the branch stands."""
+        self._refreshes += 1
+        if self._refreshes > _REFRESHES:
+            self.close()
         if self._clone is None:
-            made = Path(tempfile.mkdtemp(prefix="shipway-git-"))
-            try:
-                options = ("--quiet", "--depth", "1", "--branch", self._branch, "--single-branch")
-                self._git(made, "clone", *options, "--", self._url, ".")
-            except TargetUnavailable:
-                shutil.rmtree(made, ignore_errors=True)
-                raise
-            self._clone = made
+            self._refreshes = 0
+            self._clone = self._new_folder()
+            options = ("--quiet", "--depth", "1", "--no-tags", "--branch", self._branch)
+            self._git(self._clone, "clone", *options, "--single-branch", "--", self._url, ".")
         else:
             self._git(self._clone, "fetch", "--quiet", "--depth", "1", "origin", self._branch)
             self._git(self._clone, "reset", "--quiet", "--hard", "FETCH_HEAD")
         return self._clone
 
+    def _new_folder(self) -> Path:
+        try:
+            return Path(tempfile.mkdtemp(dir=_folder_of_process()))
+        except OSError as error:
+            message = f"There is no room for a clone of {self._url}: {error}. The next look tries again; see the disk."
+            raise TargetUnavailable(message) from error
+
     def _git(self, clone: Path, *words: str) -> str:
         done = self._run(clone, *words)
         if done.returncode != 0:
+            self.close()
             what = next(word for word in words if word in _COMMANDS)
             message = (
                 f"git {what} failed for {self._url}: {done.stderr.strip()}. The next look tries again; see the address, the "
@@ -112,9 +135,23 @@ class GitRepository:
                 timeout=_COMMAND_S,
                 stdin=subprocess.DEVNULL,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired) as error:
+            self.close()
             message = f"git does not work for {self._url}: {error}. The next look tries again."
             raise TargetUnavailable(message) from error
+
+
+@functools.cache
+def _folder_of_process() -> Path:
+    """Where its clones lie: removed at its end, and at the start of the next one of its number if it was killed.
+
+    In a container, where the disk may outlive the process, every one has the same number.
+    """
+    folder = Path(tempfile.gettempdir()) / f"shipway-git-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 _COMMANDS = frozenset({"add", "clone", "commit", "fetch", "push", "reset", "status"})

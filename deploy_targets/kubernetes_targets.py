@@ -6,8 +6,9 @@ guard's, for the counts. The controller's own objects in a cluster are `in_clust
 
 import random
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated
 
@@ -15,7 +16,8 @@ import httpx2
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from deploy_targets.cluster import Cluster, connect
+from deploy_targets.api_answer import Kind
+from deploy_targets.cluster import HTTP_ROUTE, INFERENCE_SERVICE, RAY_SERVICE, Cluster, connect
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
 from deploy_targets.git_repository import GitRepository
@@ -24,10 +26,12 @@ from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.triton.adapter import triton_target
 from deploy_targets.triton.knative import KnativeTarget
+from deploy_targets.watches import Watches, places_of
 from registry.errors import BadInput
 from registry.release import Release
 
 _TIMEOUT_S = 10.0
+_WATCH_ANSWER_S = 5.0
 _HTTP_PORT = 80
 
 
@@ -47,6 +51,9 @@ class ClusterSettings(BaseSettings):
     guard_metrics_url: str | None = None
     """The guard's metrics page, seen from the controller; `{endpoint}` stands for the endpoint's name. Where the host has
     several addresses, as a headless Service has, each is a guard of its own, and their counts are added up."""
+    guard_url: str | None = None
+    """Where clients call an endpoint, without /v1, seen from whoever runs `mlflow deployments predict`; `{endpoint}` stands
+    for the endpoint's name."""
 
 
 def open_cluster(context: str | None) -> Cluster:
@@ -75,6 +82,45 @@ def cluster_target(
     raise BadInput(message)
 
 
+def watched_kinds(endpoint: Endpoint) -> tuple[Kind, ...]:
+    """The kinds whose changes say that the endpoint is worth a look: what runs a version, and the route.
+
+    Pods are not among them: they change all the time, and what they mean shows in what runs them, or is read at the next look.
+    """
+    runs = RAY_SERVICE if endpoint.target is TargetKind.RAY_SERVE else INFERENCE_SERVICE
+    return (runs,) if endpoint.cluster.gateway is None else (runs, HTTP_ROUTE)
+
+
+def cluster_watches(
+    endpoints: Iterable[Endpoint],
+    settings: ClusterSettings,
+    *,
+    wake: Callable[[str], None],
+    leads: Callable[[], bool],
+) -> Watches | None:
+    """The watches for those endpoints that are on the cluster, on connections of their own; None where none is.
+
+    Raises:
+        BadInput: there is no cluster.
+    """
+    places = places_of(
+        (one.name, one.cluster.namespace, watched_kinds(one))
+        for one in endpoints
+        if not one.target.is_local
+    )
+    if not places:
+        return None
+    # It asks once, and not for long: the watches have pauses of their own, and have to end in a few seconds.
+    cluster = Cluster(
+        connect(settings.kube_context),
+        sleep=time.sleep,
+        jitter=random.random,
+        attempts=1,
+        answer_s=_WATCH_ANSWER_S,
+    )
+    return Watches(cluster, places, wake=wake, leads=leads, jitter=random.random)
+
+
 def _repository_of(endpoint: Endpoint) -> GitRepository | None:
     place = None if endpoint.kubernetes is None else endpoint.kubernetes.git
     return None if place is None else GitRepository(place.repository, branch=place.branch)
@@ -100,10 +146,19 @@ def check_triton(endpoint: Endpoint) -> None:
         raise BadInput(message)
 
 
+def trusted() -> ssl.SSLContext:
+    """The authorities that HTTP clients trust. Reading them takes 20 ms and 0.9 MiB, so that clients share one."""
+    return httpx2.create_ssl_context()
+
+
 def cluster_counters(
-    endpoint: Endpoint, settings: ClusterSettings, *, clock: Callable[[], datetime]
+    endpoint: Endpoint,
+    settings: ClusterSettings,
+    *,
+    clock: Callable[[], datetime],
+    trust: ssl.SSLContext,
 ) -> GuardMetrics:
-    """The counts of the guards in front of the endpoint.
+    """The counts of the guards in front of the endpoint; `trust` is what `trusted` gives, for all endpoints together.
 
     Raises:
         BadInput: its address is not set.
@@ -116,12 +171,27 @@ def cluster_counters(
         raise BadInput(message)
     url = settings.guard_metrics_url.replace("{endpoint}", endpoint.name)
     return GuardMetrics(
-        httpx2.Client(timeout=_TIMEOUT_S),
+        httpx2.Client(timeout=_TIMEOUT_S, verify=trust),
         url,
         endpoint=endpoint.name,
         clock=clock,
         addresses=every_address,
     )
+
+
+def cluster_guard(endpoint: Endpoint, settings: ClusterSettings) -> str:
+    """Where clients call the endpoint, without /v1.
+
+    Raises:
+        BadInput: its address is not set.
+    """
+    if settings.guard_url is None:
+        message = (
+            f"Set SHIPWAY_GUARD_URL to where clients call {endpoint.name}, for example https://{{endpoint}}.example.com; "
+            "`kubectl port-forward` to its guard's Service will do."
+        )
+        raise BadInput(message)
+    return settings.guard_url.replace("{endpoint}", endpoint.name).rstrip("/")
 
 
 def every_address(url: httpx2.URL) -> tuple[httpx2.URL, ...]:
@@ -138,8 +208,10 @@ def every_address(url: httpx2.URL) -> tuple[httpx2.URL, ...]:
     return tuple(url.copy_with(host=host) for host in sorted({str(one[4][0]) for one in found}))
 
 
-def cluster_smoke(endpoint: Endpoint, settings: ClusterSettings) -> SmokeTest:
-    """Asks the endpoint through its Gateway, behind the guard.
+def cluster_smoke(
+    endpoint: Endpoint, settings: ClusterSettings, *, trust: ssl.SSLContext
+) -> SmokeTest:
+    """Asks the endpoint through its Gateway, behind the guard; `trust` as for `cluster_counters`.
 
     Raises:
         BadInput: the Gateway's address is not set, or the endpoint has no Gateway.
@@ -148,5 +220,5 @@ def cluster_smoke(endpoint: Endpoint, settings: ClusterSettings) -> SmokeTest:
     if settings.gateway_url is None or gateway is None:
         message = f"Set SHIPWAY_GATEWAY_URL to where the Gateway of {endpoint.name} answers, for its smoke tests."
         raise BadInput(message)
-    client = httpx2.Client(timeout=_TIMEOUT_S, headers={"Host": gateway.hostname})
+    client = httpx2.Client(timeout=_TIMEOUT_S, headers={"Host": gateway.hostname}, verify=trust)
     return SmokeTest(client, settings.gateway_url.rstrip("/"), endpoint)

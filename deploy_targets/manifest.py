@@ -24,6 +24,12 @@ MAX_NAME = 47
 INSTANCE_LABEL, VERSION_LABEL = "app.kubernetes.io/instance", "app.kubernetes.io/version"
 """The endpoint's plain name, and the model version: what belongs together is found by them."""
 
+OWN_LABELS: Mapping[str, str] = {
+    "app.kubernetes.io/part-of": "shipway",
+    "app.kubernetes.io/managed-by": "shipway",
+}
+"""What every object of ours carries, whichever endpoint it is for."""
+
 CONTAINER_SECURITY: Mapping[str, Any] = {
     "runAsNonRoot": True,
     "allowPrivilegeEscalation": False,
@@ -59,11 +65,7 @@ def revision_name(endpoint: str, version: str) -> str:
 
 def object_labels(endpoint: str, version: str | None = None) -> dict[str, str]:
     """The labels of an object of `endpoint`, and of `version` where it belongs to one alone."""
-    labels = {
-        "app.kubernetes.io/part-of": "shipway",
-        "app.kubernetes.io/managed-by": "shipway",
-        INSTANCE_LABEL: endpoint,
-    }
+    labels = {**OWN_LABELS, INSTANCE_LABEL: endpoint}
     return labels if version is None else {**labels, VERSION_LABEL: version}
 
 

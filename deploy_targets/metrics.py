@@ -9,7 +9,7 @@ from dataclasses import dataclass
 UNATTRIBUTED = "unattributed"
 
 ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
-SENDER, RESULT = "sender", "result"
+SENDER, RESULT, PHASE = "sender", "result", "phase"
 
 CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
 """Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
@@ -23,7 +23,7 @@ class Series:
     help: str
     labels: tuple[str, ...] = (ENDPOINT, VERSION, ROUTE)
     buckets: tuple[float, ...] = ()
-    """Upper bounds of a histogram, in the metric's unit; empty for a counter."""
+    """Upper bounds of a histogram, in the metric's unit; empty for others. A counter's name ends in _total."""
 
 
 REQUESTS = Series(
@@ -42,4 +42,27 @@ HINTS = Series(
     name="shipway_hints_total",
     help="Hints of MLflow and of its Shipway app that came to the controller: accepted, or why refused.",
     labels=(SENDER, RESULT),
+)
+
+LOOKS = Series(
+    name="shipway_reconcile_seconds",
+    help="What a look at an endpoint took the leading controller, by how it ended.",
+    labels=(RESULT,),
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
+)
+FAILED_LOOKS = Series(
+    name="shipway_reconcile_failures_total",
+    help="Looks that failed, so that nothing was decided for that endpoint.",
+    labels=(ENDPOINT,),
+)
+UNSERVED_AGE = Series(
+    name="shipway_oldest_unserved_change_seconds",
+    help="Age of the oldest hint that no look has answered, or request that was seen and not admitted or refused; 0 without.",
+    labels=(),
+)
+LEADER = Series(
+    name="shipway_leader", help="1 where this controller is the one that acts.", labels=()
+)
+UNDER_WAY = Series(
+    name="shipway_rollouts", help="Rollouts under way, by their phase.", labels=(PHASE,)
 )

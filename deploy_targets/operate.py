@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy_targets.cluster import Cluster
-from deploy_targets.control_plane import ControlPlane, StateStore
+from deploy_targets.control_plane import ControlPlane
 from deploy_targets.endpoint import Endpoint, TargetKind
 from deploy_targets.kubernetes_targets import cluster_target
 from deploy_targets.local.envoy import Backend, render_routes
@@ -21,6 +21,7 @@ from deploy_targets.ray_serve.serve_config import render_application
 from deploy_targets.rollout.controller import Store
 from deploy_targets.rollout.state import EndpointState, Hold, Override
 from deploy_targets.rollout.status import Status
+from deploy_targets.rollout.store import StateStore
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service
 from deploy_targets.triton.model_config import (
@@ -304,7 +305,7 @@ def _in_use(state: EndpointState) -> Iterator[tuple[str, str]]:
     rollout, override = state.rollout, state.override
     releases = (
         state.serving,
-        state.previous,
+        *state.served,
         None if rollout is None else rollout.challenger,
         None if override is None else override.to,
     )

@@ -1,17 +1,19 @@
 """The objects of one endpoint in the cluster, and the line between ours and everybody else's.
 
 Ours is what carries all of our labels for this endpoint. An object of a name that we need and that is not ours is never
-written and never deleted. What is already as rendered is not written either: a dry run says so.
+written and never deleted. What is already as rendered is not written either: a dry run says so. What is written names
+the state of the object that it was decided on, so that an attempt that arrives late changes nothing.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from deploy_targets.cluster import FIELD_MANAGER, Cluster, Kind, kind_of
 from deploy_targets.manifest import Manifest, Object, object_labels, part, parts
 from deploy_targets.object_diff import Change
 from deploy_targets.pod_status import is_live
-from registry.errors import TargetRefused, TargetUnavailable
+from registry.errors import ObjectChanged, TargetChanged, TargetRefused, TargetUnavailable
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -85,8 +87,32 @@ class OwnObjects:
         Raises:
             TargetUnavailable: see `preview` and `Cluster.apply`.
         """
-        if not self.preview(manifest, take_back=take_back).is_none:
-            self._cluster.apply(manifest.body, take_back=take_back)
+        self._write(manifest, self.preview(manifest, take_back=take_back), take_back)
+
+    def ensure_over(
+        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING
+    ) -> None:
+        """As `ensure`, where nobody has written another wish since ours was `seen`, or seen not to be there.
+
+        An operator's status is no wish: it may have been written meanwhile.
+
+        Raises:
+            TargetChanged: somebody has; nothing is written.
+            TargetUnavailable: see `preview` and `Cluster.apply`.
+        """
+        change = self.preview(manifest, take_back=take_back)
+        if _wish(change.before) != _wish(seen):
+            message = f"{change.name} was written by somebody else since it was looked at; the next look decides anew."
+            raise TargetChanged(message)
+        self._write(manifest, change, take_back)
+
+    def _write(self, manifest: Manifest, change: Change, take_back: frozenset[str]) -> None:
+        if change.is_none:
+            return
+        try:
+            self._cluster.apply(manifest.body, take_back=take_back, over=change.before)
+        except ObjectChanged as error:
+            raise TargetChanged(str(error)) from error
 
     def delete(self, kind: Kind, found: Object) -> None:
         """Deletes this very object, if it is still there.
@@ -98,6 +124,13 @@ class OwnObjects:
 
     def _is_ours(self, found: Object) -> bool:
         return self._labels.items() <= dict(part(found, "metadata", "labels")).items()
+
+
+def _wish(found: Object | None) -> tuple[Any, Any] | None:
+    """Which state of what is wanted an object has."""
+    if found is None:
+        return None
+    return found["metadata"]["uid"], found["metadata"]["generation"]
 
 
 def disturbance(found: Object, fields: frozenset[str]) -> str:

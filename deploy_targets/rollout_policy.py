@@ -64,6 +64,9 @@ class Weekly(Declared):
 
     @model_validator(mode="after")
     def _is_a_stretch(self) -> Self:
+        if self.start.tzinfo or (self.end is not None and self.end.tzinfo):
+            message = "start and end are the clock's time in the zone; give them without an offset, and name the zone"
+            raise ValueError(message)
         if self.end is not None and self.start >= self.end:
             message = (
                 "the window ends before it starts; for one over midnight give two, one for each day"

@@ -1,4 +1,4 @@
-"""The controller as a process: the loop in the main thread, beside it health, webhook receiver and standing for election."""
+"""The controller as a process: the loop in the main thread, beside it health, webhook receiver, election and watches."""
 
 import logging
 import signal
@@ -9,17 +9,23 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from prometheus_client import CollectorRegistry
 
 from deploy_targets.control_plane import ControlPlane, utc_now
+from deploy_targets.kubernetes_targets import ClusterSettings, cluster_watches
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
+from deploy_targets.rollout.notifier import open_notifier
 from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
-from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.own_metrics import OwnMetrics
+from deploy_targets.rollout.settings import ControllerSettings, NotifySettings
 from deploy_targets.rollout.webhook import HOOK_NAME
-from registry.errors import RegistryUnavailable, ShipwayError, Unavailable, WebhookRefused
+from registry.errors import ShipwayError
 from registry.events import Event
 
 _LOOPBACK = "127.0.0.1"
+_LAST_WORDS_S = 5
+"""What is still to be told at the end is told within this, or not."""
 _log = structlog.get_logger()
 
 
@@ -38,19 +44,38 @@ def run_controller(plane: ControlPlane) -> None:
     secret = settings.webhook_secret
     registry = plane.registry()
     leadership = plane.leadership(settings)
+    notifier = open_notifier(NotifySettings(), mlflow_url=plane.tracking().url)
+    units = (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane))
+    numbers = CollectorRegistry()
+    own = OwnMetrics(
+        numbers, endpoints=[unit.endpoint.name for unit in units], leads=leadership.leads
+    )
     controller = Controller(
-        (*(plane.unit(endpoint) for endpoint in plane.file.endpoints), *_removed(plane)),
+        units,
         registry=registry,
         store=plane.store(),
         clock=utc_now,
         leads=leadership.leads,
+        watcher=own,
+        notifier=notifier,
     )
-    loop = Loop(controller.names, controller.tick, settings=settings)
+    loop = Loop(controller.models, controller.tick, settings=settings, looked=own.looked)
+    own.watch_hints(loop.unanswered_s)
+    watches = cluster_watches(
+        (unit.endpoint for unit in units),
+        ClusterSettings(),
+        wake=loop.wake_endpoint,
+        leads=leadership.leads,
+    )
     check = HintCheck(None if secret is None else secret.get_secret_value(), utc_now)
     server = uvicorn.Server(
         uvicorn.Config(
             nudge_app(
-                check, wake=leadership.hint, is_alive=loop.is_alive, is_ready=leadership.knows
+                check,
+                wake=leadership.hint,
+                is_alive=loop.is_alive,
+                is_ready=leadership.knows,
+                numbers=numbers,
             ),
             host=settings.controller_host,
             port=settings.controller_port,
@@ -79,27 +104,29 @@ def run_controller(plane: ControlPlane) -> None:
                 secret=secret.get_secret_value(),
                 events=HOOK_EVENTS,
             )
-        except (RegistryUnavailable, WebhookRefused) as error:
+        except ShipwayError as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
+    if watches is not None:
+        watches.begin()
     loop.run()
+    if watches is not None:
+        watches.end()
     leadership.end()
+    if notifier is not None:
+        notifier.finish(_LAST_WORDS_S)
     server.should_exit = True
     thread.join(timeout=5)
 
 
 def _removed(plane: ControlPlane) -> Iterator[Unit]:
-    """The endpoints that are no longer declared and have a rollout under way: it is brought to its end."""
-    names = {endpoint.name for endpoint in plane.file.endpoints}
-    try:
-        states = plane.all_states().states()
-    except Unavailable as error:
-        _log.error(Event.ENDPOINT_LOST, reason=f"the states could not be listed: {error}")
-        return
-    for state in states:
-        declared = None if state.rollout is None else state.rollout.declared
-        if declared is None or declared.name in names:
+    """The endpoints that are no longer declared and for which something is still to be done: it is brought to its end."""
+    store = plane.store()
+    for name in store.names():
+        if any(endpoint.name == name for endpoint in plane.file.endpoints):
             continue
         try:
-            yield replace(plane.unit(declared), is_removed=True)
+            declared = store.load(name).state.declared
+            if declared is not None:
+                yield replace(plane.unit(declared), is_removed=True)
         except ShipwayError as error:
-            _log.error(Event.ENDPOINT_LOST, endpoint=declared.name, reason=str(error))
+            _log.error(Event.ENDPOINT_LOST, endpoint=name, reason=str(error))

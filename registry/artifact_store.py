@@ -100,8 +100,9 @@ class ArtifactStore:
     ) -> StoredArtifact:
         """The files of the artifact at `source`, now below the folder `under`, and those of `beside` around them.
 
-        S3 copies what is there already, so that only `beside` is sent; nothing is when all of it is there. The bytes are
-        not read here: whoever loads them has to compare them with the digest.
+        S3 copies what is there already, so that only `beside` is sent; nothing is when all of it is there. One that did not
+        come to its end goes on after the files that it had copied. The bytes are not read here: whoever loads them has to
+        compare them with the digest.
 
         Raises:
             NotFound: there is no finished artifact at `source`.
@@ -124,8 +125,10 @@ class ArtifactStore:
         stored = f"s3://{self._bucket}/{prefix}"
         was_there = self._is_whole(stored, manifest)
         if not was_there:
+            sizes = {name: item["Size"] for name, item in self._objects(stored)}
+            left = {path: one for path, one in moved.items() if sizes.get(path) != one.size_bytes}
             with answering(f"the copy of {source} to {stored}"):
-                for path, file in moved.items():
+                for path, file in left.items():
                     self._client.copy(
                         {"Bucket": from_bucket, "Key": f"{from_prefix}/{file.path}"},
                         self._bucket,

@@ -73,7 +73,7 @@ def _actor(version: ModelVersion, request: str, secret: str) -> Actor | None:
         expected = _sign(secret, version.model, version.version, request, user, at)
         is_ours = hmac.compare_digest(expected.encode(), signature.encode())
         return Actor(user=user, at=datetime.fromisoformat(at)) if is_ours and user else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         # Absent, or not of our making: anybody may write a tag.
         return None
 

@@ -1,13 +1,11 @@
 """Carries touches out of MLflow's server: the name onto the version, the hint to the controller. Never in a request's way.
 
-Handing over takes microseconds; one thread does the rest, and a queue that is full turns away. Names come first, for they
-are what cannot be had again; the first hint that fails lets go of those that wait behind it, since one slow controller
-must not hold up names. What was lost is counted and logged.
+Handing over takes microseconds (`outbox`). Names come first, for they are what cannot be had again; the first hint that
+fails lets go of those that wait behind it, since one slow controller must not hold up names. What was lost is counted and
+logged.
 """
 
 import contextvars
-import queue
-import threading
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -17,6 +15,7 @@ import structlog
 
 from registry.events import Event
 from registry.hints import HINT_PATH, Touch, plugin_secret, sign_hint
+from registry.outbox import Outbox
 
 _CAPACITY = 1000
 _TIMEOUT_S = 2.0
@@ -24,7 +23,7 @@ _log = structlog.get_logger()
 
 
 class Courier:
-    """One queue and one thread, which starts with the first touch: servers fork before that."""
+    """Whatever becomes of a touch, who hands it over goes on at once."""
 
     def __init__(
         self,
@@ -36,37 +35,24 @@ class Courier:
         """`note` writes the name down, `tell` sends the hint; both may raise and may block for a while."""
         self._note = note
         self._tell = tell
-        self._queue: queue.Queue[tuple[contextvars.Context, Touch]] = queue.Queue(capacity)
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._outbox = Outbox(self._carry, capacity=capacity)
         self.dropped = 0
         """Names or hints that did not arrive, since the start."""
 
     def hand_over(self, touch: Touch) -> None:
         """Takes `touch` along, with the caller's context: MLflow keeps the request's workspace there."""
-        try:
-            self._queue.put_nowait((contextvars.copy_context(), touch))
-        except queue.Full:
+        if not self._outbox.put((contextvars.copy_context(), touch)):
             self._drop(touch, "the queue is full")
-            return
-        with self._starting:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="shipway", daemon=True)
-                self._thread.start()
 
-    def _run(self) -> None:
-        while True:
-            batch = [self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get())
-            for context, touch in batch:
-                self._try(touch, lambda c=context, t=touch: c.run(self._note, t))
-            is_heard = True
-            for _, touch in batch:
-                if is_heard:
-                    is_heard = self._try(touch, lambda t=touch: self._tell(t))
-                else:
-                    self._drop(touch, "the hint before it failed")
+    def _carry(self, batch: list[tuple[contextvars.Context, Touch]]) -> None:
+        for context, touch in batch:
+            self._try(touch, lambda c=context, t=touch: c.run(self._note, t))
+        is_heard = True
+        for _, touch in batch:
+            if is_heard:
+                is_heard = self._try(touch, lambda t=touch: self._tell(t))
+            else:
+                self._drop(touch, "the hint before it failed")
 
     def _try(self, touch: Touch, act: Callable[[], None]) -> bool:
         try:

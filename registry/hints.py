@@ -104,6 +104,19 @@ class Touch:
             raise ValueError(message) from error
 
 
+def hinted_model(body: bytes) -> str | None:
+    """The model that a hint of either sender says was touched, or None. Good for the order of looking, and for nothing else."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    match document:
+        case {"data": {"name": str(model)}} | {"model": str(model)}:
+            return model
+        case _:
+            return None
+
+
 def read_deed(method: str, path: str) -> Deed | None:
     """What a request to MLflow does that matters to Shipway, or None. A static prefix before the API makes no difference."""
     _, _, call = path.partition("api/2.0/mlflow/")

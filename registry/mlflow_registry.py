@@ -4,7 +4,7 @@ Every call is one or a few requests with bounded time and retries. Aliases are r
 because `search_model_versions` returns none.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from registry.errors import NotFound, RegistryUnavailable, WebhookRefused
+from registry.mlflow_answers import NO_ANSWER, Nonsense, check_answer, present
 from registry.promotion import (
     MoveAlias,
     RegistryChange,
@@ -26,11 +27,13 @@ from registry.release import ModelVersion
 
 _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _IMPOSSIBLE = "INVALID_PARAMETER_VALUE"
+_NOT_THERE = frozenset({_ABSENT, _IMPOSSIBLE})
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _COPY = "models:/"
 _BAD_HOST = "Invalid Host header"
 _MAX_COPIES = 10
 """How many "Promote model" copies in a row are followed to their origin; a longer chain is a loop."""
+_NO_STAGE = "None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class Webhook:
 
 
 class MlflowRegistry:
-    """One MLflow server's model registry. Every method raises `RegistryUnavailable` when it does not answer."""
+    """One MLflow server's model registry. Every method raises `RegistryUnavailable` when it gives no answer, or nonsense."""
 
     def __init__(self, client: MlflowClient) -> None:
         """`client` brings its own timeouts (see `tracking`)."""
@@ -57,15 +60,22 @@ class MlflowRegistry:
         `aliases` and its version is not in `versions`.
         """
         try:
-            aliases = self.aliases(model)
+            registered = self._registered(model)
         except NotFound:
-            return RegistryFacts(model=model)
+            return RegistryFacts(model=model, is_gone=True)
+        aliases = _aliases_of(registered)
+        # What came with the model, tags and all, is not asked for again: at rest the champion is often the newest version.
+        latest = {str(version.version): version for version in registered.latest_versions}
         versions: dict[str, ModelVersion] = {}
         if isinstance(trigger, StageTrigger):
-            versions = {v.version: v for v in self.versions(model) if v.stage != "None"}
+            found = self.versions(model)
+            with _answering(f"the versions of {model}"):
+                _check_stages(registered, found)
+            versions = {v.version: v for v in found if v.stage != _NO_STAGE}
         for version in sorted(set(aliases.values()) - versions.keys()):
             try:
-                versions[version] = self.version(model, version)
+                known = latest.get(version)
+                versions[version] = self._version(model, version, known, absent={_ABSENT})
             except NotFound:
                 continue
         return RegistryFacts(model=model, aliases=aliases, versions=versions)
@@ -76,9 +86,7 @@ class MlflowRegistry:
         Raises:
             NotFound: there is no such registered model.
         """
-        with _answering(f"the registered model {model}"):
-            found = self._client.get_registered_model(model)
-        return {str(alias): str(version) for alias, version in dict(found.aliases).items()}
+        return _aliases_of(self._registered(model))
 
     def version(self, model: str, version: str) -> ModelVersion:
         """One version of `model`.
@@ -86,17 +94,42 @@ class MlflowRegistry:
         Raises:
             NotFound: it does not exist.
         """
-        with _answering(f"version {version} of the registered model {model}"):
-            return self._read(self._client.get_model_version(model, version))
+        return self._version(model, version, None, absent=_NOT_THERE)
+
+    def _registered(self, model: str) -> Any:
+        """The registered model, whose name has come back: an empty answer would read as one without aliases."""
+        with _answering(f"the registered model {model}", absent={_ABSENT}):
+            found = self._client.get_registered_model(model)
+            check_answer("the model", asked=model, got=found.name)
+            for alias, version in dict(found.aliases).items():
+                present("alias", alias)
+                present("version of an alias", version)
+        return found
+
+    def _version(
+        self, model: str, version: str, known: Any, *, absent: Collection[str]
+    ) -> ModelVersion:
+        """That version, which is asked for where it is not `known` already."""
+        with _answering(f"version {version} of the registered model {model}", absent=absent):
+            found = self._get(model, version) if known is None else known
+            check_answer("the version", asked=model, got=found.name)
+            return self._read(found)
+
+    def _get(self, model: str, version: str) -> Any:
+        found = self._client.get_model_version(model, version)
+        check_answer("the version", asked=(model, version), got=(found.name, str(found.version)))
+        return found
 
     def versions(self, model: str) -> tuple[ModelVersion, ...]:
         """All versions of `model`, the newest first; none when the model does not exist."""
         # MLflow's filters know no escapes, but both quotes; a name that has both cannot be asked for.
         quote = '"' if "'" in model else "'"
-        with _answering(f"the versions of {model}"):
+        with _answering(f"the versions of {model}", absent=()):
             found = self._client.search_model_versions(f"name = {quote}{model}{quote}")
+            for version in found:
+                check_answer("a version of the model", asked=model, got=version.name)
             read = [self._read(version) for version in found]
-        return tuple(sorted(read, key=lambda version: int(version.version), reverse=True))
+            return tuple(sorted(read, key=lambda version: int(version.version), reverse=True))
 
     def models(self) -> tuple[str, ...]:
         """The names of all registered models."""
@@ -112,6 +145,9 @@ class MlflowRegistry:
     def write(self, model: str, change: RegistryChange) -> None:
         """Makes one change. Repeating it is harmless; an alias that somebody moved meanwhile is left as it is.
 
+        What clears a request is only done when it was seen: the answer of an alias move is empty, as is that of a proxy
+        that lost it, and a request taken for cleared that still stands would be served as a new one.
+
         Raises:
             NotFound: the model or the version is gone.
         """
@@ -124,12 +160,22 @@ class MlflowRegistry:
                 case MoveAlias(alias=alias, version=version):
                     self._client.set_registered_model_alias(model, alias, version)
                 case TransitionStage(version=version, stage=stage):
-                    self._client.transition_model_version_stage(model, version, stage)
+                    moved = self._client.transition_model_version_stage(model, version, stage)
+                    made = (moved.name, str(moved.version), str(moved.current_stage))
+                    check_answer("the stage", asked=(model, version, stage), got=made)
                 case TagVersion(version=version, tags=tags):
                     for key, value in tags.items():
                         self._client.set_model_version_tag(model, version, key, value)
                 case _:
                     assert_never(change)
+        if isinstance(change, MoveAlias):
+            seen = self.aliases(model).get(change.alias)
+            if seen != change.version:
+                message = (
+                    f"MLflow did not move {change.alias} of {model} to {change.version}: it still names {seen}, or somebody "
+                    "has just moved it. The next look at the endpoint sees."
+                )
+                raise RegistryUnavailable(message)
 
     def _was_moved(self, model: str, change: MoveAlias) -> bool:
         """Whether the alias names another version than when `change` was decided."""
@@ -169,7 +215,7 @@ class MlflowRegistry:
                 description=description,
                 await_creation_for=0,
             )
-        return str(made.version), True
+            return present("version", made.version), True
 
     def delete_version(self, model: str, version: str) -> None:
         """Deletes one version from the registry; its bytes in S3 are not touched.
@@ -259,29 +305,48 @@ class MlflowRegistry:
                 break
             name, _, number = source.removeprefix(_COPY).rpartition("/")
             try:
-                origin = self._client.get_model_version(name, number)
+                origin = self._get(name, number)
             except MlflowException as error:
                 if error.error_code != _ABSENT:
                     raise
                 break
         return ModelVersion(
             model=str(version.name),
-            version=str(version.version),
-            source=str(origin.source),
-            stage=str(version.current_stage or "None"),
+            version=present("version", version.version),
+            source=present("source", origin.source),
+            stage=str(version.current_stage or _NO_STAGE),
             run_id=origin.run_id or None,
             updated_ms=int(version.last_updated_timestamp or 0),
             tags={**dict(origin.tags), **dict(version.tags)},
         )
 
 
+def _aliases_of(registered: Any) -> dict[str, str]:
+    return {str(alias): str(version) for alias, version in dict(registered.aliases).items()}
+
+
+def _check_stages(registered: Any, versions: tuple[ModelVersion, ...]) -> None:
+    """Raises Nonsense when the model names a version in a stage that is not among its versions in that stage.
+
+    An empty list is a good answer for a model without versions, and what a proxy says that has lost it. A version that
+    is moved between the two reads looks the same, and is read at the next look.
+    """
+    stages = {version.version: version.stage for version in versions}
+    for latest in registered.latest_versions:
+        stage = str(latest.current_stage or _NO_STAGE)
+        if stage != _NO_STAGE and stages.get(str(latest.version)) != stage:
+            message = f"v{latest.version} is in {stage}, and not so among the model's versions"
+            raise Nonsense(message)
+
+
 @contextmanager
-def _answering(what: str) -> Generator[None]:
-    """Turns MLflow's exceptions into ours."""
+def _answering(what: str, *, absent: Collection[str] = _NOT_THERE) -> Generator[None]:
+    """Turns what MLflow's client raises into ours; `absent` are the codes that say that there is no such thing."""
     try:
         yield
-    except MlflowException as error:
-        if error.error_code in {_ABSENT, _IMPOSSIBLE}:
+    except NO_ANSWER as error:
+        code = error.error_code if isinstance(error, MlflowException) else type(error).__name__
+        if code in absent:
             message = (
                 f"MLflow does not have {what} ({str(error)[:300]}). Look it up in the MLflow UI."
             )
@@ -289,5 +354,5 @@ def _answering(what: str) -> Generator[None]:
         advice = "Is its server up? `shipway status` tells."
         if _BAD_HOST in str(error):
             advice = "Name the host by which it is called in `mlflow server --allowed-hosts`."
-        message = f"MLflow did not give {what} ({error.error_code}: {str(error)[:300]}). {advice}"
+        message = f"MLflow did not give {what} ({code}: {str(error)[:300]}). {advice}"
         raise RegistryUnavailable(message) from error

@@ -10,7 +10,7 @@ is the request, on success the version that served is archived, on rollback the 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -55,6 +55,8 @@ class RegistryFacts:
     model: str
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
     versions: Mapping[str, ModelVersion] = field(default_factory=dict[str, ModelVersion])
+    is_gone: bool = False
+    """There is no such registered model, at present."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,7 @@ def _gate_objections(name: str, gate: str) -> list[str]:
     try:
         document = json.loads(gate)
         passed, reasons = document["passed"], [str(reason) for reason in document["reasons"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [
             f"The gate result of {name} cannot be read ({gate[:80]!r}). Run the release pipeline again."
         ]
@@ -236,7 +238,14 @@ def plan_registry(
 
     `standing` is what holds after this tick's decision: the version that serves, the one in rollout, the rejected.
     """
-    changes: list[RegistryChange] = []
+    # Before the request is cleared: a version that nothing names is not among the facts, so were the answer lost
+    # between the two, it would never be written.
+    turned_down = {
+        version: (TURNED_DOWN, reason)
+        for version, reason in standing.rejected.items()
+        if version != standing.serving
+    }
+    changes: list[RegistryChange] = [*_answers(facts, turned_down)]
     match trigger:
         case AliasTrigger():
             changes += _alias_changes(facts, trigger, standing)
@@ -247,16 +256,21 @@ def plan_registry(
     # After the request: were a moved champion put back first and the rest lost, so would be what was asked for.
     if facts.aliases.get(CHAMPION) != standing.serving:
         changes.append(_move(facts, CHAMPION, standing.serving))
-    answers = {version: (TURNED_DOWN, reason) for version, reason in standing.rejected.items()}
     if standing.serving is not None:
-        answers[standing.serving] = (PROMOTED, standing.serving_reason)
+        changes += _answers(facts, {standing.serving: (PROMOTED, standing.serving_reason)})
+    return tuple(changes)
+
+
+def _answers(
+    facts: RegistryFacts, answers: Mapping[str, tuple[str, str]]
+) -> Iterator[RegistryChange]:
+    """Status and reason, for those versions that do not bear them yet."""
     for version, (status, reason) in answers.items():
         # One call for each: the reason first, so that whoever sees the status finds it.
         tags = {REASON_TAG: reason, STATUS_TAG: status}
         known = facts.versions.get(version)
         if known is not None and not tags.items() <= known.tags.items():
-            changes.append(TagVersion(version=version, tags=tags))
-    return tuple(changes)
+            yield TagVersion(version=version, tags=tags)
 
 
 def _alias_changes(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from registry.errors import IntegrityError
+from registry.errors import ArtifactStoreUnavailable, IntegrityError
 from registry.s3 import answering, code_of
 
 _EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
@@ -21,7 +21,9 @@ class RecordStore:
         """Writes an object where there is none yet; the same content again is fine.
 
         Raises:
+            ArtifactStoreUnavailable: somebody else writes or deletes it at this moment, besides the above.
             IntegrityError: something else is there.
+            NotFound: there is no such bucket.
         """
         with answering(f"the record {key}"):
             try:
@@ -29,7 +31,12 @@ class RecordStore:
             except self._client.exceptions.ClientError as error:
                 if code_of(error) not in _EXISTS:
                     raise
-                if self._read(key) != content:
+                try:
+                    found = self._read(key)
+                except self._client.exceptions.NoSuchKey as gone:
+                    message = f"s3://{self._bucket}/{key} was there a moment ago and is gone: somebody writes or deletes it just now."
+                    raise ArtifactStoreUnavailable(message) from gone
+                if found != content:
                     message = f"s3://{self._bucket}/{key} holds another record than the one to be written. Nothing was changed."
                     raise IntegrityError(message) from error
 

@@ -9,7 +9,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from registry.errors import ArtifactStoreUnavailable, NotFound
+from registry.errors import ArtifactStoreUnavailable, BadInput, NotFound
 from registry.settings import RegistrySettings
 
 ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
@@ -20,21 +20,28 @@ def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = Non
     """A new S3 client.
 
     `keys` are access key and secret key; without them credentials come from AWS' own chain.
+
+    Raises:
+        BadInput: the address is none.
     """
     sdk: Any = boto3
-    return sdk.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=None if keys is None else "us-east-1",
-        aws_access_key_id=None if keys is None else keys[0],
-        aws_secret_access_key=None if keys is None else keys[1],
-        config=Config(
-            connect_timeout=5,
-            read_timeout=60,
-            retries={"max_attempts": 4, "mode": "standard"},
-            s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
-        ),
-    )
+    try:
+        return sdk.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint_url,
+            region_name=None if keys is None else "us-east-1",
+            aws_access_key_id=None if keys is None else keys[0],
+            aws_secret_access_key=None if keys is None else keys[1],
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"max_attempts": 4, "mode": "standard"},
+                s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
+            ),
+        )
+    except ValueError as error:
+        message = f"AWS_ENDPOINT_URL_S3 is no address ({error}). Set it to one like http://127.0.0.1:8333, or unset it for AWS."
+        raise BadInput(message) from error
 
 
 def code_of(error: ClientError) -> str:

@@ -16,9 +16,10 @@ from typing import Any, Literal
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from requests.exceptions import RequestException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from registry.errors import RegistryUnavailable
+from registry.errors import BadInput, RegistryUnavailable
+from registry.mlflow_answers import NO_ANSWER, check_answer, present
 from registry.settings import RegistrySettings
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -32,30 +33,48 @@ _MAX_DATASET_NAME = 500
 def connect_mlflow(
     settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2
 ) -> MlflowClient:
-    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away."""
+    """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away.
+
+    Raises:
+        BadInput: MLflow knows no such kind of address.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
+    # A proxy may ask us to come again in an hour, and the client would sleep until then.
+    os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    try:
+        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    except MlflowException as error:
+        message = f"MLFLOW_TRACKING_URI cannot be used ({str(error)[:300].strip()}). Set it to the server's http address."
+        raise BadInput(message) from error
 
 
 class Tracking:
-    """One MLflow server's experiments and runs. Every method raises `RegistryUnavailable` when it does not answer."""
+    """One MLflow server's experiments and runs. Every method raises `RegistryUnavailable` when it gives no answer, or nonsense."""
 
     def __init__(self, client: MlflowClient) -> None:
         """`client` brings its own timeouts."""
         self._client: Any = client
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return str(self._client.tracking_uri)
+
     def experiment(self, name: str) -> str:
         """The id of the experiment `name`, which is created where it is missing."""
         with _answering(f"the experiment {name}"):
             found = self._client.get_experiment_by_name(name)
-            return str(found.experiment_id if found else self._client.create_experiment(name))
+            if found is None:
+                return present("experiment id", self._client.create_experiment(name))
+            check_answer("the experiment", asked=name, got=found.name)
+            return present("experiment id", found.experiment_id)
 
     def experiment_of(self, run_id: str) -> str:
         """The id of the experiment that a run belongs to."""
         with _answering(f"the run {run_id}"):
-            return str(self._client.get_run(run_id).info.experiment_id)
+            return present("experiment id", self._run(run_id).info.experiment_id)
 
     @contextmanager
     def run(
@@ -95,7 +114,7 @@ class Tracking:
         """The id of a new run in state RUNNING."""
         with _answering("a new run"):
             run = self._client.create_run(experiment_id, tags=dict(tags), run_name=name)
-        return str(run.info.run_id)
+            return present("run id", run.info.run_id)
 
     def find_run(self, experiment_id: str, *, tag: str, value: str) -> str | None:
         """The id of the newest run whose `tag` is `value`, or None."""
@@ -108,15 +127,15 @@ class Tracking:
             runs = self._client.search_runs(
                 [experiment_id], query, max_results=limit, order_by=["attributes.start_time DESC"]
             )
-        return tuple(
-            {
-                **{str(key): str(value) for key, value in run.data.tags.items()},
-                "run_id": str(run.info.run_id),
-                "status": str(run.info.status),
-                "start_time": str(run.info.start_time),
-            }
-            for run in runs
-        )
+            return tuple(
+                {
+                    **{str(key): str(value) for key, value in run.data.tags.items()},
+                    "run_id": present("run id", run.info.run_id),
+                    "status": str(run.info.status),
+                    "start_time": str(run.info.start_time),
+                }
+                for run in runs
+            )
 
     def finish(self, run_id: str, *, status: RunStatus) -> None:
         """Closes the run."""
@@ -153,7 +172,7 @@ class Tracking:
         """One more than the highest step at which `metric` was written; 0 when it never was."""
         with _answering(f"the run {run_id}"):
             history = self._client.get_metric_history(run_id, metric)
-        return max((int(point.step) for point in history), default=-1) + 1
+            return max((int(point.step) for point in history), default=-1) + 1
 
     def log_inputs(self, run_id: str, inputs: Mapping[str, tuple[str, str]]) -> None:
         """Notes what the run worked on: role (`base model`, `calibration`) to address and SHA-256 digest.
@@ -186,17 +205,28 @@ class Tracking:
             file = Path(temporary) / name
             file.write_bytes(content)
             with _answering(f"the artifacts of run {run_id}"):
-                self._client.log_artifact(run_id, str(file), folder or None)
+                # Not by the client's log_artifact, which takes an empty answer for a run whose artifacts are in this folder.
+                where = present("artifact address", self._run(run_id).info.artifact_uri)
+                repository: Any = get_artifact_repository(
+                    where, tracking_uri=self._client.tracking_uri
+                )
+                repository.log_artifact(str(file), folder or None)
+
+    def _run(self, run_id: str) -> Any:
+        found = self._client.get_run(run_id)
+        check_answer("the run", asked=run_id, got=found.info.run_id)
+        return found
 
 
 @contextmanager
 def _answering(what: str) -> Generator[None]:
-    """Turns MLflow's exceptions into ours."""
+    """Turns what MLflow's client raises into ours."""
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    except NO_ANSWER as error:
+        told = f"{type(error).__name__}: {str(error)[:300]}"
         message = (
-            f"MLflow did not give or take {what} ({str(error)[:300]}). "
+            f"MLflow did not give or take {what} ({told}). "
             "Is its server up, and MLFLOW_TRACKING_URI right?"
         )
         raise RegistryUnavailable(message) from error

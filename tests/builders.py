@@ -137,5 +137,7 @@ def an_exposed_rollout(**changes: Any) -> RolloutState:
         "started": NOON,
         "phase_since": NOON,
         "exposed_since": NOON,
+        "seen_weights": {"6": 95, "7": 5},
+        "seen_since": NOON,
     }
     return RolloutState(**{**values, **changes})

@@ -8,7 +8,7 @@ from datetime import datetime
 from deploy_targets.manifest import Manifest
 from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.plan import SmokeResult
-from deploy_targets.rollout.state import Counts, EndpointState, Scrape
+from deploy_targets.rollout.state import Counts, EndpointState, Phase, Scrape
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision
 from registry.errors import (
@@ -186,8 +186,11 @@ class FakeSmoke:
 
     def __init__(self) -> None:
         self.failing: set[str] = set()
+        self.is_away = False
 
     def run(self, version: str) -> SmokeResult | None:
+        if self.is_away:
+            return None
         passed = version not in self.failing
         reason = "it answered" if passed else "status 500"
         return SmokeResult(version=version, passed=passed, reason=reason)
@@ -198,6 +201,7 @@ class FakeRecord:
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
+        self.pages: dict[str, str] = {}
         self.is_away = False
 
     def write(self, state: EndpointState) -> tuple[str, ...]:
@@ -230,10 +234,31 @@ class FakeTrail:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.copied: list[str] = []
         self.is_away = False
+        self.is_copy_refused = False
+
+    def copy(self, lines: tuple[str, ...]) -> None:
+        assert set(lines) <= set(self.lines), "what is copied is kept first"
+        if self.is_copy_refused:
+            message = "MLflow refuses the artifact"
+            raise RegistryUnavailable(message)
+        self.copied += lines
 
     def append(self, lines: tuple[str, ...]) -> None:
         if self.is_away:
             message = "S3 is away"
             raise ArtifactStoreUnavailable(message)
         self.lines += lines
+
+
+class FakeWatcher:
+    """Remembers what the last look at each endpoint left."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, Phase | None] = {}
+        self.unserved: set[str] = set()
+
+    def saw(self, endpoint: str, *, phase: Phase | None, is_unserved: bool) -> None:
+        self.phases[endpoint] = phase
+        (self.unserved.add if is_unserved else self.unserved.discard)(endpoint)

@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx2
 import uvicorn
 from mlflow import MlflowClient
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from deploy_targets.local import parts
@@ -142,7 +143,13 @@ class Receiver:
         """Listens on loopback."""
         self.woken = threading.Event()
         check = HintCheck(secret, lambda: datetime.now(UTC))
-        app = nudge_app(check, wake=self.woken.set, is_alive=lambda: True, is_ready=lambda: True)
+        app = nudge_app(
+            check,
+            wake=lambda _: self.woken.set(),
+            is_alive=lambda: True,
+            is_ready=lambda: True,
+            numbers=CollectorRegistry(),
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
         )

@@ -13,12 +13,14 @@ from deploy_targets.kubernetes_targets import (
     cluster_smoke,
     cluster_target,
     every_address,
+    trusted,
 )
 from deploy_targets.triton.knative import KnativeTarget
 from registry.errors import BadInput
 from tests.builders import NOON, a_knative_endpoint, a_ray_endpoint, a_triton_endpoint, an_endpoint
 
 NOBODY: Any = None
+TRUST = trusted()
 UPGRADE = {"rollout": "operator-driven", "upgrade": {"gateway_class": "istio"}}
 
 
@@ -46,9 +48,9 @@ def test_what_is_not_rolled_out_on_a_cluster_by_us_is_refused() -> None:
 
 def test_a_controller_outside_the_cluster_is_told_which_addresses_it_lacks() -> None:
     with pytest.raises(BadInput, match="SHIPWAY_GUARD_METRICS_URL"):
-        cluster_counters(a_ray_endpoint(), ClusterSettings(), clock=lambda: NOON)
+        cluster_counters(a_ray_endpoint(), ClusterSettings(), clock=lambda: NOON, trust=TRUST)
     with pytest.raises(BadInput, match="SHIPWAY_GATEWAY_URL"):
-        cluster_smoke(a_ray_endpoint(), ClusterSettings())
+        cluster_smoke(a_ray_endpoint(), ClusterSettings(), trust=TRUST)
 
 
 def test_the_gateway_is_asked_under_the_endpoints_own_hostname() -> None:
@@ -56,8 +58,8 @@ def test_the_gateway_is_asked_under_the_endpoints_own_hostname() -> None:
         gateway_url="http://127.0.0.1:1/", guard_metrics_url="http://127.0.0.1:1/{endpoint}"
     )
 
-    smoke = cluster_smoke(a_ray_endpoint(), settings)
-    counters = cluster_counters(a_ray_endpoint(), settings, clock=lambda: NOON)
+    smoke = cluster_smoke(a_ray_endpoint(), settings, trust=TRUST)
+    counters = cluster_counters(a_ray_endpoint(), settings, clock=lambda: NOON, trust=TRUST)
 
     assert smoke._client.headers["host"] == "chat.example.com"
     assert smoke._url == "http://127.0.0.1:1/v1/chat/completions"
@@ -94,6 +96,6 @@ def test_triton_is_rolled_out_where_its_versions_can_be_asked_and_judged_and_ref
 def test_triton_is_smoke_tested_through_the_gateway_in_its_own_protocol() -> None:
     settings = ClusterSettings(gateway_url="http://127.0.0.1:1/")
 
-    smoke = cluster_smoke(a_triton_endpoint(), settings)
+    smoke = cluster_smoke(a_triton_endpoint(), settings, trust=TRUST)
 
     assert smoke._url == "http://127.0.0.1:1/v2/models/chat/generate_stream"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy_targets.backends import Backends
 from deploy_targets.cluster import LEASE, Cluster, connect
 from deploy_targets.control_plane import read_endpoint_file, utc_now
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
@@ -23,38 +24,31 @@ from deploy_targets.kubernetes_targets import (
     ClusterSettings,
     check_triton,
     cluster_counters,
+    cluster_guard,
     cluster_smoke,
     cluster_target,
     open_cluster,
 )
-from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
-from deploy_targets.rollout.inspector import ReleaseInspector
-from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
 from deploy_targets.triton.repository import repository_of
-from registry.artifact_store import ArtifactStore, connect_store
 from registry.errors import BadInput, TargetUnavailable
-from registry.mlflow_registry import MlflowRegistry
-from registry.record_store import RecordStore
-from registry.s3 import connect_s3
 from registry.settings import RegistrySettings, SigningSettings
 from registry.signing import TrustedKeys
-from registry.tracking import Tracking, connect_mlflow
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterComposition:
+@dataclass(frozen=True)
+class ClusterComposition(Backends):
     """A cluster, the endpoints that are rolled out there, and where the rest is."""
 
     file: EndpointFile
     cluster: Cluster
     settings: ClusterSettings
-    registry_settings: RegistrySettings
+    mlflow_and_s3: RegistrySettings
 
     @classmethod
     def of_environment(cls, file: Path) -> "ClusterComposition":
@@ -82,17 +76,17 @@ class ClusterComposition:
                 check_triton(endpoint)
         return cls(declared, open_cluster(settings.kube_context), settings, RegistrySettings())
 
-    def registry(self) -> MlflowRegistry:
-        """The model registry."""
-        return MlflowRegistry(connect_mlflow(self.registry_settings))
+    def registry_settings(self) -> RegistrySettings:
+        """What the environment says."""
+        return self.mlflow_and_s3
 
-    def tracking(self) -> Tracking:
-        """The runs."""
-        return Tracking(connect_mlflow(self.registry_settings))
+    def s3_keys(self) -> None:
+        """AWS' own chain has them."""
 
-    def artifacts(self) -> ArtifactStore:
-        """The models in S3, with the credentials of AWS' own chain."""
-        return connect_store(self.registry_settings)
+    def webhook_secret(self) -> str | None:
+        """What the environment says."""
+        secret = ControllerSettings().webhook_secret
+        return None if secret is None else secret.get_secret_value()
 
     def trusted_keys(self) -> TrustedKeys | None:
         """Those of SHIPWAY_SIGNING_KEYS.
@@ -103,30 +97,9 @@ class ClusterComposition:
         path = SigningSettings().signing_keys
         return None if path is None else TrustedKeys.read(path)
 
-    def records(self) -> RecordStore:
-        """What is written once, in S3."""
-        settings = self.registry_settings
-        return RecordStore(connect_s3(settings), bucket=settings.bucket)
-
-    def trail(self, endpoint: Endpoint) -> AuditTrail:
-        """Where the endpoint's decisions are recorded."""
-        return AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name)
-
-    def inspector(self, endpoint: Endpoint) -> ReleaseInspector:
-        """Who looks at a version before it is rolled out there."""
-        secret = ControllerSettings().webhook_secret
-        known = None if secret is None else secret.get_secret_value()
-        return ReleaseInspector(
-            self.artifacts(), endpoint, secret=known, trusted=self.trusted_keys()
-        )
-
     def store(self) -> ConfigMapStore:
         """The rollouts' states."""
         return ConfigMapStore(self.cluster, namespace=self.settings.namespace)
-
-    def all_states(self) -> ConfigMapStore:
-        """The same."""
-        return self.store()
 
     def target(self, endpoint: Endpoint) -> GatewayTarget | KnativeTarget:
         """The target of one endpoint."""
@@ -140,14 +113,11 @@ class ClusterComposition:
         Raises:
             BadInput: SHIPWAY_GUARD_METRICS_URL or SHIPWAY_GATEWAY_URL is not set.
         """
-        return Unit(
-            endpoint=endpoint,
+        return self.unit_of(
+            endpoint,
             target=self.target(endpoint),
-            counters=cluster_counters(endpoint, self.settings, clock=utc_now),
-            smoke=cluster_smoke(endpoint, self.settings),
-            record=Journal(self.tracking(), endpoint),
-            trail=self.trail(endpoint),
-            inspector=self.inspector(endpoint),
+            counters=cluster_counters(endpoint, self.settings, clock=utc_now, trust=self.trust),
+            smoke=cluster_smoke(endpoint, self.settings, trust=self.trust),
         )
 
     def leadership(self, settings: ControllerSettings) -> LeaseLeadership:
@@ -184,6 +154,14 @@ class ClusterComposition:
             controller_url=settings.controller_url,
             secret=settings.webhook_secret.get_secret_value(),
         )
+
+    def guard_url(self, endpoint: Endpoint) -> str:
+        """Where clients call the endpoint, without /v1.
+
+        Raises:
+            BadInput: SHIPWAY_GUARD_URL is not set.
+        """
+        return cluster_guard(endpoint, self.settings)
 
     def wake_controller(self) -> str:
         """Leaves a hint on the Lease; its holder finds it at the next renewal."""

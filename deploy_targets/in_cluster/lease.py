@@ -33,6 +33,8 @@ _LABELS = {"app.kubernetes.io/part-of": "shipway", "app.kubernetes.io/managed-by
 _HINT_ATTEMPTS = 3
 """Somebody who leaves a hint may come between a reading and a renewal; twice in a row is chance, thrice is a fault."""
 _LOOK_S = 0.5
+_BETWEEN_HINTS_S = 1.0
+"""A follower writes no hint sooner after another: each may make a renewal of the leader's come too late."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux counts a suspended machine's time in the first alone."""
 
@@ -75,7 +77,7 @@ class LeaseLeadership:
         self._terms = terms
         self._clock = clock
         self._steady = steady
-        self._look: Callable[[], None] = _nothing
+        self._look: Callable[[str | None], None] = _nothing
         self._until_s = float("-inf")
         self._term = 0
         """Counts the times that it came to lead."""
@@ -83,11 +85,12 @@ class LeaseLeadership:
         self._seen: _Seen | None = None
         self._hint_seen = ""
         self._hint_to_leave = ""
+        self._hint_tried_s = float("-inf")
         self._bell = threading.Event()
         self._is_ended = False
         self._thread: threading.Thread | None = None
 
-    def begin(self, look: Callable[[], None]) -> None:
+    def begin(self, look: Callable[[str | None], None]) -> None:
         """Starts the thread; see `Leadership`."""
         self._look = look
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -112,13 +115,17 @@ class LeaseLeadership:
         is_anothers = seen.spec.get("holderIdentity") not in {None, "", self._identity}
         return is_anothers and self._steady() - seen.at_s < self._terms.duration_s
 
-    def hint(self) -> None:
-        """Looks itself where it leads; else the thread leaves the hint on the Lease, where the leader finds it."""
+    def hint(self, model: str | None = None) -> None:
+        """Looks itself where it leads; else the thread leaves the hint on the Lease, without the model, for the leader.
+
+        Of many that come at once, one is left at once and one at a later attempt.
+        """
         if self._holds():
-            self._look()
+            self._look(model)
         else:
             self._hint_to_leave = uuid.uuid4().hex
-            self._bell.set()
+            if self._may_leave_hint():
+                self._bell.set()
 
     def end(self) -> None:
         """Ends the thread, then frees the Lease where it is still held."""
@@ -176,12 +183,17 @@ class LeaseLeadership:
         if not held:
             _log.info(Event.LEADERSHIP_GAINED, identity=self._identity, term=self._term)
         if not held or is_hinted:
-            self._look()
+            self._look(None)
 
     def _leave_hint(self, lease: Object) -> None:
-        if hint := self._hint_to_leave:
+        hint = self._hint_to_leave
+        if hint and self._may_leave_hint():
+            self._hint_tried_s = self._steady()
             self._cluster.replace(LEASE, with_hint(_bare(lease), hint))
             self._hint_to_leave = ""
+
+    def _may_leave_hint(self) -> bool:
+        return self._steady() - self._hint_tried_s >= _BETWEEN_HINTS_S
 
     def _release(self) -> None:
         lease = self._cluster.get(LEASE, self._namespace, LEASE_NAME)
@@ -219,7 +231,7 @@ class LeaseLeadership:
             self._bell.clear()
 
 
-def _nothing() -> None:
+def _nothing(_: str | None) -> None:
     """Before anybody asked to be told."""
 
 

@@ -75,6 +75,15 @@ class ConfigMapStore:
         """
         return tuple(map(_unpacked, self._cluster.list(CONFIG_MAP, self._namespace, STATE_LABEL)))
 
+    def names(self) -> tuple[str, ...]:
+        """The endpoints whose states were ever saved.
+
+        Raises:
+            TargetUnavailable: as for `load`.
+        """
+        found = self._cluster.list(CONFIG_MAP, self._namespace, STATE_LABEL)
+        return tuple(one["metadata"]["name"].removeprefix(state_name("")) for one in found)
+
     def save(self, state: EndpointState, *, expected: str) -> str:
         """Saves `state` in the place of revision `expected` and returns its own revision; durable on return.
 

@@ -10,10 +10,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from registry.errors import BadInput
+from registry.errors import BadInput, ComponentNotReady
 
 stack_app = typer.Typer()
-File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
+File = Annotated[
+    Path,
+    typer.Option(
+        "--file", "-f", envvar="SHIPWAY_ENDPOINTS", help="The endpoint file.", show_default=True
+    ),
+]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_FILE = Path("endpoints.yaml")
@@ -44,7 +49,11 @@ def up(file: File = DEFAULT_FILE) -> None:
     from deploy_targets.local.home import Home, HomeSettings
     from deploy_targets.local.stack import up as start
 
-    info = start(Home(HomeSettings().home), file, announce=say)
+    try:
+        info = start(Home(HomeSettings().home), file, announce=say)
+    except ComponentNotReady as error:
+        message = f"{error}\nThe other parts keep running; `shipway down` ends them."
+        raise ComponentNotReady(message) from error
     say(f"MLflow UI   {info.mlflow_url}")
     for name in (key.removesuffix(".guard") for key in info.ports if key.endswith(".guard")):
         say(f"{name:11} {info.url(name, 'guard')}/v1")

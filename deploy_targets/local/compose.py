@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx2
 
+from deploy_targets.backends import Backends
 from deploy_targets.control_plane import read_endpoint_file, utc_now
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
@@ -19,6 +20,7 @@ from deploy_targets.kubernetes_targets import (
     ClusterSettings,
     check_triton,
     cluster_counters,
+    cluster_guard,
     cluster_smoke,
     cluster_target,
     open_cluster,
@@ -35,10 +37,7 @@ from deploy_targets.local.stack import (
     load_stack,
 )
 from deploy_targets.local.triton_adapter import LocalTritonTarget
-from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.controller import Unit
-from deploy_targets.rollout.inspector import ReleaseInspector
-from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.settings import ControllerSettings
@@ -49,20 +48,15 @@ from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
 from deploy_targets.triton.knative import KnativeTarget
 from deploy_targets.triton.repository import repository_of
-from registry.artifact_store import ArtifactStore, connect_store
 from registry.errors import BadInput, ComponentNotReady, TargetUnavailable
-from registry.mlflow_registry import MlflowRegistry
-from registry.record_store import RecordStore
-from registry.s3 import connect_s3
 from registry.settings import RegistrySettings
 from registry.signing import TrustedKeys
-from registry.tracking import Tracking, connect_mlflow
 
 _TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Composition:
+@dataclass(frozen=True)
+class Composition(Backends):
     """A running stack and its endpoint file."""
 
     home: Home
@@ -92,7 +86,7 @@ class Composition:
                 raise BadInput(message)
         return cls(home, info, declared)
 
-    def settings(self) -> RegistrySettings:
+    def registry_settings(self) -> RegistrySettings:
         """Where this stack's MLflow and S3 are."""
         return RegistrySettings(
             tracking_uri=self.info.mlflow_url,
@@ -107,49 +101,22 @@ class Composition:
             "SHIPWAY_SIGNING_KEY_FILE": str(self.home.signing().key_file.resolve()),
         }
 
-    def registry(self) -> MlflowRegistry:
-        """The model registry."""
-        return MlflowRegistry(connect_mlflow(self.settings()))
+    def s3_keys(self) -> tuple[str, str]:
+        """Those of this stack's own S3."""
+        secrets = self.home.secrets()
+        return secrets.s3_access_key, secrets.s3_secret_key
 
-    def tracking(self) -> Tracking:
-        """The runs."""
-        return Tracking(connect_mlflow(self.settings()))
-
-    def artifacts(self) -> ArtifactStore:
-        """The models in S3."""
-        return connect_store(self.settings(), keys=self._s3_keys())
+    def webhook_secret(self) -> str:
+        """The stack's own."""
+        return self.home.secrets().webhook_secret
 
     def trusted_keys(self) -> TrustedKeys:
         """The stack's own public key, and whatever else was laid beside it."""
         return TrustedKeys.read(self.home.signing().trusted)
 
-    def records(self) -> RecordStore:
-        """What is written once, in S3."""
-        settings = self.settings()
-        return RecordStore(connect_s3(settings, keys=self._s3_keys()), bucket=settings.bucket)
-
-    def trail(self, endpoint: Endpoint) -> AuditTrail:
-        """Where the endpoint's decisions are recorded."""
-        return AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name)
-
-    def inspector(self, endpoint: Endpoint) -> ReleaseInspector:
-        """Who looks at a version before it is rolled out there."""
-        secret = self.home.secrets().webhook_secret
-        return ReleaseInspector(
-            self.artifacts(), endpoint, secret=secret, trusted=self.trusted_keys()
-        )
-
-    def _s3_keys(self) -> tuple[str, str]:
-        secrets = self.home.secrets()
-        return secrets.s3_access_key, secrets.s3_secret_key
-
     def store(self) -> SqliteStore:
         """The rollouts' states."""
         return SqliteStore(self.home.state_file)
-
-    def all_states(self) -> SqliteStore:
-        """The same."""
-        return self.store()
 
     def leadership(self, settings: ControllerSettings) -> FileLeadership:  # noqa: ARG002 - a lock has no durations
         """A lock in the home: of two controllers one waits."""
@@ -170,13 +137,15 @@ class Composition:
         admin = self.info.url(endpoint.name, "envoy_admin")
         folder = self.home.folder(f"endpoints/{endpoint.name}/envoy")
         split = Split(
-            endpoint, admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S), folder=folder
+            endpoint,
+            admin=httpx2.Client(base_url=admin, timeout=_TIMEOUT_S, verify=self.trust),
+            folder=folder,
         )
         if endpoint.target is TargetKind.LOCAL_TRITON:
             return LocalTritonTarget(
                 endpoint,
                 split=split,
-                http=httpx2.Client(timeout=_TIMEOUT_S),
+                http=httpx2.Client(timeout=_TIMEOUT_S, verify=self.trust),
                 home=self.home,
                 environment=self._revision_environment(),
             )
@@ -185,6 +154,7 @@ class Composition:
             base_url=self.info.ray_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
+            verify=self.trust,
         )
         return LocalTarget(
             endpoint,
@@ -204,40 +174,41 @@ class Composition:
 
     def unit(self, endpoint: Endpoint) -> Unit:
         """Everything that the controller needs for one endpoint."""
+        target = self.target(endpoint)
         if not endpoint.target.is_local:
             settings = ClusterSettings()
-            return Unit(
-                endpoint=endpoint,
-                target=self.target(endpoint),
-                counters=cluster_counters(endpoint, settings, clock=utc_now),
-                smoke=cluster_smoke(endpoint, settings),
-                record=Journal(self.tracking(), endpoint),
-                trail=self.trail(endpoint),
-                inspector=self.inspector(endpoint),
+            return self.unit_of(
+                endpoint,
+                target=target,
+                counters=cluster_counters(endpoint, settings, clock=utc_now, trust=self.trust),
+                smoke=cluster_smoke(endpoint, settings, trust=self.trust),
             )
-        http = httpx2.Client(timeout=_TIMEOUT_S)
+        http = httpx2.Client(timeout=_TIMEOUT_S, verify=self.trust)
         metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
-        return Unit(
-            endpoint=endpoint,
-            target=self.target(endpoint),
+        return self.unit_of(
+            endpoint,
+            target=target,
             counters=GuardMetrics(http, metrics, endpoint=endpoint.name, clock=utc_now),
             smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
-            record=Journal(self.tracking(), endpoint),
-            trail=self.trail(endpoint),
-            inspector=self.inspector(endpoint),
         )
 
     def hook_address(self) -> HookAddress:
         """Where MLflow reaches the controller."""
         return HookAddress(
             controller_url=f"http://127.0.0.1:{self.info.ports['controller']}",
-            secret=self.home.secrets().webhook_secret,
+            secret=self.webhook_secret(),
         )
+
+    def guard_url(self, endpoint: Endpoint) -> str:
+        """Where clients call the endpoint, without /v1."""
+        if endpoint.target.is_local:
+            return self.info.url(endpoint.name, "guard")
+        return cluster_guard(endpoint, ClusterSettings())
 
     def wake_controller(self) -> str:
         """Has the controller look now instead of at the end of its pause; what to do where it did not hear."""
         delivery, stamp = uuid.uuid4().hex, str(int(utc_now().timestamp()))
-        secret = self.home.secrets().webhook_secret
+        secret = self.webhook_secret()
         headers = {
             "x-mlflow-delivery-id": delivery,
             "x-mlflow-timestamp": stamp,

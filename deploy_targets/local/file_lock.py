@@ -22,9 +22,9 @@ class FileLeadership:
         self._file: TextIOWrapper | None = None
         self._is_ended = False
         self._asking = threading.Lock()
-        self._look: Callable[[], None] = _nothing
+        self._look: Callable[[str | None], None] = _nothing
 
-    def begin(self, look: Callable[[], None]) -> None:
+    def begin(self, look: Callable[[str | None], None]) -> None:
         """See `Leadership`. Nothing runs beside the loop: each question whether it leads tries anew."""
         self._look = look
 
@@ -39,9 +39,9 @@ class FileLeadership:
         """Always: who does not get the lock knows that another one has it."""
         return True
 
-    def hint(self) -> None:
+    def hint(self, model: str | None = None) -> None:
         """Has the loop look: it will find out whether it leads."""
-        self._look()
+        self._look(model)
 
     def end(self) -> None:
         """Frees the lock."""
@@ -63,5 +63,5 @@ class FileLeadership:
         return file
 
 
-def _nothing() -> None:
+def _nothing(_: str | None) -> None:
     """Before anybody asked to be told."""

@@ -18,6 +18,11 @@ ERROR_BUDGET = 0.001
 MIN_REQUESTS = round(1 / ERROR_BUDGET)
 """In a burn rate's long window. With fewer, a single failure is more than the budget grants, and says nothing."""
 
+UNSERVED_S = 120
+"""That a change in the registry may wait to be looked at, or its version to be inspected."""
+FAILED_LOOKS = 5
+"""Of one endpoint in ten minutes. One that always fails has twenty there, at the default poll period."""
+
 
 class Severity(StrEnum):
     """What an alert asks of people."""

@@ -1,19 +1,28 @@
 """Recording rules and alerts, as Prometheus reads them. Pure.
 
 HighLatency and HighErrorRate are the starting guide's, made to hold for each endpoint and version. The error-budget
-alerts look at an endpoint as a whole, since that is what its clients see. Every alert has a section in docs/runbook.md.
+alerts look at an endpoint as a whole, since that is what its clients see. The controller's own are for each namespace
+that has one, as its replicas are one controller. Every alert has a section in docs/runbook.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deploy_targets.metrics import ENDPOINT, REQUESTS
+from deploy_targets.metrics import (
+    ENDPOINT,
+    FAILED_LOOKS,
+    LEADER,
+    LOOKS,
+    REQUESTS,
+    UNSERVED_AGE,
+)
 from deploy_targets.monitoring import limits, recordings
 from deploy_targets.monitoring.limits import BURN_RATES, BurnRate, Severity
 
 RUNBOOK = "docs/runbook.md"
 VERSION_GROUP, BUDGET_GROUP = "LLMMetrics", "LLMErrorBudget"
+CONTROLLER_GROUP = "ShipwayController"
 
 _VERSION = "version {{ $labels.version }} of endpoint {{ $labels.endpoint }}"
 _SECONDS = '{{ $value | printf "%.2f" }} s'
@@ -116,7 +125,56 @@ def _burn(rate: BurnRate) -> Alert:
 
 _OF_THE_BUDGET = tuple(_burn(rate) for rate in BURN_RATES)
 
-ALERTS = (*_BY_VERSION, *_OF_THE_BUDGET)
+_WHERE = "namespace"
+"""Set by the operator; without it all controllers that a Prometheus reads count as one."""
+_PLACE = f"{{{{ $labels.{_WHERE} }}}}"
+
+_OF_THE_CONTROLLER = (
+    Alert(
+        name="NobodyLeads",
+        expr=(
+            f"count by ({_WHERE}) (max_over_time({LEADER.name}[1h])) "
+            f"unless count by ({_WHERE}) ({LEADER.name} == 1)"
+        ),
+        severity=Severity.CRITICAL,
+        summary=f"No controller leads in namespace {_PLACE}",
+        description=(
+            "{{ $value }} were there within the last hour, and for 5 minutes none of them acts: rollouts stand still, and a "
+            "challenger that fails is not rolled back."
+        ),
+    ),
+    Alert(
+        name="ControllerDoesNotLook",
+        expr=(
+            f"max by ({_WHERE}) ({LEADER.name}) == 1 "
+            f"unless sum by ({_WHERE}) (rate({LOOKS.name}_count[5m])) > 0"
+        ),
+        severity=Severity.CRITICAL,
+        summary=f"The controller of namespace {_PLACE} looks at nothing",
+        description="{{ $value }} controller leads, and in 5 minutes it has not ended a look at any endpoint.",
+    ),
+    Alert(
+        name="LooksFail",
+        expr=(
+            f"sum by ({_WHERE}, {ENDPOINT}) (increase({FAILED_LOOKS.name}[10m])) "
+            f"> {limits.FAILED_LOOKS}"
+        ),
+        severity=Severity.CRITICAL,
+        summary="Endpoint {{ $labels.endpoint }} is out of the controller's hands",
+        description=(
+            '{{ $value | printf "%.0f" }} looks at it failed within 10 minutes, and after each nothing was decided.'
+        ),
+    ),
+    Alert(
+        name="ChangeWaits",
+        expr=f"max by ({_WHERE}) ({UNSERVED_AGE.name}) > {limits.UNSERVED_S}",
+        severity=Severity.WARNING,
+        summary=f"A change in the registry is not acted on in namespace {_PLACE}",
+        description=f"The oldest has waited {{{{ $value | humanizeDuration }}}}; the limit is {limits.UNSERVED_S} s.",
+    ),
+)
+
+ALERTS = (*_BY_VERSION, *_OF_THE_BUDGET, *_OF_THE_CONTROLLER)
 
 _BUDGET_RECORDINGS = tuple(
     recordings.endpoint_error_ratio(window)
@@ -132,6 +190,7 @@ def rule_groups() -> dict[str, Any]:
         "groups": [
             _group(VERSION_GROUP, recordings.BY_VERSION, _BY_VERSION),
             _group(BUDGET_GROUP, _BUDGET_RECORDINGS, _OF_THE_BUDGET),
+            _group(CONTROLLER_GROUP, (), _OF_THE_CONTROLLER),
         ]
     }
 

@@ -4,12 +4,14 @@ An `Inspection` is what the shell found: whether the artifact in S3 is the one t
 signed, and who asked and approved.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol, Self
 
 from deploy_targets.endpoint import Endpoint
 from registry.asked_by import Actor
 from registry.promotion import RegistryFacts, check_gate
-from registry.release import APPROVAL_TAG, Refused, Release
+from registry.release import APPROVAL_TAG, ModelVersion, Refused, Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,20 @@ class Inspection:
     approved_by: Actor | None = None
     may_be_named: bool = False
     """MLflow's server and the controller share the secret by which names are signed."""
+
+    def named_after(self, closed: datetime | None) -> Self:
+        """The same without the name of whoever asked before the last request was closed: that was another request."""
+        if closed is None or self.asked_by is None or self.asked_by.at > closed:
+            return self
+        return replace(self, asked_by=None)
+
+
+class Inspector(Protocol):
+    """Looks at a version before it is rolled out."""
+
+    def inspect(self, version: ModelVersion, release: Release) -> Inspection:
+        """What is found, or Unavailable."""
+        ...
 
 
 NAMES_LATE_S = 5.0

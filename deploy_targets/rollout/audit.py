@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
@@ -23,14 +23,26 @@ from deploy_targets.rollout.state import Action, AuditTail, EndpointState
 from registry.errors import IntegrityError
 from registry.events import Event
 
-MAX_QUIET = 200
-"""Lines that wait to be written out, beyond which a look that only learned is no longer told, but counted."""
-MAX_PENDING = 1_000
+MAX_QUIET_BYTES = 200_000
+"""Of lines that wait to be written out, beyond which a look that only learned is no longer told, but counted."""
+MAX_PENDING_BYTES = 1_000_000
 """Beyond this nothing is told any more, but counted: a state that could not be saved would stop the rollout itself."""
 
 _SITUATION = TypeAdapter(Situation)
 _STATE = TypeAdapter(EndpointState)
 _ACTIONS: TypeAdapter[tuple[Action, ...]] = TypeAdapter(tuple[Action, ...])
+
+
+class Trail(Protocol):
+    """Where the audit record is written out."""
+
+    def append(self, lines: tuple[str, ...]) -> None:
+        """Keeps them, or raises a ShipwayError. What is there already may come again."""
+        ...
+
+    def copy(self, lines: tuple[str, ...]) -> None:
+        """Copies kept lines to where people look, or raises a ShipwayError. What is there already may come again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +87,6 @@ def with_record(
     is_decided = bool(events) or actions != tail.actions
     if was == now and not is_decided:
         return planned
-    room = MAX_PENDING if events or actions else MAX_QUIET
-    if len(tail.pending) >= room:
-        # What the next line builds on is not told: it will tell all of it itself.
-        tail = replace(tail, missed=tail.missed + 1, after="", facts="", declared="")
-        return replace(planned, state=replace(planned.state, audit=tail))
     chain = tail.chain or f"{situation.now:%Y%m%dT%H%M%S.%f}"
     document: dict[str, Any] = {
         "chain": chain,
@@ -106,6 +113,14 @@ def with_record(
     if was != tail.after or begins:
         document["before"] = _told(before)
     line = _canonical(document)
+    room = MAX_PENDING_BYTES if events or actions else MAX_QUIET_BYTES
+    if tail.pending and sum(map(len, (*tail.pending, line))) > room:
+        # The state that the next line builds on is not told: it tells it itself. What was told of the registry and the
+        # declaration still holds, unless the missing line is the one with which a rollout's own story begins.
+        tail = replace(tail, missed=tail.missed + 1, after="")
+        if begins:
+            tail = replace(tail, facts="", declared="")
+        return replace(planned, state=replace(planned.state, audit=tail))
     tail = AuditTail(
         chain=chain,
         length=tail.length + 1,
@@ -115,6 +130,7 @@ def with_record(
         declared=declared,
         actions=actions,
         pending=(*tail.pending, line),
+        kept=tail.kept,
     )
     return replace(planned, state=replace(planned.state, audit=tail))
 
@@ -133,26 +149,37 @@ def told_of(
 
 
 def is_worth_writing(state: EndpointState, *, batch: int) -> bool:
-    """Whether the pending lines should be written out now: something was decided, or there are as many as `batch`."""
-    pending = state.audit.pending
-    if not pending:
+    """Whether the pending lines should be written out now: something was decided, or as many as `batch` are not in S3."""
+    if not state.audit.pending:
         return False
-    if state.rollout is None or len(pending) >= batch:
+    fresh = not_kept(state.audit)
+    if state.rollout is None or len(fresh) >= batch:
         return True
-    return any(json.loads(line)["events"] for line in pending[-2:])
+    return any(json.loads(line)["events"] for line in fresh[-2:])
 
 
-def without_written(state: EndpointState, written: Iterable[str]) -> EndpointState:
-    """The state whose tail no longer holds these lines."""
-    gone = set(written)
-    kept = tuple(line for line in state.audit.pending if line not in gone)
-    return replace(state, audit=replace(state.audit, pending=kept))
+def not_kept(tail: AuditTail) -> tuple[str, ...]:
+    """The pending lines that S3 does not have yet."""
+    return tail.pending[max(0, tail.kept - (tail.length - len(tail.pending))) :]
 
 
-def read_chain(lines: Iterable[str], *, endpoint: str, tail: AuditTail | None) -> tuple[Entry, ...]:
+def with_all_kept(state: EndpointState) -> EndpointState:
+    """The state once S3 has all of its lines."""
+    return replace(state, audit=replace(state.audit, kept=state.audit.length))
+
+
+def with_all_written(state: EndpointState) -> EndpointState:
+    """The state once S3 and MLflow have all of its lines."""
+    return replace(state, audit=replace(state.audit, pending=()))
+
+
+def read_chain(
+    lines: Iterable[str], *, endpoint: str, tail: AuditTail | None, grown_to: int = 0
+) -> tuple[Entry, ...]:
     """The lines as entries, chain by chain and in order; one that is there twice counts once.
 
-    `tail` is the end of the record as the saved state knows it; without it an end that was cut off is not noticed.
+    `tail` is the end of the record as the saved state knew it before the lines were read; without it an end that was cut
+    off is not noticed. `grown_to` is the length that the state knew afterwards: a controller may write meanwhile.
 
     Raises:
         IntegrityError: a line was changed, is missing, or is of another endpoint: which one is named.
@@ -167,11 +194,11 @@ def read_chain(lines: Iterable[str], *, endpoint: str, tail: AuditTail | None) -
         _check_chain(chain, endpoint)
     if tail is not None and tail.length:
         kept = chains[tail.chain]
-        last = kept.get(len(kept))
-        if last is None or (last.number, last.hash) != (tail.length, tail.hash):
+        known = kept.get(tail.length)
+        if known is None or known.hash != tail.hash or len(kept) > max(tail.length, grown_to):
             message = (
                 f"The audit record of {endpoint} ends at line {len(kept)}, but the saved state knows {tail.length} lines, "
-                "or another last one. Its end was cut off or changed."
+                "or another last one. Its end was cut off, changed or added to."
             )
             raise IntegrityError(message)
     return tuple(chains[name][number] for name in sorted(chains) for number in sorted(chains[name]))

@@ -29,13 +29,21 @@ class AuditTrail:
         self.endpoint = endpoint
 
     def append(self, lines: tuple[str, ...]) -> None:
-        """Keeps the lines, which follow one another.
+        """Keeps the lines, which follow one another, in S3.
 
         Raises:
-            ArtifactStoreUnavailable, RegistryUnavailable: not all of it is kept; the same lines, or more, may come again.
+            ArtifactStoreUnavailable: it is not known whether they are kept; the same lines, or more, may come again.
             IntegrityError: S3 holds something else under their name.
+            NotFound: there is no such bucket.
         """
         self._records.put(f"{_FOLDER}/{self.endpoint}/{_name(lines)}", _joined(lines))
+
+    def copy(self, lines: tuple[str, ...]) -> None:
+        """Copies the lines into the MLflow runs of their rollouts.
+
+        Raises:
+            RegistryUnavailable: not all of it is copied; the same lines, or more, may come again.
+        """
         by_rollout: defaultdict[str | None, list[str]] = defaultdict(list)
         for line in lines:
             by_rollout[json.loads(line)["rollout"]].append(line)

@@ -6,7 +6,7 @@ One that no longer leads neither saves nor acts. When each endpoint's tick is du
 What MLflow cannot be told now waits in the state; what the target cannot do now is asked for again by the next tick.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -15,12 +15,15 @@ from typing import Protocol
 import structlog
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.admission import Inspection
+from deploy_targets.rollout.admission import Inspection, Inspector
 from deploy_targets.rollout.audit import (
+    Trail,
     changes,
     is_worth_writing,
+    not_kept,
+    with_all_kept,
+    with_all_written,
     with_record,
-    without_written,
 )
 from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdrawn
 from deploy_targets.rollout.gap import policy_of
@@ -38,13 +41,13 @@ from deploy_targets.rollout.state import (
     Scrape,
     ShiftTraffic,
 )
-from deploy_targets.rollout.store import Saved
+from deploy_targets.rollout.store import Store
 from deploy_targets.target import Observed, Target
 from registry.errors import (
-    IntegrityError,
     MetricsUnavailable,
     NotFound,
     RegistryUnavailable,
+    ShipwayError,
     StateConflict,
     Unavailable,
 )
@@ -56,7 +59,7 @@ from registry.promotion import (
     check_gate,
     with_changes,
 )
-from registry.release import ModelVersion, Release
+from registry.release import Release
 
 _log = structlog.get_logger()
 
@@ -64,8 +67,13 @@ _CODE = version("shipway")
 _BATCH = 50
 """Audit lines that are written out together while nothing is decided."""
 
-_ALIVE_PERIODS = 10
-"""Missed poll periods after which the health check says that the loop hangs."""
+
+class Watcher(Protocol):
+    """Who counts what is seen."""
+
+    def saw(self, endpoint: str, *, phase: Phase | None, is_unserved: bool) -> None:
+        """What a look left: the phase of its rollout, and whether a request stands that was neither admitted nor refused."""
+        ...
 
 
 class Registry(Protocol):
@@ -77,18 +85,6 @@ class Registry(Protocol):
 
     def write(self, model: str, change: RegistryChange) -> None:
         """Makes one change."""
-        ...
-
-
-class Store(Protocol):
-    """Where states are kept by compare-and-set."""
-
-    def load(self, endpoint: str) -> Saved:
-        """The state and its revision."""
-        ...
-
-    def save(self, state: EndpointState, *, expected: str) -> str:
-        """The new revision, or StateConflict."""
         ...
 
 
@@ -108,27 +104,31 @@ class Smoke(Protocol):
         ...
 
 
-class Inspector(Protocol):
-    """Looks at a version before it is rolled out."""
-
-    def inspect(self, version: ModelVersion, release: Release) -> Inspection:
-        """What is found, or Unavailable."""
-        ...
-
-
-class Trail(Protocol):
-    """Where the audit record is written out."""
-
-    def append(self, lines: tuple[str, ...]) -> None:
-        """Keeps them, or raises Unavailable or IntegrityError. What is there already may come again."""
-        ...
-
-
 class Record(Protocol):
     """Where the rollout is told to people."""
 
+    @property
+    def pages(self) -> Mapping[str, str]:
+        """Rollouts to where they are told, as far as that is known; nobody is asked."""
+        ...
+
     def write(self, state: EndpointState) -> tuple[str, ...]:
         """Tells of `state`; the ids of ended rollouts that need no more telling."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people of what happened."""
+
+    def notify(
+        self,
+        endpoint: Endpoint,
+        before: EndpointState,
+        after: EndpointState,
+        *,
+        pages: Mapping[str, str],
+    ) -> None:
+        """Hands it over; takes no time and never raises."""
         ...
 
 
@@ -150,7 +150,7 @@ class Unit:
 class Controller:
     """Drives the endpoints of one process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators, by name
         self,
         units: tuple[Unit, ...],
         *,
@@ -158,6 +158,8 @@ class Controller:
         store: Store,
         clock: Callable[[], datetime],
         leads: Callable[[], bool],
+        watcher: Watcher,
+        notifier: Notifier | None = None,
     ) -> None:
         """All clients are passed in; nothing is contacted before the first tick.
 
@@ -168,11 +170,13 @@ class Controller:
         self._store = store
         self._clock = clock
         self._leads = leads
+        self._notifier = notifier
+        self._watcher = watcher
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The endpoints."""
-        return tuple(self._units)
+    def models(self) -> Mapping[str, str]:
+        """The model of each endpoint."""
+        return {name: unit.endpoint.model for name, unit in self._units.items()}
 
     def tick(self, name: str) -> bool:
         """One look at that endpoint and what follows from it; returns whether another look is due soon.
@@ -187,6 +191,7 @@ class Controller:
         unit = self._units[name]
         endpoint = unit.endpoint
         if not self._leads():
+            self._watcher.saw(name, phase=None, is_unserved=False)
             return True
         before = self._store.load(endpoint.name)
         check_model(endpoint, before.state)
@@ -215,11 +220,20 @@ class Controller:
             revision = self._store.save(planned.state, expected=before.revision)
         for event, fields in changes(before.state, planned.state):
             _log.info(event, endpoint=endpoint.name, **fields)
+        if self._notifier is not None:
+            pages = unit.record.pages
+            self._notifier.notify(endpoint, before.state, planned.state, pages=pages)
         state = planned.state
+        self._watcher.saw(
+            name,
+            phase=state.rollout and state.rollout.phase,
+            is_unserved=facts is not None and asked_anew(endpoint, state, facts) is not None,
+        )
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.
             made = (action for action in planned.actions if isinstance(action, RegistryChange))
-            state = forget_withdrawn(endpoint, state, with_changes(facts, made))
+            seen = with_changes(facts, made)
+            state = forget_withdrawn(endpoint, state, seen, now=self._clock())
         closed = self._tell(unit, state)
         open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
         state = self._write_out(unit, replace(state, unreported=open_))
@@ -278,7 +292,9 @@ class Controller:
             _log.warning(
                 Event.TICK_FAILED, endpoint=unit.endpoint.name, part="admission", error=str(error)
             )
-            return None
+        except Exception:  # noqa: BLE001 - what is asked for may be of any make, and the rollout under way must go on
+            _log.exception(Event.TICK_FAILED, endpoint=unit.endpoint.name, part="admission")
+        return None
 
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout
@@ -339,14 +355,19 @@ class Controller:
             return ()
 
     def _write_out(self, unit: Unit, state: EndpointState) -> EndpointState:
-        """The state without the audit lines that could be written out."""
+        """The state without the audit lines that could be written out; it knows which ones S3 has where MLflow has not."""
         if not is_worth_writing(state, batch=_BATCH):
             return state
         lines = state.audit.pending
         try:
-            unit.trail.append(lines)
-        except (Unavailable, IntegrityError) as error:
+            if fresh := not_kept(state.audit):
+                unit.trail.append(fresh)
+                state = with_all_kept(state)
+            unit.trail.copy(lines)
+        except (
+            ShipwayError
+        ) as error:  # a bucket that is missing, too: the record waits, the rollout does not
             name = unit.endpoint.name
             _log.error(Event.AUDIT_FAILED, endpoint=name, lines=len(lines), error=str(error))
             return state
-        return without_written(state, lines)
+        return with_all_written(state)

@@ -5,6 +5,7 @@ request, `follow_override` carries out what an operator saved. All of them end a
 and give a revision up for the same reasons, `failure_to_warm`. How a rollout moves by itself is `plan`'s.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -43,23 +44,33 @@ def check_model(endpoint: Endpoint, state: EndpointState) -> None:
 
 def is_blank(state: EndpointState) -> bool:
     """Whether nothing is known of the endpoint: it is new, or its state was lost."""
-    blank = EndpointState(endpoint=state.endpoint, hold=state.hold, audit=state.audit)
-    return replace(state, idle_since={}) == blank
+    known = EndpointState(endpoint=state.endpoint, hold=state.hold, audit=state.audit)
+    bare = replace(state, idle_since={}, serving_reason="", declared=None, disturbance="")
+    return bare == known
 
 
 def adopt(state: EndpointState, facts: RegistryFacts, observed: Observed) -> EndpointState:
-    """A blank state that takes the champion for serving where it has traffic already, so that users notice nothing."""
-    champion = facts.aliases.get(CHAMPION)
-    if not is_blank(state) or champion is None or not observed.traffic.percent(champion):
-        return state
-    known = facts.versions.get(champion)
+    """A blank state that takes what has the traffic for serving, so that users notice nothing.
+
+    That is the version with all of it, or the champion where several share it. Where it cannot be told to be a release,
+    the state stays blank and says so.
+    """
+    weights = observed.traffic.weights
+    if not is_blank(state) or not weights:
+        return replace(state, serving_reason="") if is_blank(state) else state
+    version = next(iter(weights)) if len(weights) == 1 else facts.aliases.get(CHAMPION, "")
+    known = facts.versions.get(version)
     admitted = None if known is None else check_gate(known)
-    if not isinstance(admitted, Release):
-        return state
-    reason = "it was champion and had traffic when Shipway first looked"
-    return replace(
-        state, serving=admitted, serving_reason=reason, settled_champion=admitted.version
-    )
+    if not isinstance(admitted, Release) or version not in weights:
+        shares = ", ".join(f"v{one} {weight} %" for one, weight in weights.items())
+        reason = (
+            f"Shipway's state was lost, and requests go to {shares}, of which it cannot tell what should serve. Nothing is "
+            f"touched. Set the alias {CHAMPION} on what should, or name it: `shipway rollback {state.endpoint} --to VERSION`."
+        )
+        return replace(state, serving_reason=reason)
+    reason = "it had the traffic when Shipway first looked"
+    settled = facts.aliases.get(CHAMPION)
+    return replace(state, serving=admitted, serving_reason=reason, settled_champion=settled)
 
 
 def follow_registry(
@@ -74,7 +85,7 @@ def follow_registry(
 
     What could not be inspected waits, and nothing is deployed of it.
     """
-    state = forget_withdrawn(endpoint, state, facts)
+    state = forget_withdrawn(endpoint, state, facts, now=now)
     state = replace(state, stage_before=_stages(endpoint, state, facts))
     if state.serving is not None and facts.aliases.get(CHAMPION) == state.serving.version:
         state = replace(state, settled_champion=state.serving.version)
@@ -93,14 +104,15 @@ def follow_registry(
     if state.asked is not None and state.asked.version == asked:
         since = min(state.asked.since, now)
     waited_s = (now - since).total_seconds()
-    admitted = admit(endpoint, facts, asked, inspection, waited_s=waited_s)
+    named = None if inspection is None else inspection.named_after(state.closed.get(asked))
+    admitted = admit(endpoint, facts, asked, named, waited_s=waited_s)
     if admitted is None:
         return replace(state, asked=Asked(version=asked, since=since))
     state = replace(state, asked=None)
     if isinstance(admitted, Refused):
         reason = "refused: " + " ".join(admitted.reasons)
         return replace(state, rejected={**state.rejected, asked: reason})
-    by = None if inspection is None else inspection.asked_by
+    by = None if named is None else named.asked_by
     return replace(
         state,
         scrape=None,
@@ -120,19 +132,30 @@ def asked_anew(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -
     """The version that `follow_registry` would have to admit or refuse, or None."""
     if state.override is not None:
         return None
-    state = forget_withdrawn(endpoint, state, facts)
+    state = replace(state, rejected=_still_rejected(endpoint, state, facts))
     state = replace(state, stage_before=_stages(endpoint, state, facts))
     asked, under_way = read_request(facts, endpoint.trigger, standing(state)), state.rollout
     return None if under_way is not None and under_way.challenger.version == asked else asked
 
 
 def forget_withdrawn(
-    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts
+    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts, *, now: datetime
 ) -> EndpointState:
     """The state without the rejected versions whose request no longer stands: the next one for them is a new one."""
+    rejected = _still_rejected(endpoint, state, facts)
+    for version in sorted(state.rejected.keys() - rejected.keys()):
+        state = state.with_closed(version, now)
+    return replace(state, rejected=rejected)
+
+
+def _still_rejected(
+    endpoint: Endpoint, state: EndpointState, facts: RegistryFacts
+) -> Mapping[str, str]:
+    """Those whose request still stands; all, while the registered model itself is gone: it may come back as it was."""
+    if facts.is_gone:
+        return state.rejected
     gone = withdrawn(facts, endpoint.trigger, state.rejected)
-    rejected = {version: why for version, why in state.rejected.items() if version not in gone}
-    return state if rejected == state.rejected else replace(state, rejected=rejected)
+    return {version: why for version, why in state.rejected.items() if version not in gone}
 
 
 def follow_override(
@@ -164,7 +187,9 @@ def follow_override(
         rejected[state.serving.version] = override.reason
     rejected.pop(version, None)
     state = replace(state, override=None, rejected=rejected)
-    return state.now_serving(override.to, override.reason)
+    # What was gone back from is not where a later `rollback` goes by itself.
+    served = tuple(one for one in state.served if one != override.to)
+    return replace(state, serving=override.to, serving_reason=override.reason, served=served)
 
 
 def failure_to_warm(observed: Observed, version: str, *, waited: timedelta, limit_s: float) -> str:
@@ -187,6 +212,7 @@ def end_rollout(
         return state
     ended = EndedRollout(rollout=rollout, outcome=outcome, reason=reason, ended=now)
     state = replace(state, rollout=None, scrape=None, unreported=(*state.unreported, ended))
+    state = state.with_closed(rollout.challenger.version, now)
     if outcome is Outcome.ROLLED_BACK:
         told = f"rolled back: {reason}"
         return replace(state, rejected={**state.rejected, rollout.challenger.version: told})

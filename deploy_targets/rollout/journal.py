@@ -5,7 +5,7 @@ that it lacks, the state and its reason as tags, the policy and a picture as art
 outcome. Losing MLflow loses nothing: points and ended rollouts wait in the saved state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -44,6 +44,8 @@ class _Written:
     """What the run is known to say already."""
 
     run_id: str
+    page: str
+    """Its address, after that of the MLflow UI."""
     points: int
     """Points with a smaller index have been written."""
     headline: str = ""
@@ -109,6 +111,11 @@ class Journal:
         self._tracking = tracking
         self._endpoint = endpoint
         self._written: dict[str, _Written] = {}
+
+    @property
+    def pages(self) -> Mapping[str, str]:
+        """Rollouts under way to the pages of their runs in the MLflow UI, as far as they are known; nobody is asked."""
+        return {rollout: written.page for rollout, written in self._written.items()}
 
     def write(self, state: EndpointState) -> tuple[str, ...]:
         """Brings the runs up to `state`; returns the ids of the ended rollouts whose runs are now closed."""
@@ -192,7 +199,8 @@ class Journal:
             policy = policy_of(self._endpoint, rollout).model_dump(mode="json")
             self._tracking.log_text(run_id, yaml.safe_dump(policy, sort_keys=False), "policy.yaml")
         points = self._tracking.next_step(run_id, WEIGHT_METRIC)
-        self._written[rollout.id] = _Written(run_id=run_id, points=points)
+        page = f"#/experiments/{experiment}/runs/{run_id}"
+        self._written[rollout.id] = _Written(run_id=run_id, page=page, points=points)
         return self._written[rollout.id]
 
     def _write_points(self, written: _Written, rollout: RolloutState) -> None:

@@ -7,8 +7,11 @@ from typing import Protocol
 class Leadership(Protocol):
     """One candidate's view."""
 
-    def begin(self, look: Callable[[], None]) -> None:
-        """Starts to stand for election. `look` is called whenever this one leads anew, and at each hint meanwhile."""
+    def begin(self, look: Callable[[str | None], None]) -> None:
+        """Starts to stand for election. `look` is called whenever this one leads anew, and at each hint meanwhile.
+
+        It is given the model that the hint named, if it is known.
+        """
         ...
 
     def leads(self) -> bool:
@@ -22,8 +25,8 @@ class Leadership(Protocol):
         """Whether it knows who leads, be it another one."""
         ...
 
-    def hint(self) -> None:
-        """Has whoever leads look now. Returns at once."""
+    def hint(self, model: str | None = None) -> None:
+        """Has whoever leads look now, at the endpoints of `model` first. Returns at once."""
         ...
 
     def end(self) -> None:

@@ -1,8 +1,8 @@
 """A hint that something may have changed, checked, wakes the loop early. Two may send one: MLflow and Shipway's MLflow app.
 
-Nothing in the body is believed but who touched what, and that from Shipway's app alone: the registry is read anew. A
-forged, stale or repeated delivery is refused and counted; a lost one costs at most a poll period. `registry.hints` says how
-they are signed.
+Nothing in the body is believed but who touched what, and that from Shipway's app alone: the registry is read anew. The
+model that it names is looked at first, which is all that a name is good for. A forged, stale or repeated delivery is
+refused and counted; a lost one costs at most a poll period. `registry.hints` says how they are signed.
 """
 
 import hmac
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from deploy_targets import metrics
 from registry.events import Event
-from registry.hints import HINT_PATH, Touch, plugin_secret, sign_hint
+from registry.hints import HINT_PATH, Touch, hinted_model, plugin_secret, sign_hint
 
 HOOK_PATH = "/hooks/mlflow"
 HOOK_EVENTS = (
@@ -96,15 +96,12 @@ class HintCheck:
 
 
 class HintCounter:
-    """The series of `metrics.HINTS`, in a registry of their own; all of them exist from the start, at zero."""
+    """The series of `metrics.HINTS`; all of them exist from the start, at zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         """Nothing was counted yet."""
         series = metrics.HINTS
-        self._registry = CollectorRegistry()
-        self._hints = Counter(
-            series.name, series.help, labelnames=series.labels, registry=self._registry
-        )
+        self._hints = Counter(series.name, series.help, labelnames=series.labels, registry=registry)
         for sender in Sender:
             for result in HintResult:
                 self._hints.labels(sender, result)
@@ -113,20 +110,20 @@ class HintCounter:
         """One delivery."""
         self._hints.labels(sender, result).inc()
 
-    def page(self) -> bytes:
-        """What Prometheus reads."""
-        return generate_latest(self._registry)
-
 
 def nudge_app(
     check: HintCheck,
     *,
-    wake: Callable[[], None],
+    wake: Callable[[str | None], None],
     is_alive: Callable[[], bool],
     is_ready: Callable[[], bool],
+    numbers: CollectorRegistry,
 ) -> Starlette:
-    """The controller's small HTTP side: POST to each sender's path, GET /healthz, /readyz and /metrics."""
-    counter = HintCounter()
+    """The controller's small HTTP side: POST to each sender's path, GET /healthz, /readyz and /metrics.
+
+    `wake` is given the model that the hint names, if it names one; `numbers` is shown, with the count of the hints.
+    """
+    counter = HintCounter(numbers)
 
     async def receive(request: Request) -> Response:
         sender = Sender.PLUGIN if request.url.path == HINT_PATH else Sender.MLFLOW
@@ -142,12 +139,12 @@ def nudge_app(
                 except ValueError:
                     result = HintResult.UNREADABLE
         counter.count(sender, result)
-        if result is not HintResult.ACCEPTED:
+        if body is None or result is not HintResult.ACCEPTED:
             reason = _REASONS[result]
             _log.warning(Event.HINT_REFUSED, sender=sender, reason=reason)
             return JSONResponse({"refused": reason}, status_code=HTTPStatus.UNAUTHORIZED)
         _log.info(Event.HINT_ACCEPTED, sender=sender, **touched)
-        wake()
+        wake(hinted_model(body))
         return JSONResponse({"accepted": True})
 
     async def health(_: Request) -> Response:
@@ -156,8 +153,8 @@ def nudge_app(
     async def readiness(_: Request) -> Response:
         return _said("ready", holds=is_ready())
 
-    async def numbers(_: Request) -> Response:
-        return Response(counter.page(), media_type=CONTENT_TYPE_LATEST)
+    async def page(_: Request) -> Response:
+        return Response(generate_latest(numbers), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
         routes=[
@@ -165,7 +162,7 @@ def nudge_app(
             Route(HINT_PATH, receive, methods=["POST"]),
             Route("/healthz", health),
             Route("/readyz", readiness),
-            Route("/metrics", numbers),
+            Route("/metrics", page),
         ]
     )
 

@@ -7,7 +7,14 @@ that was waited is not held against the rollout: its time limit moves by as much
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from deploy_targets.rollout.state import Hold, NoData, Observation, Phase, RolloutState
+from deploy_targets.rollout.state import (
+    EndpointState,
+    Hold,
+    NoData,
+    Observation,
+    Phase,
+    RolloutState,
+)
 from deploy_targets.rollout_policy import RolloutPolicy
 
 
@@ -58,11 +65,39 @@ def with_waiting(rollout: RolloutState, reason: str, now: datetime) -> RolloutSt
     since = rollout.waiting_since
     if since is None:
         return rollout
-    exposed = None if rollout.exposed_since is None else rollout.exposed_since + (now - since)
-    return replace(rollout, waiting="", waiting_since=None, exposed_since=exposed)
+    waited = now - since
+    exposed = None if rollout.exposed_since is None else rollout.exposed_since + waited
+    # A step's time goes on while it waits; the time to get ready does not.
+    began = rollout.phase_since + (waited if rollout.phase is Phase.WARMING else timedelta(0))
+    return replace(
+        rollout, waiting="", waiting_since=None, exposed_since=exposed, phase_since=min(began, now)
+    )
 
 
 def exposed_s(rollout: RolloutState, now: datetime) -> float:
     """For how long it has had traffic, without the time that it has been waiting, in seconds."""
     until = rollout.waiting_since or now
     return max(0.0, (until - (rollout.exposed_since or until)).total_seconds())
+
+
+def without_future(state: EndpointState, now: datetime) -> EndpointState:
+    """The state without times that lie ahead: a clock that was set back would stretch every wait by as much."""
+    rollout = state.rollout
+    if rollout is not None:
+        rollout = replace(
+            rollout,
+            phase_since=min(rollout.phase_since, now),
+            exposed_since=_not_after(now, rollout.exposed_since),
+            waiting_since=_not_after(now, rollout.waiting_since),
+            blind_since=_not_after(now, rollout.blind_since),
+            seen_since=_not_after(now, rollout.seen_since),
+        )
+    override = state.override
+    if override is not None:
+        override = replace(override, since=_not_after(now, override.since))
+    idle = {version: min(since, now) for version, since in state.idle_since.items()}
+    return replace(state, rollout=rollout, override=override, idle_since=idle)
+
+
+def _not_after(now: datetime, since: datetime | None) -> datetime | None:
+    return None if since is None else min(since, now)

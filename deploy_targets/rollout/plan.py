@@ -34,6 +34,7 @@ from deploy_targets.rollout.pause import (
     is_blind_for_too_long,
     with_blindness,
     with_waiting,
+    without_future,
     word_against,
 )
 from deploy_targets.rollout.state import (
@@ -101,16 +102,19 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
         state = end_rollout(state, Outcome.WITHDRAWN, reason, now=now)
     elif situation.facts is not None:
         state = adopt(state, situation.facts, situation.observed)
-        state = follow_registry(endpoint, state, situation.facts, situation.inspection, now=now)
-    if situation.facts is None and is_blank(state):
-        # The state may have been lost, and only the registry can tell what should serve: touch nothing.
+        if not _is_lost(state, situation):
+            facts, inspection = situation.facts, situation.inspection
+            state = follow_registry(endpoint, state, facts, inspection, now=now)
+    if _is_lost(state, situation):
         return Plan(state=state, actions=())
-    state = follow_override(endpoint, _without_future(state, now), situation.observed, now=now)
+    state = follow_override(endpoint, without_future(state, now), situation.observed, now=now)
     state = advance(endpoint, state, situation)
     state = _note_idle(state, situation)
     is_ours = situation.observed.traffic == wanted_traffic(endpoint, state, situation.observed)
     disturbance = "" if is_ours else situation.observed.disturbance
     state = replace(state, disturbance=disturbance)
+    is_busy = state.rollout or state.override or state.idle_since or state.unreported
+    state = replace(state, declared=endpoint if is_busy or not is_ours else None)
     actions = close_gap(
         endpoint,
         state,
@@ -121,6 +125,12 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
     return Plan(state=state, actions=actions)
 
 
+def _is_lost(state: EndpointState, situation: Situation) -> bool:
+    """Whether nothing is known of an endpoint that may be serving: only the registry, or a person, can tell what should."""
+    has_traffic = bool(situation.observed.traffic.weights)
+    return is_blank(state) and (situation.facts is None or has_traffic)
+
+
 def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> EndpointState:
     """The state after the rollout's own next move, if there is one."""
     rollout = state.rollout
@@ -129,8 +139,13 @@ def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> E
     now, policy = situation.now, policy_of(endpoint, rollout)
     blind = blindness(situation.observation, is_registry_away=situation.facts is None)
     rollout = with_blindness(rollout, blind, now)
-    reason = word_against(state.hold, policy, now) or blind
-    rollout = with_waiting(rollout, reason, now)
+    word = word_against(state.hold, policy, now)
+    rollout = with_waiting(rollout, word or blind, now)
+    rollout = _with_seen_weights(rollout, situation)
+    all_to_it = Traffic.all_to(rollout.challenger.version)
+    if word and rollout.phase is Phase.COMPLETING and situation.observed.traffic != all_to_it:
+        # The decision stands to be made again when it may go on: while it is held it gets no more than it has.
+        rollout = replace(rollout, phase=Phase.STEPPING, phase_since=now)
     state = replace(state, rollout=rollout)
     match rollout.phase:
         case Phase.WARMING:
@@ -163,7 +178,7 @@ def _warm(
             return replace(state, rollout=rollout)
         reason = f"it failed its smoke test: {smoke.reason}"
         return end_rollout(state, Outcome.ROLLED_BACK, reason, now=now)
-    waited = now - rollout.phase_since
+    waited = timedelta(0) if rollout.waiting else now - rollout.phase_since
     limit_s = policy_of(endpoint, rollout).warm_limit_s
     failure = failure_to_warm(situation.observed, version, waited=waited, limit_s=limit_s)
     return end_rollout(state, Outcome.ROLLED_BACK, failure, now=now) if failure else state
@@ -172,13 +187,10 @@ def _warm(
 def _step(
     endpoint: Endpoint, state: EndpointState, rollout: RolloutState, situation: Situation
 ) -> EndpointState:
-    if situation.observed.traffic != wanted_traffic(endpoint, state, situation.observed):
-        # Its weights are yet to come, by way of git for minutes, or somebody changed them: the step begins once they are seen.
-        rollout = replace(rollout, phase_since=situation.now)
     rollout = _measure(endpoint, rollout, situation)
     state = replace(state, rollout=rollout)
     done = not rollout.waiting and _step_is_done(endpoint, rollout, situation)
-    failure = _failure(endpoint, rollout, done=done, now=situation.now)
+    failure = _failure(endpoint, rollout, situation, done=done)
     if failure:
         return end_rollout(state, Outcome.ROLLED_BACK, failure, now=situation.now)
     if _fell_over(rollout, situation.observed):
@@ -194,16 +206,17 @@ def _step(
     return replace(state, rollout=rollout)
 
 
-def _failure(endpoint: Endpoint, rollout: RolloutState, *, done: bool, now: datetime) -> str:
+def _failure(endpoint: Endpoint, rollout: RolloutState, situation: Situation, *, done: bool) -> str:
     """Why a rollout under traffic must end now; empty when it need not. `done` says that its step is."""
     policy, verdict = policy_of(endpoint, rollout), rollout.verdict
     if verdict.decision is Decision.ROLL_BACK:
         return verdict.reason
-    if is_blind_for_too_long(rollout, policy, now):
-        return f"for {policy.blind_limit_s:g} s it could not be watched: {rollout.waiting}"
+    if is_blind_for_too_long(rollout, policy, situation.now):
+        blind = blindness(situation.observation, is_registry_away=situation.facts is None)
+        return f"for {policy.blind_limit_s:g} s it could not be watched: {blind}"
     if rollout.waiting or policy.on_inconclusive == "wait":
         return ""
-    is_over = exposed_s(rollout, now) >= policy.time_limit_s
+    is_over = exposed_s(rollout, situation.now) >= policy.time_limit_s
     if verdict.decision is Decision.INCONCLUSIVE or (is_over and not done):
         return f"inconclusive at the time limit: {verdict.reason}"
     return ""
@@ -215,7 +228,10 @@ def _step_is_done(endpoint: Endpoint, rollout: RolloutState, situation: Situatio
     No data never passes, whatever the policy asks for; only a first release may be taken on its smoke test alone.
     """
     step = step_of(endpoint, rollout)
-    if situation.now - rollout.phase_since < timedelta(seconds=step.dwell_s):
+    if rollout.champion is not None and not _has_its_weights(endpoint, rollout, situation):
+        return False
+    began = max(rollout.phase_since, rollout.seen_since or rollout.phase_since)
+    if situation.now - began < timedelta(seconds=step.dwell_s):
         return False
     if _is_settling(endpoint, rollout, situation):
         return False
@@ -225,10 +241,25 @@ def _step_is_done(endpoint: Endpoint, rollout: RolloutState, situation: Situatio
     return not blind and rollout.step_requests >= max(1, step.requests)
 
 
+def _with_seen_weights(rollout: RolloutState, situation: Situation) -> RolloutState:
+    seen = situation.observed.traffic.weights
+    if rollout.seen_since is not None and seen == rollout.seen_weights:
+        return rollout
+    return replace(rollout, seen_weights=dict(seen), seen_since=situation.now)
+
+
+def _has_its_weights(endpoint: Endpoint, rollout: RolloutState, situation: Situation) -> bool:
+    """Whether requests go as its step wants: by way of git that takes minutes, and somebody may have changed them."""
+    weight = step_of(endpoint, rollout).weight
+    wanted = Traffic.split(rollout.champion, rollout.challenger.version, weight)
+    return situation.observed.traffic == wanted
+
+
 def _is_settling(endpoint: Endpoint, rollout: RolloutState, situation: Situation) -> bool:
-    """Whether requests still end that began before this step's weights; a first release has no other weights."""
+    """Whether requests still end that began under other weights than those that are seen; a first release has no others."""
     settle = timedelta(seconds=policy_of(endpoint, rollout).settle_s)
-    return rollout.champion is not None and situation.now - rollout.phase_since < settle
+    since = rollout.seen_since or rollout.phase_since
+    return rollout.champion is not None and situation.now - since < settle
 
 
 def _complete(
@@ -262,6 +293,7 @@ def _measure(
     new, old = increments.get(challenger, Counts()), increments.get(champion or "", Counts())
     evidence, verdict = rollout.evidence, rollout.verdict
     is_settling = _is_settling(endpoint, rollout, situation)
+    counts = not is_settling and _has_its_weights(endpoint, rollout, situation)
     if judged:
         observation = situation.observation
         if is_settling:
@@ -290,7 +322,7 @@ def _measure(
         evidence=evidence,
         verdict=verdict,
         points=points,
-        step_requests=rollout.step_requests + (0 if is_settling else new.requests),
+        step_requests=rollout.step_requests + (new.requests if counts else 0),
     )
 
 
@@ -347,25 +379,6 @@ def _set_back(
         verdict=verdict,
     )
     return replace(state, rollout=rollout)
-
-
-def _without_future(state: EndpointState, now: datetime) -> EndpointState:
-    """The state without times that lie ahead: a clock that was set back would stretch every wait by as much."""
-    rollout = state.rollout
-    if rollout is not None:
-        rollout = replace(
-            rollout,
-            phase_since=min(rollout.phase_since, now),
-            exposed_since=_not_after(now, rollout.exposed_since),
-            waiting_since=_not_after(now, rollout.waiting_since),
-            blind_since=_not_after(now, rollout.blind_since),
-        )
-    idle = {version: min(since, now) for version, since in state.idle_since.items()}
-    return replace(state, rollout=rollout, idle_since=idle)
-
-
-def _not_after(now: datetime, since: datetime | None) -> datetime | None:
-    return None if since is None else min(since, now)
 
 
 def _note_idle(state: EndpointState, situation: Situation) -> EndpointState:

@@ -41,7 +41,9 @@ class Replay:
 
 
 def entries_of(entries: Iterable[Entry], rollout: str) -> tuple[Entry, ...]:
-    """The lines of one rollout; the newest whose id begins with `rollout`.
+    """The lines of one rollout: `rollout` is its id, or all of it before the time, and then the newest is meant.
+
+    The line in which another one superseded it belongs to both.
 
     Raises:
         NotFound: there is none.
@@ -49,11 +51,17 @@ def entries_of(entries: Iterable[Entry], rollout: str) -> tuple[Entry, ...]:
     all_of_them = tuple(entries)
     ids = [entry.rollout for entry in all_of_them if entry.rollout is not None]
     for known in reversed(ids):
-        if known == rollout or known.startswith(rollout):
-            return tuple(entry for entry in all_of_them if entry.rollout == known)
+        if known == rollout or known.startswith(f"{rollout}-"):
+            return tuple(entry for entry in all_of_them if _is_about(entry, known))
     told = ", ".join(dict.fromkeys(ids)) or "none"
     message = f"There is no rollout {rollout!r} in the audit record. It has: {told}."
     raise NotFound(message)
+
+
+def _is_about(entry: Entry, rollout: str) -> bool:
+    return entry.rollout == rollout or any(
+        event.get("rollout") == rollout for event in entry.events
+    )
 
 
 def replay(entries: tuple[Entry, ...]) -> Replay:

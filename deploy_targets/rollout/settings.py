@@ -5,8 +5,11 @@ What is promised to users is in the endpoint file instead.
 
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from deploy_targets.rollout.notice import TELLABLE
+from registry.events import Event
 
 
 class ControllerSettings(BaseSettings):
@@ -19,7 +22,7 @@ class ControllerSettings(BaseSettings):
     tick_s: Annotated[float, Field(gt=0)] = 5
     """How often a rollout under way is looked at."""
     workers: Annotated[int, Field(ge=1, le=64)] = 8
-    """Endpoints that are looked at at the same time."""
+    """Endpoints that are looked at at the same time. One that takes longer than a second does not count."""
     controller_port: Annotated[int, Field(ge=0, le=65535)] = 8090
     """Health and webhook receiver; 0 takes a free one."""
     controller_host: str = "127.0.0.1"
@@ -45,3 +48,38 @@ class ControllerSettings(BaseSettings):
             )
             raise ValueError(message)
         return self
+
+
+class NotifySettings(BaseSettings):
+    """Environment variables with the prefix SHIPWAY_NOTIFY_."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SHIPWAY_NOTIFY_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    url: SecretStr | None = None
+    """A webhook that takes Slack's `{"text": …}`; a secret. https, except on this machine. Without it nobody is told."""
+    events: Annotated[tuple[Event, ...], NoDecode] = (
+        Event.ROLLOUT_STARTED,
+        Event.ROLLOUT_PROMOTED,
+        Event.ROLLOUT_ROLLED_BACK,
+        Event.PROMOTION_REFUSED,
+        Event.ROLLOUT_WAITS,
+        Event.OVERRIDE_APPLIED,
+    )
+    """What is told, separated by commas. There are also rollout.goes_on, rollout.set_back, rollout.step_advanced, rollout.withdrawn, rollout.superseded and weights.disturbed."""
+    mlflow_url: str | None = None
+    """Where people open MLflow, for the links; MLFLOW_TRACKING_URI by default."""
+
+    @field_validator("events", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("events")
+    @classmethod
+    def _check_tellable(cls, value: tuple[Event, ...]) -> tuple[Event, ...]:
+        if untold := set(value) - set(TELLABLE):
+            message = f"nobody can be told of {', '.join(sorted(untold))}; there is {', '.join(sorted(TELLABLE))}"
+            raise ValueError(message)
+        return value

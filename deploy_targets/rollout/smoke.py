@@ -81,6 +81,9 @@ class SmokeTest:
 
     def _text(self, response: httpx2.Response) -> str:
         if not self._is_triton:
-            return str(response.json()["choices"][0]["message"]["content"])
+            content = response.json()["choices"][0]["message"]["content"]
+            if not isinstance(content, str):
+                raise TypeError(content)
+            return content
         pieces, _ = read_pieces(response.content)
         return "".join(piece.text for piece in pieces)

@@ -16,8 +16,11 @@ from registry.release import Release
 
 SCHEMA = 3
 
-MAX_SERVED = 50
-"""Releases that once served and are remembered, so that a rollback to them needs no MLflow."""
+MAX_SERVED = 10
+"""Releases that once served and are remembered, so that a rollback to them needs no MLflow; `gc` keeps their bytes."""
+
+MAX_CLOSED = 50
+"""Versions of which it is remembered when their request was closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +186,12 @@ class RolloutState:
     waiting_since: datetime | None = None
     blind_since: datetime | None = None
     """Since when, under traffic, the metrics or the registry cannot be read."""
+    seen_weights: Mapping[str, int] = field(default_factory=dict[str, int])
+    """The traffic that was last observed under way, by version."""
+    seen_since: datetime | None = None
+    """When it was first observed to be so."""
     step_requests: int = 0
-    """Challenger requests seen in this step."""
+    """Challenger requests seen in this step, under its weights."""
     restarts_seen: int = 0
     setbacks: int = 0
     evidence: Evidence = Evidence()
@@ -254,6 +261,8 @@ class AuditTail:
     """Looks since then that found no room."""
     pending: tuple[str, ...] = ()
     """Lines that are not in S3 and MLflow yet."""
+    kept: int = 0
+    """S3 has the lines up to this one; of those that are pending, MLflow may still lack them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +281,8 @@ class EndpointState:
     """The last version that served and was seen under the alias `champion`."""
     rejected: Mapping[str, str] = field(default_factory=dict[str, str])
     """Version to reason: turned down, and its request not yet seen withdrawn."""
+    closed: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
+    """When the last request for a version was answered: whose name is older asked for that one, not for the next."""
     stage_before: Mapping[str, str] = field(default_factory=dict[str, str])
     idle_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
     """Revisions without a role: since when, so that they drain before they are retired."""
@@ -284,6 +295,8 @@ class EndpointState:
     """Kept while a rollout is under way: the last reading that was taken into account: the next observation is the difference to it."""
     unreported: tuple[EndedRollout, ...] = ()
     """Ended rollouts whose MLflow run has not been closed yet."""
+    declared: Endpoint | None = None
+    """The endpoint as declared, while anything is still to be done for it: it may be taken out of the file meanwhile."""
     disturbance: str = ""
     """Who else set the weights that were seen last, while they were not ours."""
     audit: AuditTail = AuditTail()
@@ -292,6 +305,12 @@ class EndpointState:
     def previous(self) -> Release | None:
         """What served before: where `rollback` goes by itself."""
         return self.served[-1] if self.served else None
+
+    def with_closed(self, version: str, now: datetime) -> "EndpointState":
+        """The state in which the request for `version` has been answered."""
+        others = {one: at for one, at in self.closed.items() if one != version}
+        kept = list(others.items())[-MAX_CLOSED + 1 :]
+        return replace(self, closed={**dict(kept), version: now})
 
     def now_serving(self, release: Release, reason: str) -> "EndpointState":
         """The state in which `release` serves, and what served until now is remembered."""

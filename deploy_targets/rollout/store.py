@@ -9,7 +9,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -34,6 +34,30 @@ class Saved(NamedTuple):
 
 NEVER_SAVED = ""
 """The revision of a state that nobody saved yet."""
+
+
+class Store(Protocol):
+    """Where states are kept by compare-and-set."""
+
+    def load(self, endpoint: str) -> Saved:
+        """The state and its revision."""
+        ...
+
+    def save(self, state: EndpointState, *, expected: str) -> str:
+        """The new revision, or StateConflict."""
+        ...
+
+
+class StateStore(Store, Protocol):
+    """One that can be read as a whole, too."""
+
+    def names(self) -> tuple[str, ...]:
+        """The endpoints whose states were ever saved."""
+        ...
+
+    def states(self) -> tuple[EndpointState, ...]:
+        """Their states."""
+        ...
 
 
 class SqliteStore:
@@ -68,6 +92,12 @@ class SqliteStore:
         with closing(self._connect()) as connection:
             rows = connection.execute("SELECT document FROM endpoint_state").fetchall()
         return tuple(parse_state(row[0]) for row in rows)
+
+    def names(self) -> tuple[str, ...]:
+        """The endpoints whose states were ever saved."""
+        with closing(self._connect()) as connection:
+            rows = connection.execute("SELECT endpoint FROM endpoint_state").fetchall()
+        return tuple(str(row[0]) for row in rows)
 
     def save(self, state: EndpointState, *, expected: str) -> str:
         """Saves `state` in the place of revision `expected` and returns its own revision; durable on return.
@@ -142,14 +172,27 @@ def migrated(document: dict[str, Any]) -> dict[str, Any]:
     one release that served before. A declaration that is no longer valid is dropped: today's is used in its place.
     """
     schema, rollout = document["schema"], document.get("rollout")
-    if schema == 1 and rollout is not None:
-        rollout = {key: value for key, value in rollout.items() if key != "evidence"}
     if schema <= 2:  # noqa: PLR2004 - the number of a schema
         previous = document.get("previous")
         document = {**document, "served": [] if previous is None else [previous]}
-    if rollout is not None:
-        try:
-            Endpoint.model_validate(rollout.get("declared"))
-        except ValidationError:
-            rollout = {key: value for key, value in rollout.items() if key != "declared"}
-    return {**document, "rollout": rollout, "schema": SCHEMA}
+    ended = [
+        {**one, "rollout": _readable(one["rollout"], schema)}
+        for one in document.get("unreported") or ()
+    ]
+    document = _without_old_declaration({**document, "unreported": ended, "schema": SCHEMA})
+    return {**document, "rollout": None if rollout is None else _readable(rollout, schema)}
+
+
+def _readable(rollout: dict[str, Any], schema: int) -> dict[str, Any]:
+    if schema == _OLDEST:
+        rollout = {key: value for key, value in rollout.items() if key != "evidence"}
+    return _without_old_declaration(rollout)
+
+
+def _without_old_declaration(document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        if document.get("declared") is not None:
+            Endpoint.model_validate(document["declared"])
+    except ValidationError:
+        return {key: value for key, value in document.items() if key != "declared"}
+    return document

@@ -65,9 +65,10 @@ class KnativeTarget:
             TargetUnavailable: another version has to be rolled out, or retired, or to lose its requests, first.
         """
         try:
-            manifest = self._applied(self._look(), release)
+            look = self._look()
+            manifest = self._applied(look, release)
             if manifest is not None:
-                self._own.ensure(manifest, take_back=SHARE_FIELD)
+                self._own.ensure_over(look.service, manifest, take_back=SHARE_FIELD)
         except (TargetRefused, ManifestInvalid) as error:
             self._refused[release.version] = str(error)
             raise TargetRefused(str(error)) from error
@@ -122,7 +123,7 @@ class KnativeTarget:
                 f"v{look.version} is rolled out. Delete the InferenceService to end the endpoint."
             )
             raise TargetUnavailable(message)
-        self._own.ensure(self._as_it_is(look, percent), take_back=SHARE_FIELD)
+        self._own.ensure_over(look.service, self._as_it_is(look, percent), take_back=SHARE_FIELD)
 
     def retire(self, version: str) -> None:
         """Gives the spec back to the version beside it, and rolls that out again once it is loaded.
@@ -141,9 +142,9 @@ class KnativeTarget:
             self._own.delete(INFERENCE_SERVICE, look.service)
         elif look.version == version and beside is not None and not look.reloads:
             back = self._manifest(beside, percent=0, beside=beside, retiring=version)
-            self._own.ensure(back, take_back=SHARE_FIELD)
+            self._own.ensure_over(look.service, back, take_back=SHARE_FIELD)
         elif look.reloads and look.percent < _ALL and look.newest_is_ready:
-            self._own.ensure(self._as_it_is(look, _ALL), take_back=SHARE_FIELD)
+            self._own.ensure_over(look.service, self._as_it_is(look, _ALL), take_back=SHARE_FIELD)
 
     def _applied(self, look: Knative, release: Release) -> Manifest | None:
         """The object with `release` as its newest version; None where Knative holds that version already."""

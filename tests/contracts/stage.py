@@ -16,12 +16,13 @@ from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Target
 from registry.release import ModelVersion
 from tests.builders import FakeClock
-from tests.fakes import FakeInspector, FakeRecord, FakeRegistry, FakeTrail
+from tests.fakes import FakeInspector, FakeRecord, FakeRegistry, FakeTrail, FakeWatcher
 
 POLICY = {
     "steps": [{"weight": weight, "dwell_s": 0} for weight in (5, 25, 50)],
     "promote": {"by": "exposure", "requests": 30},
     "drain_s": 0,
+    "settle_s": 20,
 }
 VERSIONS = ("5", "6", "7", "8")
 _TICKS = 25
@@ -120,6 +121,7 @@ class Stage:
             store=self.store,
             clock=self.clock,
             leads=lambda: True,
+            watcher=FakeWatcher(),
         )
 
     def tick(self, times: int = 1) -> None:

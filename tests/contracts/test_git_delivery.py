@@ -1,14 +1,17 @@
 """Rollouts by commits: Shipway writes to a real git repository, a syncer applies it, and the controller waits for the cluster."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from deploy_targets.cluster import Cluster
+from deploy_targets.cluster import RAY_SERVICE, Cluster
 from deploy_targets.git_objects import GitObjects
 from deploy_targets.git_repository import GitRepository
+from deploy_targets.manifest import Manifest
 from deploy_targets.placement import Git
 from deploy_targets.ray_serve.adapter import ray_target
 from deploy_targets.routing.traffic import Traffic
@@ -126,12 +129,12 @@ def test_a_step_begins_when_its_weights_are_seen(serving: GitStage) -> None:
     serving.syncer.is_idle = True
     while "25 %" not in messages(serving.bare)[-1]:
         serving.tick()
-    since, committed_so_far = serving.state.rollout.phase_since, messages(serving.bare)
+    committed_so_far = messages(serving.bare)
 
     serving.tick(5)
 
-    assert serving.state.rollout.phase_since > since
     assert serving.state.rollout.step == 1
+    assert serving.state.rollout.step_requests == 0
     assert messages(serving.bare) == committed_so_far
     assert serving.traffic.percent("7") == 5
 
@@ -197,7 +200,111 @@ def test_a_push_that_loses_the_race_is_made_anew(tmp_path, monkeypatch) -> None:
     ours.write("llm", {"a.yaml": "a: 1\n"}, message="ours")
 
     assert messages(bare)[-2:] == ["theirs", "ours"]
-    assert ours.read("llm") == {"a.yaml": "a: 1\n", "b.yaml": "b: 1\n"}
+    assert ours.read("llm") == {"a.yaml": b"a: 1\n", "b.yaml": b"b: 1\n"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a: 1\n---\nb: 2\n",
+        b"{{- if .Values.on }}\na: 1\n{{- end }}\n",
+        b"a: caf\xe9\n",
+        b"metadata: null\n",
+        b"kind: RayService\nmetadata: [1]\n",
+        b"metadata: {name: a, labels: [1]}\n",
+        b"on: 2026-99-99\n",
+    ],
+)
+def test_what_others_keep_there_keeps_no_weights_from_being_written(tmp_path, content) -> None:
+    bare, work = a_repository(tmp_path), tmp_path / "work"
+    clone = GitRepository(str(bare), branch="main")
+    wanted = GitObjects(clone, folder="llm", endpoint="chat")
+    (work / "llm").mkdir()
+    (work / "llm" / "theirs.yaml").write_bytes(content)
+    git("-C", work, "add", "--all")
+    git("-C", work, "commit", "--quiet", "--message", "theirs")
+    git("-C", work, "push", "--quiet", "origin", "HEAD:main")
+
+    with wanted.change("ours"):
+        assert wanted.list(RAY_SERVICE) == ()
+        wanted.ensure(Manifest(name="chat.httproute", body={"kind": "HTTPRoute"}))
+
+    assert messages(bare)[-1] == "ours"
+    assert clone.read("llm")["theirs.yaml"] == content
+
+
+@pytest.mark.parametrize("name", ["chat.httproute.yaml", "chat-v7.rayservice.yaml"])
+def test_a_file_of_ours_that_cannot_be_read_is_told(tmp_path, name) -> None:
+    clone = GitRepository(str(a_repository(tmp_path)), branch="main")
+    clone.write("llm", {name: "a: 1\n---\nb: 2\n"}, message="a slip")
+
+    with (
+        pytest.raises(TargetRefused, match=f"{name}.*not one YAML document"),
+        GitObjects(clone, folder="llm", endpoint="chat").change("ours"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("lock", ["index.lock", "shallow.lock"])
+def test_a_lock_that_was_left_in_the_clone_is_gone_at_the_next_look(tmp_path, lock) -> None:
+    ours = GitRepository(str(a_repository(tmp_path)), branch="main")
+    ours.read("llm")
+    assert ours._clone is not None
+    (ours._clone / ".git" / lock).touch()
+
+    looks = [
+        lambda: ours.read("llm"),
+        lambda: ours.write("llm", {"a.yaml": "a: 1\n"}, message="ours"),
+    ]
+
+    with pytest.raises(TargetUnavailable, match=lock):
+        looks[lock == "index.lock"]()
+    ours.write("llm", {"a.yaml": "a: 1\n"}, message="ours")
+
+    assert ours.read("llm") == {"a.yaml": b"a: 1\n"}
+
+
+def test_what_was_not_committed_is_not_taken_for_the_branch(tmp_path, monkeypatch) -> None:
+    ours = GitRepository(str(a_repository(tmp_path)), branch="main")
+    run = GitRepository._run
+
+    def no_add(self: GitRepository, clone: Path, *words: str) -> Any:
+        return run(self, clone, *(("add", "--no-such") if words[0] == "add" else words))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(GitRepository, "_run", no_add)
+        with pytest.raises(TargetUnavailable, match="git add failed"):
+            ours.write("llm", {"a.yaml": "a: 1\n"}, message="ours")
+
+    assert ours.read("llm") == {}
+
+
+def test_the_clones_of_a_process_lie_together_and_go_with_it(tmp_path) -> None:
+    bare = a_repository(tmp_path)
+    text = (
+        "import sys; from deploy_targets.git_repository import GitRepository\n"
+        f"kept = [GitRepository({str(bare)!r}, branch='main') for _ in range(2)]\n"
+        "for one in kept: one.read('llm')\n"
+        "print(len({one._clone.parent for one in kept}), kept[0]._clone.is_dir(), kept[0]._clone.parent)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    count, is_there, place = done.stdout.split()
+
+    assert (count, is_there) == ("1", "True")
+    assert not Path(place).exists()
+
+
+def test_a_clone_is_made_anew_before_it_grows(tmp_path) -> None:
+    ours = GitRepository(str(a_repository(tmp_path)), branch="main")
+    ours.read("llm")
+    first = ours._clone
+    ours._refreshes = 200
+
+    ours.read("llm")
+
+    assert ours._clone != first
+    assert first is not None
+    assert not first.exists()
 
 
 def test_a_branch_that_takes_no_push_is_told(tmp_path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,13 +55,14 @@ def a_stack(folder: Path, endpoints: str) -> Iterator[Stack]:
             stack.down(Home(folder / "home"), announce=print)
 
 
-def test_no_client_fails_through_a_full_promotion_over_2000_requests(
-    tmp_path: Path, report: Callable[[str, object], None]
+def check_a_promotion_under_load(
+    folder: Path, endpoints: str, tell: Callable[[object], None]
 ) -> None:
+    """No client fails through a full promotion over 2,000 requests; `tell` gets the numbers."""
     from tests.tiny_model import write_tiny_model
 
-    models = [write_tiny_model(tmp_path / f"tiny{seed}", seed=seed) for seed in (1, 2)]
-    with a_stack(tmp_path, ENDPOINTS % ("", 300)) as running:
+    models = [write_tiny_model(folder / f"tiny{seed}", seed=seed) for seed in (1, 2)]
+    with a_stack(folder, endpoints) as running:
         first, good = map(running.register, models)
         running.point("challenger", first)
         running.until(lambda: running.aliases == {CHAMPION: first})
@@ -72,10 +74,17 @@ def test_no_client_fails_through_a_full_promotion_over_2000_requests(
             running.until(lambda: set(running.observed().revisions) == {good})
             running.until(lambda: clients.report.requests >= REQUESTS)
 
-    report("a full promotion on local Triton", clients.report.to_json())
+    tell(clients.report.to_json())
     assert clients.report.requests >= REQUESTS
     assert (clients.report.failures, dict(clients.report.faults)) == (0, {})
     assert clients.report.versions[good].requests >= 300
+
+
+def test_no_client_fails_through_a_full_promotion_over_2000_requests(
+    tmp_path: Path, report: Callable[[str, object], None]
+) -> None:
+    told = partial(report, "a full promotion on local Triton")
+    check_a_promotion_under_load(tmp_path, ENDPOINTS % ("", 300), told)
 
 
 def test_smollm2_is_promoted_canaried_and_rolled_back(

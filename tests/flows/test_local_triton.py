@@ -123,7 +123,7 @@ def test_a_bad_challenger_is_rolled_back_by_failures_that_triton_half_hides(
         running.until(lambda: running.answered(bad)[0] == "turned_down")
         running.until(lambda: running.status.traffic == {champion: 100})
 
-    assert running.aliases == {CHAMPION: champion}
+    running.until(lambda: running.aliases == {CHAMPION: champion})
     assert "worse: e-value" in running.answered(bad)[1]
     own = clients.report.versions[bad].failures
     assert own > 0

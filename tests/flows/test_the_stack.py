@@ -4,6 +4,7 @@ One stack serves all of this module, and its tests run in the order in which the
 has left, as a user would.
 """
 
+import getpass
 import io
 import ipaddress
 import json
@@ -267,6 +268,7 @@ def run_of(running: Stack, past: PastRollout, status: str) -> Any:
     assert run.info.status == status
     assert run.data.tags["shipway.reason"] == past.reason != ""
     assert {one.path for one in client.list_artifacts(past.run_id)} == {
+        "audit",
         "policy.yaml",
         "rollout.png",
     }
@@ -290,7 +292,7 @@ def test_a_bad_challenger_is_rolled_back_by_its_numbers(
         running.until(lambda: running.answered(bad)[0] == "turned_down")
         running.until(lambda: running.status.traffic == {champion: 100})
 
-    assert running.aliases == {CHAMPION: champion}
+    running.until(lambda: running.aliases == {CHAMPION: champion})
     assert "; worse: e-value " in running.answered(bad)[1]
     own = clients.report.versions[bad].failures
     assert own > 0
@@ -363,7 +365,10 @@ def test_a_champion_moved_by_hand_is_put_back_and_becomes_the_request(running: S
     said = running.cli("rollback", "chat", "--reason", "not that one")
     assert "the rollout of v1 ends" in said
     running.until(
-        lambda: running.answered("1") == ("turned_down", "rolled back: operator: not that one")
+        lambda: (
+            running.answered("1")
+            == ("turned_down", f"rolled back: operator {getpass.getuser()}: not that one")
+        )
     )
     running.until(lambda: running.aliases == {CHAMPION: champion})
 

@@ -82,6 +82,7 @@ def behind_tls(url: str, authority: Authority) -> Iterator[int]:
     context.load_cert_chain(authority.certificate, authority.key)
     there = urlsplit(url)
     loop = asyncio.new_event_loop()
+    connections: set[asyncio.WriteTransport] = set()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ssl.SSLError):
@@ -92,6 +93,7 @@ def behind_tls(url: str, authority: Authority) -> Iterator[int]:
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner = await asyncio.open_connection(there.hostname, there.port)
+        connections.update((writer.transport, inner[1].transport))
         await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer))
 
     async def start() -> asyncio.Server:
@@ -103,6 +105,8 @@ def behind_tls(url: str, authority: Authority) -> Iterator[int]:
         for one in others:
             one.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for one in connections:
+            one.abort()
 
     server = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)

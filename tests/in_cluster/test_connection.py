@@ -69,7 +69,7 @@ def test_a_renewed_token_is_read_within_a_minute(pod: Pod, monkeypatch: pytest.M
     revision = store.save(a_state(), expected="")
     old = pod.token
     pod.renew()
-    late = dt.timedelta(seconds=50)
+    late = dt.timedelta(seconds=20)
     assert store.load("chat").revision == revision  # by the old one, which is valid for long yet
     pod.server.server.revoke(old)
     with pytest.raises(TargetRefused, match="does not know us"):

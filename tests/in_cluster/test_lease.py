@@ -32,7 +32,7 @@ class Candidate:
         )
         self.lease._look = self._look  # as `begin` does, without its thread
 
-    def _look(self) -> None:
+    def _look(self, _: str | None) -> None:
         self.looks += 1
 
     def attempt(self) -> bool:
@@ -307,6 +307,29 @@ def test_a_hint_that_reaches_a_follower_is_passed_on_to_the_leader(election: Ele
     assert election.a.looks == 3
 
 
+def test_of_many_hints_at_once_few_are_written_and_the_last_is_told_too(election: Election) -> None:
+    """Each write of a follower's may cross a renewal of the leader's."""
+    election.a.attempt()
+    election.b.attempt()
+    before = election.b.lossy.calls.count("PUT")
+    for _ in range(40):
+        election.advance(0.05)
+        election.b.lease.hint()
+        if election.b.lease._bell.is_set():
+            election.b.lease._bell.clear()
+            election.b.attempt()
+    election.a.attempt()
+    told = election.a.looks
+    assert election.b.lossy.calls.count("PUT") - before <= 2
+    assert told == 2
+
+    election.b.lease.hint()
+    election.advance(2)
+    election.b.attempt()
+    election.a.attempt()
+    assert election.a.looks == 3
+
+
 def test_hints_do_not_keep_a_dead_leader_in_office(election: Election) -> None:
     election.a.attempt()
     election.b.attempt()
@@ -390,9 +413,9 @@ def test_a_thread_keeps_the_lease_and_lets_it_go_at_the_end(cluster: Any) -> Non
         )
         for name in "ab"
     }
-    candidates["a"].begin(looked["a"].set)
+    candidates["a"].begin(lambda _: looked["a"].set())
     assert looked["a"].wait(10)
-    candidates["b"].begin(looked["b"].set)
+    candidates["b"].begin(lambda _: looked["b"].set())
     assert candidates["a"].leads()
     assert not candidates["b"].leads()
     cluster.server.go_away()

@@ -33,6 +33,7 @@ from tests.fakes import (
     FakeTarget,
     FakeTrail,
     FakeUsers,
+    FakeWatcher,
 )
 from tests.in_cluster.worlds import TERMS, Steady, speaking_as
 
@@ -90,6 +91,7 @@ class Replica:
             store=Through(world.fresh_store(), after),
             clock=world.steady.clock,
             leads=self.lease.leads,
+            watcher=FakeWatcher(),
         )
 
     def attempt(self) -> None:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,17 @@ from kubernetes import client
 
 from deploy_targets.in_cluster import state_store
 from deploy_targets.in_cluster.state_store import ConfigMapStore
-from deploy_targets.rollout.state import SCHEMA, EndedRollout, Evidence, Outcome, Point, Reading
+from deploy_targets.rollout.audit import MAX_PENDING_BYTES
+from deploy_targets.rollout.state import (
+    SCHEMA,
+    AuditTail,
+    EndedRollout,
+    EndpointState,
+    Evidence,
+    Outcome,
+    Point,
+    Reading,
+)
 from registry.errors import (
     AnswerLost,
     StateConflict,
@@ -277,3 +288,11 @@ def test_a_rollout_of_schema_1_goes_on_after_an_upgrade_and_is_saved_as_today(
     assert (after.schema, after.serving) == (SCHEMA, a_release("6"))
     assert after.rollout is not None
     assert after.rollout.evidence == Evidence()
+
+
+def test_the_longest_record_that_waits_fits_even_where_it_hardly_compresses() -> None:
+    letters = base64.b64encode(random.Random(1).randbytes(750_000)).decode()
+    lines = tuple(letters[at : at + 10_000] for at in range(0, len(letters), 10_000))
+    assert sum(map(len, lines)) == MAX_PENDING_BYTES
+    state = EndpointState(endpoint="chat", audit=AuditTail(pending=lines))
+    assert len(state_store._packed(state)) < 800_000

@@ -21,7 +21,8 @@ from deploy_targets.in_cluster.election import Terms
 from deploy_targets.in_cluster.lease import LEASE_NAME, LeaseLeadership
 from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.install.guard import NAMESPACE
-from deploy_targets.kubernetes_targets import cluster_target
+from deploy_targets.kubernetes_targets import cluster_target, watched_kinds
+from deploy_targets.manifest import OWN_LABELS
 from deploy_targets.placement import Git
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Readiness, Target
@@ -127,7 +128,7 @@ def walk_through(
     *,
     sync: Callable[[], None],
 ) -> None:
-    """A release that is given up, one that serves, a challenger that does not start and is taken back, one that is promoted."""
+    """The watches; a release that is given up, one that serves, a challenger that does not start and is taken back, one that is promoted."""
     target = _target(endpoint, api)
     operators = Operators(running.admin, endpoint.cluster.namespace)
 
@@ -137,6 +138,10 @@ def walk_through(
             operators.step()
         return target.observe().revisions
 
+    hints = Cluster(api, sleep=lambda _: None, jitter=lambda: 0.0)
+    for kind in watched_kinds(endpoint):
+        since = hints.newest_version(kind, endpoint.cluster.namespace, OWN_LABELS)
+        hints.watch(kind, endpoint.cluster.namespace, OWN_LABELS, since=since).close()
     target.apply(a_release("5"))
     look()
     target.retire("5")

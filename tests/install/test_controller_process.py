@@ -1,6 +1,6 @@
 """The controller as its Deployment starts it: the built environment, endpoints and rights, and nothing besides.
 
-MLflow is away here, so nothing is rolled out; that the Lease is taken, the endpoints are looked at and no call is refused is
+MLflow is away here, so nothing is rolled out; that the Lease is taken, the endpoints are watched and looked at and no call is refused is
 what the installation has to answer for.
 """
 
@@ -118,9 +118,11 @@ def test_it_leads_looks_at_the_endpoints_and_is_refused_nothing(cluster, started
     server = cluster.server
 
     def has_looked(store: Any) -> bool:
-        asked = {one.resource for one in server.attempts[USER.name]}
+        asked = {one.resource for one in server.attempts[USER.name] if one.verb != "watch"}
+        watched = {one.resource for one in server.attempts[USER.name] if one.verb == "watch"}
         lease = store.objects.get(LEASE)
-        return bool(lease and lease["spec"]["holderIdentity"]) and "rayservices" in asked
+        leads = bool(lease and lease["spec"]["holderIdentity"])
+        return leads and "networkpolicies" in asked and {"rayservices", "httproutes"} <= watched
 
     server.wait_until(has_looked, timeout_s=120)
 

@@ -10,7 +10,7 @@ import pytest
 from deploy_targets.endpoint import parse_endpoints
 from deploy_targets.install.guard import NAMESPACE, keys_secret, render_guards
 from deploy_targets.manifest import canonical_yaml
-from deploy_targets.monitoring.manifests import pod_monitor
+from deploy_targets.monitoring.manifests import controller_pod_monitor, pod_monitor
 from tests.contracts.custom_resources import object_faults
 from tests.install import rights
 from tests.install.kustomize import apply_strictly, build, need_kubectl, objects_in
@@ -220,12 +220,36 @@ def test_prometheus_finds_the_guards(built) -> None:
     assert spec["podMetricsEndpoints"][0]["port"] in ports
 
 
+def test_prometheus_finds_the_controller_and_is_let_in(built) -> None:
+    (page,) = controller_pod_monitor().body["spec"]["podMetricsEndpoints"]
+    (found,) = (one for one in pods(built) if one[0] == "shipway-controller")
+    (port,) = (
+        one["containerPort"]
+        for one in found[2]["containers"][0]["ports"]
+        if one["name"] == page["port"]
+    )
+    (policy,) = (
+        one for one in of("NetworkPolicy", built) if one["metadata"]["name"] == "shipway-controller"
+    )
+    (rule,) = policy["spec"]["ingress"]
+
+    selector = controller_pod_monitor().body["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= found[1].items()
+    assert [one["port"] for one in rule["ports"]] == [port]
+    assert rule["from"] == [
+        {
+            "namespaceSelector": {},
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+        }
+    ]
+
+
 def test_what_watches_the_guards_is_put_where_they_are() -> None:
     need_kubectl()
 
     found = objects_in(ROOT / "deploy_targets" / "monitoring" / "generated")
 
-    assert sorted(one["kind"] for one in found) == ["PodMonitor", "PrometheusRule"]
+    assert sorted(one["kind"] for one in found) == ["PodMonitor", "PodMonitor", "PrometheusRule"]
     assert {one["metadata"]["namespace"] for one in found} == {NAMESPACE}
     assert [fault for one in found for fault in object_faults(one)] == []
 
@@ -320,6 +344,8 @@ ENGINE = ({"app": "engine"}, "llm")
         ("egress", GUARD, CLIENT, 443, False),
         ("ingress", CONTROLLER, CLIENT, 8090, False),
         ("ingress", CONTROLLER, MLFLOW, 8090, True),
+        ("ingress", CONTROLLER, PROMETHEUS, 8090, True),
+        ("ingress", CONTROLLER, PROMETHEUS, 9090, False),
         ("egress", CONTROLLER, (GUARD, "shipway"), 9090, True),
         ("egress", CONTROLLER, (GUARD, "shipway"), 8080, False),
         ("egress", CONTROLLER, CLIENT, 6443, True),

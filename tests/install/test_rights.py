@@ -62,7 +62,7 @@ def test_of_leases_it_may_touch_its_own_alone(cluster) -> None:
 def test_where_somebody_else_applies_it_may_only_read() -> None:
     verbs = {verb for way, (_, _, verb) in RIGHTS if way.endswith(rights.BY_GIT)}
 
-    assert verbs == {"get", "list"}
+    assert verbs == {"get", "list", "watch"}
 
 
 def test_there_is_no_wildcard() -> None:

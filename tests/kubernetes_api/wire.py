@@ -228,6 +228,7 @@ _PLANNED = {
     400: ("BadRequest", "the object is refused"),
     403: ("Forbidden", "it is forbidden"),
     404: ("NotFound", "it is not there"),
+    410: ("Expired", "The resourceVersion for the provided watch is too old."),
     422: ("Invalid", "the object is invalid"),
     429: ("TooManyRequests", "Too many requests, please try again later."),
     500: ("InternalError", "an error on the server, on demand"),

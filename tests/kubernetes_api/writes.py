@@ -129,6 +129,9 @@ def apply_patch(store: Store, write: Write, sent: Body, *, force: bool) -> tuple
         raise status.unknown_error(f"failed to create typed patch object ({kind}): {what}")
     if live is not None:
         _check_versions(write, live, body)
+    elif uid := body["metadata"].get("uid"):
+        why = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        raise status.modified(write.resource, write.name, why)
     named = {"name": write.name, **({"namespace": write.namespace} if write.namespace else {})}
     config = _without_nulls(_writable(write, {**body, "metadata": {**body["metadata"], **named}}))
     base = live or {"metadata": named}

@@ -43,9 +43,10 @@ def test_a_process_that_is_killed_leaves_the_lock_to_the_next(tmp_path: Path) ->
 
 
 def test_a_hint_has_the_loop_look(tmp_path: Path) -> None:
-    looks: list[str] = []
+    looks: list[str | None] = []
     lock = FileLeadership(tmp_path / "lock")
-    lock.begin(lambda: looks.append("now"))
+    lock.begin(looks.append)
     assert lock.knows()
+    lock.hint("qwen")
     lock.hint()
-    assert looks == ["now"]
+    assert looks == ["qwen", None]

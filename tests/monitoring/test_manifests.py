@@ -8,6 +8,7 @@ import yaml
 
 from deploy_targets.manifest import Manifest, canonical_yaml
 from deploy_targets.monitoring.manifests import (
+    controller_pod_monitor,
     monitoring_manifests,
     pod_monitor,
     prometheus_rule,
@@ -17,10 +18,11 @@ from tests.contracts.custom_resources import object_faults
 
 OBJECTS = {"prometheusrules": prometheus_rule(), "podmonitors": pod_monitor()}
 EACH = pytest.mark.parametrize(("plural", "manifest"), OBJECTS.items(), ids=list(OBJECTS))
+ALL = [*OBJECTS.values(), controller_pod_monitor()]
 
 
-@EACH
-def test_it_is_valid_against_the_operators_schema(plural: str, manifest: Manifest) -> None:
+@pytest.mark.parametrize("manifest", ALL, ids=lambda manifest: manifest.name)
+def test_it_is_valid_against_the_operators_schema(manifest: Manifest) -> None:
     assert object_faults(yaml.safe_load(canonical_yaml([manifest]))) == []
 
 

@@ -1,5 +1,6 @@
 """The alerts, on made-up series, by Prometheus' own test tool: when each fires, and when it keeps still."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,9 @@ def test_every_alert_says_what_and_how_much_and_has_a_section_in_the_runbook(ale
     sections = [line[3:] for line in (ROOT / page).read_text().splitlines() if line[:3] == "## "]
     assert alert.name in sections
     assert section == alert.name.lower()
-    assert "$labels.endpoint" in alert.summary
+    assert {"$labels.endpoint", "$labels.namespace"} & set(
+        re.findall(r"\$labels\.\w+", alert.summary)
+    )
     assert "$value" in alert.description
 
 
@@ -287,3 +290,62 @@ def test_an_alert_tells_its_numbers(tmp_path: Path) -> None:
             )
         ],
     )
+
+
+# The controller itself.
+
+
+def controller(
+    *, leader: str = "1x60", looks: str = "0+10x60", waits: str = "0x60", failed: str = "0x60"
+) -> dict[str, str]:
+    """What two replicas tell, minute by minute; the second follows."""
+    one, other = 'namespace="shipway", pod="a"', 'namespace="shipway", pod="b"'
+    return {
+        f"shipway_leader{{{one}}}": leader,
+        f"shipway_leader{{{other}}}": "0x60",
+        f'shipway_reconcile_seconds_count{{{one}, result="done"}}': looks,
+        f'shipway_reconcile_seconds_count{{{other}, result="done"}}': "0x60",
+        f"shipway_oldest_unserved_change_seconds{{{one}}}": waits,
+        f'shipway_reconcile_failures_total{{{one}, endpoint="chat"}}': failed,
+    }
+
+
+def of_namespace(alert: str) -> str:
+    return f'{{alertname="{alert}", namespace="shipway"}}'
+
+
+def test_a_controller_that_looks_and_leaves_nothing_waiting_is_silent(tmp_path: Path) -> None:
+    expect_silence(tmp_path, controller(waits="100x60", failed="0+0.4x60"))
+
+
+@pytest.mark.parametrize(
+    "leader", ["1x40 0x19", "1x40 _x19"], ids=["none of them leads", "the leader's pod is gone"]
+)
+def test_nobody_leads(tmp_path: Path, leader: str) -> None:
+    expect_alerts(tmp_path, controller(leader=leader), of_namespace("NobodyLeads"), by="namespace")
+
+
+def test_a_change_of_leaders_is_no_alert(tmp_path: Path) -> None:
+    expect_silence(tmp_path, controller(leader="1x30 0x2 1x27"), of="NobodyLeads")
+
+
+def test_a_leader_whose_looks_stand_still(tmp_path: Path) -> None:
+    series = controller(looks="0+10x30 300x29")
+    expect_alerts(tmp_path, series, of_namespace("ControllerDoesNotLook"), by="namespace")
+
+
+def test_a_controller_of_another_namespace_does_not_look_in_its_place(tmp_path: Path) -> None:
+    busy = {'shipway_reconcile_seconds_count{namespace="other", result="done"}': "0+10x60"}
+    series = controller(looks="300x60") | busy
+    expect_alerts(tmp_path, series, of_namespace("ControllerDoesNotLook"), by="namespace")
+
+
+def test_looks_that_fail_fire_for_their_endpoint(tmp_path: Path) -> None:
+    labels = '{alertname="LooksFail", endpoint="chat"}'
+    expect_alerts(tmp_path, controller(failed="0+2x60"), labels, by="endpoint")
+
+
+def test_a_change_that_waits_fires_and_one_that_was_served_does_not(tmp_path: Path) -> None:
+    series = controller(waits="0x40 60+60x19")
+    expect_alerts(tmp_path, series, of_namespace("ChangeWaits"), by="namespace")
+    expect_silence(tmp_path, controller(waits="0x40 60+60x5 0x13"), of="ChangeWaits")

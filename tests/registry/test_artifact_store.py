@@ -350,6 +350,34 @@ def test_a_copy_that_is_not_whole_is_made_anew(store: ArtifactStore, artifact: A
     assert bucket.keys() >= {"chat/7/weights/nested/weights.bin"}
 
 
+def test_a_copy_that_was_cut_off_goes_on_where_it_was(
+    store: ArtifactStore, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed in mid-copy again and again comes to an end all the same."""
+    copy = store._client.copy
+    copied: list[str] = []
+
+    def cut_off(given: Any, bucket: str, key: str, **named: Any) -> None:
+        if copied:
+            raise RuntimeError("killed")
+        copy(given, bucket, key, **named)
+        copied.append(key)
+
+    monkeypatch.setattr(store._client, "copy", cut_off)
+    with pytest.raises(RuntimeError, match="killed"):
+        compose(store, artifact, "cut off")
+    (first,) = copied
+    copied.clear()
+
+    composed = compose(store, artifact, "cut off")
+
+    assert len(copied) == 1
+    assert first not in copied
+    assert store.fetch(
+        composed.source, composed.manifest.digest, into=artifact.folder.parent / "cache"
+    )
+
+
 def test_nothing_is_composed_of_other_bytes_than_were_promised(
     store: ArtifactStore, artifact: Artifact
 ) -> None:

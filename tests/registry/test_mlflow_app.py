@@ -142,7 +142,9 @@ def test_the_name_stands_on_the_version_and_nobody_can_write_another(login: Logi
 
 @pytest.mark.real
 def test_what_mlflow_refuses_is_told_to_nobody(login: Login) -> None:
-    model = a_model(login.admin, "refused")
+    with login.receiver.hints() as made:
+        model = a_model(login.admin, "refused")
+        made("plugin", 1)
     first = {"name": model, "version": "1", "alias": "challenger"}
     stranger = Person(login.admin.url, ("mallory", "no such password"))
 

@@ -59,8 +59,8 @@ def move_to_stage(client: Any, model: str, version: str, stage: str) -> None:
 
 
 def test_a_model_that_does_not_exist_asks_for_nothing(registry: MlflowRegistry, model: str) -> None:
-    assert registry.facts(model, ALIAS) == RegistryFacts(model=model)
-    assert registry.facts(model, STAGE) == RegistryFacts(model=model)
+    assert registry.facts(model, ALIAS) == RegistryFacts(model=model, is_gone=True)
+    assert registry.facts(model, STAGE) == RegistryFacts(model=model, is_gone=True)
     assert registry.versions(model) == ()
 
 
@@ -276,3 +276,26 @@ def test_a_host_that_mlflow_does_not_answer_to_is_told_with_what_to_set() -> Non
 
     with pytest.raises(RegistryUnavailable, match="--allowed-hosts"):
         MlflowRegistry(Refusing()).aliases("m")  # type: ignore[arg-type]
+
+
+def test_a_version_that_came_with_its_model_is_not_asked_for_again(servers, monkeypatch) -> None:
+    name = f"newest-{uuid4().hex}"
+    servers.client.create_registered_model(name)
+    for number in ("1", "2"):
+        servers.client.create_model_version(
+            name, source=f"s3://shipway/models/{number}", tags={"digest": number}
+        )
+    servers.client.set_registered_model_alias(name, "champion", "2")
+    asked: list[str] = []
+    original = servers.client.get_model_version
+
+    def counted(model: str, version: str):
+        asked.append(version)
+        return original(model, version)
+
+    monkeypatch.setattr(servers.client, "get_model_version", counted)
+    facts = servers.registry.facts(name, ALIAS)
+    assert (facts.versions["2"].tags, asked) == ({"digest": "2"}, [])
+    servers.client.set_registered_model_alias(name, "challenger", "1")
+    facts = servers.registry.facts(name, ALIAS)
+    assert (facts.versions["1"].tags, asked) == ({"digest": "1"}, ["1"])

@@ -131,6 +131,18 @@ def test_a_turned_down_challenger_loses_its_alias_and_learns_why() -> None:
     assert "31 errors in 612" in told[0].tags.values()
 
 
+def test_the_answer_is_written_before_the_request_is_cleared_else_a_crash_would_lose_it() -> None:
+    standing = Standing(serving="6", settled_champion="6", rejected={"7": "31 errors in 612"})
+    for before, trigger in (
+        (facts(champion="6", challenger="7"), ALIAS),
+        (facts(a_version("7", stage="Production", updated_ms=3), champion="6"), STAGE),
+    ):
+        changes = plan_registry(before, trigger, standing)
+        kinds = [type(one) for one in changes if getattr(one, "version", None) in {"7", None}]
+        assert kinds[0] is TagVersion
+        assert len(kinds) == 2
+
+
 def test_a_rejection_is_forgotten_only_when_the_request_is_gone() -> None:
     rejected = {"7": "rolled back"}
     assert withdrawn(facts(champion="6", challenger="7"), ALIAS, rejected) == frozenset()

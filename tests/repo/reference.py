@@ -22,7 +22,11 @@ from deploy_targets.cli import app
 from deploy_targets.endpoint import endpoint_schema
 from deploy_targets.manifest import Manifest, canonical_yaml
 from deploy_targets.monitoring.dashboards import dashboard_json
-from deploy_targets.monitoring.manifests import pod_monitor, prometheus_rule
+from deploy_targets.monitoring.manifests import (
+    controller_pod_monitor,
+    pod_monitor,
+    prometheus_rule,
+)
 from deploy_targets.monitoring.rules import rule_groups
 from deploy_targets.rollout.observations import PolicyFile
 from deploy_targets.rollout.scenario import Scenario
@@ -277,7 +281,7 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "endpoints.schema.json": json.dumps(endpoint_schema(), indent=1) + "\n",
         monitoring / "rules.yaml": canonical_yaml([rules]),
         monitoring / "prometheusrule.yaml": canonical_yaml([prometheus_rule()]),
-        monitoring / "podmonitor.yaml": canonical_yaml([pod_monitor()]),
+        monitoring / "podmonitor.yaml": canonical_yaml([pod_monitor(), controller_pod_monitor()]),
         monitoring / "dashboard.json": dashboard_json(),
     }
 

@@ -237,3 +237,24 @@ def test_a_rollout_that_is_superseded_ends_even_while_the_next_one_waits(serving
     serving.tick(1)
     assert serving.state.rollout is None
     assert serving.target.traffic == Traffic.all_to("6")
+
+
+def test_who_asked_before_the_last_answer_did_not_ask_now() -> None:
+    """Ada asked and was refused; Bob approves, and asks himself before his own name is written."""
+    found = Inspection(version="7", asked_by=ADA, approved_by=BOB, may_be_named=True)
+    assert found.named_after(None).asked_by == ADA
+    assert found.named_after(NOON - timedelta(seconds=1)).asked_by == ADA
+    assert found.named_after(NOON).asked_by is None
+
+
+def test_a_version_of_any_make_that_is_asked_for_does_not_keep_a_bad_one_under_way(
+    serving: World,  # noqa: F811
+) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(3)
+    serving.users.failure_rates["7"] = 0.6
+    serving.registry.versions["8"] = a_version("8", tags={"shipway.gate": "[" * 5000})
+    serving.registry.aliases["challenger"] = "8"
+    serving.tick(6)
+    assert serving.target.traffic == Traffic.all_to("6")
+    assert "cannot be read" in serving.registry.versions["8"].tags["shipway.reason"]

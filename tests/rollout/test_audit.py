@@ -118,18 +118,43 @@ def test_nothing_is_lost_while_it_cannot_be_written_out(serving: World, part: st
     assert replayed(serving, "chat-v7").difference is None
 
 
+def test_a_bucket_that_is_missing_fails_no_look_and_nothing_is_lost(
+    serving: World,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: tuple[str, ...]) -> None:
+        message = "S3 does not have the record"
+        raise NotFound(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(serving.trail, "append", refuse)
+        serving.release("7")
+    assert serving.state.serving == a_release("7")
+    serving.tick()
+    assert replayed(serving, "chat-v7").difference is None
+
+
 def test_a_long_outage_is_told_as_such_and_the_decisions_still_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "MAX_QUIET", 5)
+    monkeypatch.setattr(audit, "MAX_QUIET_BYTES", 10_000)
     busy = World(tmp_path, an_endpoint(promote={"by": "exposure", "requests": 10_000}))
     busy.release("6")
     busy.trail.is_away = True
     busy.registry.aliases["challenger"] = "7"
     busy.tick(40)
+    for hold in (Hold(reason="the fair is on", by="ada"), None):
+        saved = busy.store.load("chat")
+        busy.store.save(replace(saved.state, hold=hold), expected=saved.revision)
+        busy.tick(3)
     busy.users.failure_rates["7"] = 0.6
     busy.tick(40)
     assert len(busy.state.audit.pending) < 25
+    told = [json.loads(line) for line in busy.state.audit.pending]
+    (held,) = (one for one in told if one["missed"] and "rollout.waits" in str(one["events"]))
+    assert "before" in held
+    assert "declared" not in held
+    assert "facts" not in held["inputs"], "what was told before the gap still holds"
     busy.trail.is_away = False
     busy.tick(2)
     done = replayed(busy, "chat-v7")
@@ -142,14 +167,42 @@ def test_beyond_its_room_the_record_never_keeps_the_state_from_being_saved(
     serving: World,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audit, "MAX_QUIET", 2)
-    monkeypatch.setattr(audit, "MAX_PENDING", 4)
+    monkeypatch.setattr(audit, "MAX_QUIET_BYTES", 4_000)
+    monkeypatch.setattr(audit, "MAX_PENDING_BYTES", 8_000)
     serving.trail.is_away = True
     serving.release("7")
-    assert len(serving.state.audit.pending) <= 4
+    assert sum(map(len, serving.state.audit.pending)) <= 8_000
     serving.trail.is_away = False
     serving.release("8")
     assert sum(entry.missed for entry in entries(serving)) > 0
+    assert replayed(serving, "chat-v8").difference is None
+
+
+def test_while_mlflow_refuses_the_copy_s3_gets_each_line_once(serving: World) -> None:  # noqa: F811
+    serving.trail.is_copy_refused = True
+    for version in ("7", "8"):
+        serving.release(version)
+    serving.restart()
+    serving.tick(3)
+    assert len(serving.trail.lines) == len(set(serving.trail.lines)) == serving.state.audit.length
+    assert serving.state.audit.pending
+    serving.trail.is_copy_refused = False
+    serving.tick()
+    assert not serving.state.audit.pending
+    assert serving.trail.copied == serving.trail.lines
+
+
+def test_a_line_that_only_mlflow_lacks_is_still_written_where_s3_fails_after_it(
+    serving: World,  # noqa: F811
+) -> None:
+    serving.trail.is_copy_refused = True
+    serving.release("7")
+    serving.trail.is_away = True
+    serving.release("8")
+    serving.trail.is_away = serving.trail.is_copy_refused = False
+    serving.tick()
+    assert serving.trail.copied == serving.trail.lines
+    assert len(set(serving.trail.lines)) == len(serving.trail.lines) == serving.state.audit.length
     assert replayed(serving, "chat-v8").difference is None
 
 
@@ -175,6 +228,18 @@ def test_a_record_that_was_tampered_with_is_found_out(serving: World, tampered, 
         read_chain(tampered(lines), endpoint="chat", tail=tail)
 
 
+def test_lines_that_were_written_while_the_record_was_read_are_no_tampering(serving: World) -> None:  # noqa: F811
+    tail = serving.state.audit
+    serving.release("7")
+    lines, length = serving.trail.lines, serving.state.audit.length
+    told = read_chain(lines, endpoint="chat", tail=tail, grown_to=length)
+    assert len(told) == length > tail.length
+    with pytest.raises(IntegrityError, match="added to"):
+        read_chain(lines, endpoint="chat", tail=tail, grown_to=length - 1)
+    with pytest.raises(IntegrityError, match="ends at line"):
+        read_chain(lines[: tail.length - 1], endpoint="chat", tail=tail, grown_to=length)
+
+
 def test_pieces_that_overlap_are_one_record(serving: World) -> None:  # noqa: F811
     lines, tail = serving.trail.lines, serving.state.audit
     whole = read_chain(lines, endpoint="chat", tail=tail)
@@ -188,6 +253,28 @@ def test_the_story_tells_people_what_happened(serving: World) -> None:  # noqa: 
     assert "rollout.promoted" in told
     assert 'then: ShiftTraffic {"traffic":{"weights":{"6":95,"7":5}}}' in told
     assert "looks that decided nothing" in told
+
+
+def test_a_superseded_rollouts_story_tells_its_end(serving: World) -> None:  # noqa: F811
+    serving.registry.aliases["challenger"] = "7"
+    serving.tick(4, requests=10)
+    serving.release("8")
+    told = [
+        event["event"] for one in entries_of(entries(serving), "chat-v7") for event in one.events
+    ]
+    assert told[0] == "rollout.started"
+    assert "rollout.superseded" in told
+    for rollout in ("chat-v7", "chat-v8"):
+        assert replayed(serving, rollout).difference is None
+
+
+def test_a_version_is_not_another_one_that_begins_alike(serving: World) -> None:  # noqa: F811
+    serving.registry.versions["71"] = a_version("71")
+    serving.release("7")
+    serving.release("71")
+    found = {entry.rollout for entry in entries_of(entries(serving), "chat-v7")}
+    assert len(found) == 1
+    assert str(found.pop()).startswith("chat-v7-")
 
 
 def test_a_rollout_that_is_not_in_the_record_is_named_with_those_that_are(serving: World) -> None:  # noqa: F811

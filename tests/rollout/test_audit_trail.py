@@ -75,8 +75,8 @@ def test_the_same_piece_may_come_again_and_another_one_under_its_name_is_refused
 def test_decisions_outside_of_rollouts_have_one_run_of_their_own(
     servers: Servers, trail: AuditTrail
 ) -> None:
-    trail.append((a_line(1),))
-    trail.append((a_line(2), a_line(3, rollout="its run was deleted")))
+    trail.copy((a_line(1),))
+    trail.copy((a_line(2), a_line(3, rollout="its run was deleted")))
     experiment = servers.tracking.experiment(EXPERIMENT_PREFIX + trail.endpoint)
     (run,) = servers.client.search_runs([experiment])
     assert run.info.run_name == "decisions outside of rollouts"

@@ -22,6 +22,7 @@ from tests.fakes import (
     FakeTarget,
     FakeTrail,
     FakeUsers,
+    FakeWatcher,
 )
 
 
@@ -41,6 +42,7 @@ class World:
         self.trail = FakeTrail()
         self.inspector = FakeInspector()
         self.leads = True
+        self.watcher = FakeWatcher()
         self.store = store or SqliteStore(folder / "state.db")
         self.unit = Unit(
             endpoint=self.endpoint,
@@ -61,6 +63,7 @@ class World:
             store=self.store,
             clock=self.clock,
             leads=lambda: self.leads,
+            watcher=self.watcher,
         )
 
     def tick(self, times: int = 1, *, requests: int = 100) -> None:
@@ -359,6 +362,7 @@ def test_an_endpoint_that_is_given_another_model_is_left_alone(serving: World) -
         store=serving.store,
         clock=serving.clock,
         leads=lambda: True,
+        watcher=serving.watcher,
     )
     writes = len(serving.registry.writes)
     with pytest.raises(EndpointFileInvalid, match="smollm2 v6 serves on endpoint chat"):

@@ -57,7 +57,7 @@ def killable(world: World, seed: int) -> Killer:
         (world.registry, ("write",)),
         (world.store, ("save",)),
         (world.record, ("write",)),
-        (world.trail, ("append",)),
+        (world.trail, ("append", "copy")),
     ):
         for name in names:
             setattr(part, name, killer.around(getattr(part, name)))
@@ -111,6 +111,7 @@ def check_a_rollout_that_is_killed(tmp_path: Path, seed: int, *, is_bad: bool) -
     assert world.outcomes[-1] == ("rolled_back" if is_bad else "promoted")
     entries = read_chain(world.trail.lines, endpoint="chat", tail=world.state.audit)
     assert not world.state.audit.pending
+    assert set(world.trail.copied) == set(world.trail.lines)
     assert replay(entries_of(entries, "chat-v7")).difference is None
 
 

@@ -332,6 +332,7 @@ class Rollouts(RuleBasedStateMachine):
         world.users.failure_rates.clear()
         self.hold(is_held=False)
         world.clock.advance(3_600)
+        self.name_what_serves()
         for _ in range(150):
             self._tick(400)
         self.check_converged()
@@ -341,6 +342,13 @@ class Rollouts(RuleBasedStateMachine):
         assert busy == [False] * 3
         assert world.store.load("chat").revision == revision
         assert len(world.registry.writes) == writes
+
+    def name_what_serves(self) -> None:
+        """A state that was lost, and aliases that do not tell what should serve: a person has to."""
+        self._tick(10)
+        state, traffic = self.world.state, self.world.target.traffic
+        if state.serving is None and state.rollout is None and traffic.weights:
+            self.go_back(to=max(traffic.weights, key=lambda one: traffic.weights[one]))
 
     def check_record(self) -> None:
         """It is whole, and today's code decides by it as it did."""

@@ -208,3 +208,16 @@ def test_the_history_tells_them_newest_first(diary: Diary) -> None:
     assert "first → v7" in told[1].line()
     assert told[0].to_json()["run_id"] == told[0].run_id
     assert len(past_rollouts(diary.tracking, diary.endpoint, limit=1)) == 1
+
+
+def test_the_page_of_a_rollout_is_known_while_it_is_under_way(diary: Diary) -> None:
+    rollout = a_rollout(1)
+    assert diary.journal.pages == {}
+    diary.journal.write(replace(a_state(), endpoint=diary.endpoint.name, rollout=rollout))
+    info = diary.run.info
+    page = f"#/experiments/{info.experiment_id}/runs/{info.run_id}"
+    assert diary.journal.pages == {rollout.id: page}
+    assert diary.tracking.url.startswith("http://127.0.0.1:")
+    over = EndedRollout(rollout=rollout, outcome=Outcome.PROMOTED, reason="it is fine", ended=NOON)
+    diary.journal.write(replace(a_state("7"), endpoint=diary.endpoint.name, unreported=(over,)))
+    assert diary.journal.pages == {}

@@ -6,6 +6,7 @@ import hmac
 import re
 
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
@@ -32,16 +33,19 @@ class Receiver:
     def __init__(self, secret: str | None = "s3cret") -> None:
         self.clock = FakeClock()
         self.woken = 0
+        self.models: list[str | None] = []
         app = nudge_app(
             HintCheck(secret, self.clock),
             wake=self._wake,
             is_alive=lambda: True,
             is_ready=lambda: False,
+            numbers=CollectorRegistry(),
         )
         self.client = TestClient(app)
 
-    def _wake(self) -> None:
+    def _wake(self, model: str | None) -> None:
         self.woken += 1
+        self.models.append(model)
 
     def post(self, headers: dict[str, str], body: bytes = BODY, path: str = HOOK_PATH) -> int:
         return self.client.post(path, content=body, headers=headers).status_code
@@ -119,10 +123,33 @@ def test_a_hint_of_shipways_mlflow_app_wakes_the_loop_and_tells_who() -> None:
             told(receiver.clock, body, key=plugin_secret("s3cret")), body, HINT_PATH
         )
 
-    assert (code, receiver.woken) == (200, 1)
+    assert (code, receiver.models) == (200, ["m"])
     assert [(one["event"], one["sender"], one["user"], one["name"]) for one in lines] == [
         ("hint.accepted", "plugin", "alice", "challenger")
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (
+            b'{"entity": "model_version_alias", "data": {"name": "qwen", "alias": "challenger"}}',
+            "qwen",
+        ),
+        (BODY, None),
+        (b"", None),
+        (b"[1]", None),
+        (b'{"data": {"name": 7}}', None),
+        (b'{"data": ["name"]}', None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_the_model_that_mlflow_names_goes_first_and_a_body_without_one_wakes_all(
+    body: bytes, model: str | None
+) -> None:
+    receiver = Receiver()
+    assert receiver.post(told(receiver.clock, body, key="s3cret"), body) == 200
+    assert receiver.models == [model]
 
 
 def test_neither_sender_can_pass_for_the_other() -> None:

@@ -219,3 +219,31 @@ def test_every_release_that_served_is_remembered_once_the_latest_last(serving: W
     for version in ("7", "8", "7"):
         serving.release(version)
     assert [release.version for release in serving.state.served] == ["6", "8"]
+
+
+def test_a_hold_longer_than_the_time_to_get_ready_turns_nothing_down(held: World) -> None:
+    held.registry.aliases["challenger"] = "7"
+    held.tick(3)
+    held.clock.advance(100_000)
+    held.tick(3)
+    assert held.state.rollout is not None
+    saved = held.store.load("chat")
+    held.store.save(replace(saved.state, hold=None), expected=saved.revision)
+    held.smoke.is_away = True
+    held.tick(2)
+    assert held.state.rollout is not None
+    held.smoke.is_away = False
+    held.tick(30)
+    assert held.registry.aliases == {"champion": "7"}
+
+
+def test_a_hold_stops_a_promotion_that_was_not_carried_out_yet() -> None:
+    state = replace(stepping(phase=Phase.COMPLETING), hold=HELD)
+    planned = look(state, observed=BOTH, endpoint=an_endpoint(steps=[{"weight": 5}]))
+    assert not [action for action in planned.actions if isinstance(action, ShiftTraffic)]
+
+
+def test_a_window_is_given_in_the_clocks_time_of_its_zone() -> None:
+    window = {"days": ["fri"], "start": "01:00+02:00"}
+    with pytest.raises(ValidationError, match="without an offset"):
+        RolloutPolicy.model_validate({"freeze": [window]})

@@ -143,10 +143,11 @@ def test_enough_requests_promote_only_after_the_last_step_has_dwelt() -> None:
     assert state.rollout.verdict.decision is Decision.PROMOTE
     assert (state.rollout.phase, state.rollout.step) == (Phase.STEPPING, 1)
     half = seen(a_revision("6"), a_revision("7"), v6=50, v7=50)
-    waiting = look(state, endpoint=endpoint, observed=half, after_s=109).state
-    assert waiting.rollout is not None
-    assert waiting.rollout.phase is Phase.STEPPING
-    promoted = look(state, endpoint=endpoint, observed=half, after_s=110)
+    for after_s in (20, 119):  # its weights are seen at 20
+        state = look(state, endpoint=endpoint, observed=half, after_s=after_s).state
+        assert state.rollout is not None
+        assert state.rollout.phase is Phase.STEPPING
+    promoted = look(state, endpoint=endpoint, observed=half, after_s=120)
     assert promoted.state.rollout is not None
     assert promoted.state.rollout.phase is Phase.COMPLETING
     assert ShiftTraffic(traffic=Traffic.all_to("7")) in promoted.actions
@@ -161,15 +162,17 @@ def test_a_step_begins_only_once_its_weights_are_seen() -> None:
     late = look(state, endpoint=endpoint, after_s=300)  # still 95 to 5
 
     assert late.state.rollout is not None
-    assert late.state.rollout.phase_since == NOON + timedelta(seconds=300)
     assert late.state.rollout.step_requests == 0
     assert late.state.rollout.phase is Phase.STEPPING
     assert late.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 50, "7": 50}))
     half = seen(a_revision("6"), a_revision("7"), v6=50, v7=50)
     settling = look(late.state, endpoint=endpoint, observed=half, after_s=310).state
     assert settling.rollout is not None
-    assert settling.rollout.step_requests == 0
-    settled = look(settling, endpoint=endpoint, observed=half, after_s=320).state
+    assert (settling.rollout.seen_since, settling.rollout.step_requests) == (
+        NOON + timedelta(seconds=310),
+        0,
+    )
+    settled = look(settling, endpoint=endpoint, observed=half, after_s=330).state
     assert settled.rollout is not None
     assert settled.rollout.step_requests > 0
 
@@ -269,7 +272,9 @@ def test_a_smoke_test_of_another_version_says_nothing_about_this_one() -> None:
     for passed in (True, False):
         smoke = SmokeResult(version="8", passed=passed, reason="status 500")
         planned = look(a_warming(), observed=WARM, smoke=smoke)
-        assert planned.state.rollout == a_warming().rollout
+        assert planned.state.rollout is not None
+        assert planned.state.rollout.phase is Phase.WARMING
+        assert not planned.state.unreported
 
 
 def test_a_ready_revision_that_passed_its_smoke_test_gets_the_first_weight() -> None:
@@ -323,9 +328,9 @@ def test_going_back_waits_for_the_old_version_on_what_serves(phase: Phase) -> No
     moved = look(planned.state, observed=seen(a_revision("5"), a_revision("6"), v5=100)).state
     assert (moved.serving, moved.previous, moved.override) == (
         a_release("5"),
-        a_release("6"),
         None,
-    )
+        None,
+    ), "what was gone back from is not gone back to"
 
 
 def test_going_to_the_challenger_itself_makes_it_serve_and_forgets_that_it_was_turned_down() -> (
@@ -454,7 +459,7 @@ def test_weights_that_somebody_else_set_are_taken_back_and_told_once() -> None:
     )
     planned = look(stepping(), observed=theirs)
     assert planned.state.disturbance == "kubectl did"
-    assert planned.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 75, "7": 25}))
+    assert planned.actions[0] == ShiftTraffic(traffic=Traffic(weights={"6": 95, "7": 5}))
     assert Event.WEIGHTS_DISTURBED in dict(changes(stepping(), planned.state))
     again = look(planned.state, observed=theirs, after_s=20)
     assert Event.WEIGHTS_DISTURBED not in dict(changes(planned.state, again.state))
@@ -462,3 +467,64 @@ def test_weights_that_somebody_else_set_are_taken_back_and_told_once() -> None:
         look(again.state, observed=replace(theirs, disturbance=""), after_s=30).state.disturbance
         == ""
     )
+
+
+def test_a_challenger_that_does_harm_under_weights_that_somebody_keeps_setting_is_rolled_back() -> (
+    None
+):
+    theirs = replace(
+        seen(a_revision("6"), a_revision("7"), v6=50, v7=50), disturbance="kubectl did"
+    )
+    endpoint, state = an_endpoint(settle_s=60), stepping()
+    harm = an_observation(v6=(50, 0), v7=(50, 25))
+    for after_s in range(10, 200, 10):
+        state = look(
+            state, endpoint=endpoint, observed=theirs, observation=harm, after_s=after_s
+        ).state
+        if state.rollout is None:
+            break
+    assert [ended.outcome.value for ended in state.unreported] == ["rolled_back"]
+
+
+def test_a_state_that_was_lost_takes_what_has_all_the_traffic_for_serving() -> None:
+    facts = asked(challenger="7", champion="6")
+    planned = look(
+        EndpointState(endpoint="chat"),
+        facts=facts,
+        observed=seen(a_revision("6"), a_revision("7"), v7=100),
+    )
+    assert planned.state.serving == a_release("7")
+    assert not [action for action in planned.actions if isinstance(action, ShiftTraffic)]
+
+
+def test_a_state_that_was_lost_touches_nothing_where_it_cannot_tell_what_should_serve() -> None:
+    observed = seen(a_revision("6"), v6=100)
+    planned = look(
+        EndpointState(endpoint="chat"),
+        facts=asked(challenger="8", champion=None),
+        observed=observed,
+    )
+    assert planned.actions == ()
+    assert planned.state.rollout is None
+    assert "Set the alias champion" in planned.state.serving_reason
+    mended = look(planned.state, facts=asked(challenger=None, champion="6"), observed=observed)
+    assert mended.state.serving == a_release("6")
+
+
+def test_while_the_model_itself_is_gone_nothing_was_seen_withdrawn() -> None:
+    state = replace(a_state(), rejected={"7": "rolled back: it failed"})
+    gone = look(state, facts=RegistryFacts(model="smollm2", is_gone=True)).state
+    assert gone.rejected == state.rejected
+    again = look(gone, facts=asked("7")).state
+    assert again.rollout is None
+
+
+def test_an_endpoint_is_remembered_as_declared_until_nothing_is_to_be_done_for_it() -> None:
+    ended = look(stepping(), is_removed=True).state
+    told = replace(ended, unreported=())
+    assert told.declared == an_endpoint()
+    on = look(told, observed=BOTH, is_removed=True)
+    assert on.actions[0] == ShiftTraffic(traffic=Traffic.all_to("6"))
+    assert on.state.declared == an_endpoint()
+    rest = look(replace(on.state, idle_since={}), observed=seen(a_revision("6"), v6=100)).state
+    assert rest.declared is None

@@ -14,7 +14,7 @@ from tests.guard.stub_triton import ANSWERS, STATUSES
 Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
-def answer(text: str = "Paris.", *, status: int = 200, version: str = "7") -> httpx2.Response:
+def answer(text: object = "Paris.", *, status: int = 200, version: str = "7") -> httpx2.Response:
     body = {"choices": [{"message": {"role": "assistant", "content": text}}]}
     return httpx2.Response(status, json=body, headers={VERSION_HEADER: version})
 
@@ -46,6 +46,8 @@ def test_every_prompt_is_asked_pinned_to_the_version() -> None:
         (answer(version="6"), "an answer of version 6, not 7"),
         (answer("  \n"), "an empty answer"),
         (httpx2.Response(200, text="<html>", headers={VERSION_HEADER: "7"}), "no chat completion"),
+        (answer(None), "no chat completion"),
+        (answer(7), "no chat completion"),
         (
             httpx2.Response(200, json={"error": "oom"}, headers={VERSION_HEADER: "7"}),
             "no chat completion",

@@ -193,3 +193,13 @@ def test_a_policy_that_is_valid_no_longer_is_dropped_and_the_rollout_goes_on() -
     assert parse_state(json.dumps(document)).rollout == rollout
     document["rollout"]["declared"]["rollout"]["a_rule_of_old"] = 1
     assert parse_state(json.dumps(document)).rollout == replace(rollout, declared=None)
+
+
+def test_an_ended_rollout_whose_policy_is_valid_no_longer_can_still_be_told() -> None:
+    rollout = an_exposed_rollout(declared=an_endpoint())
+    ended = EndedRollout(rollout=rollout, outcome=Outcome.PROMOTED, reason="ok", ended=NOON)
+    text = TypeAdapter(EndpointState).dump_json(replace(a_state(), unreported=(ended,)))
+    document = json.loads(text)
+    document["unreported"][0]["rollout"]["declared"]["a_rule_of_old"] = 1
+    (told,) = parse_state(json.dumps(document)).unreported
+    assert told.rollout == replace(rollout, declared=None)

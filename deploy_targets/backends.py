@@ -1,0 +1,87 @@
+"""MLflow and S3, as a controller has them wherever it lives, and what is made of them for one endpoint.
+
+`local.compose` and `in_cluster.compose` say where the two are and whose they are; all else about them is the same.
+"""
+
+import ssl
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.kubernetes_targets import trusted
+from deploy_targets.rollout.audit_trail import AuditTrail
+from deploy_targets.rollout.controller import Counters, Smoke, Unit
+from deploy_targets.rollout.inspector import ReleaseInspector
+from deploy_targets.rollout.journal import Journal
+from deploy_targets.target import Target
+from registry.artifact_store import ArtifactStore
+from registry.mlflow_registry import MlflowRegistry
+from registry.record_store import RecordStore
+from registry.s3 import connect_s3
+from registry.settings import RegistrySettings
+from registry.signing import TrustedKeys
+from registry.tracking import Tracking, connect_mlflow
+
+
+class Backends(ABC):
+    """One MLflow server and one S3 bucket."""
+
+    @abstractmethod
+    def registry_settings(self) -> RegistrySettings:
+        """Where they are."""
+
+    @abstractmethod
+    def s3_keys(self) -> tuple[str, str] | None:
+        """Access key and secret key; None leaves them to AWS' own chain."""
+
+    @abstractmethod
+    def webhook_secret(self) -> str | None:
+        """With which MLflow's app signs names; without it no name is known."""
+
+    @abstractmethod
+    def trusted_keys(self) -> TrustedKeys | None:
+        """What signatures are checked with; None where none are asked for."""
+
+    def registry(self) -> MlflowRegistry:
+        """The model registry."""
+        return MlflowRegistry(connect_mlflow(self.registry_settings()))
+
+    def tracking(self) -> Tracking:
+        """The runs."""
+        return Tracking(connect_mlflow(self.registry_settings()))
+
+    def artifacts(self) -> ArtifactStore:
+        """The models in S3."""
+        return ArtifactStore(self._s3, bucket=self.registry_settings().bucket)
+
+    def records(self) -> RecordStore:
+        """What is written once, in S3."""
+        return RecordStore(self._s3, bucket=self.registry_settings().bucket)
+
+    def unit_of(
+        self, endpoint: Endpoint, *, target: Target, counters: Counters, smoke: Smoke
+    ) -> Unit:
+        """Everything that the controller needs for one endpoint."""
+        inspector = ReleaseInspector(
+            self.artifacts(), endpoint, secret=self.webhook_secret(), trusted=self.trusted_keys()
+        )
+        return Unit(
+            endpoint=endpoint,
+            target=target,
+            counters=counters,
+            smoke=smoke,
+            record=Journal(self.tracking(), endpoint),
+            trail=AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name),
+            inspector=inspector,
+        )
+
+    @cached_property
+    def _s3(self) -> Any:
+        """One for all endpoints, as the other: a client of its own for each took most of the controller's memory."""
+        return connect_s3(self.registry_settings(), keys=self.s3_keys())
+
+    @cached_property
+    def trust(self) -> ssl.SSLContext:
+        """For every client of HTTP."""
+        return trusted()
