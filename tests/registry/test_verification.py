@@ -223,7 +223,7 @@ def test_the_command_says_what_it_looked_at_and_ends_with_1_at_a_fault(
         def trusted_keys(self) -> TrustedKeys | None:
             return signed.key.trusted if has_keys else None
 
-    monkeypatch.setattr(cli, "_compose", lambda _: Plane())
+    monkeypatch.setattr(cli, "compose", lambda _: Plane())
     quick = CliRunner().invoke(cli.app, ["verify", "tiny", "7", "--quick"])
     assert quick.exit_code == 0
     assert "unread the bytes" in quick.stdout
