@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluate.score import NOISE, Kind, Score, Scorecard, compare
 from registry.errors import IntegrityError
+from registry.scorecard import NOISE, Kind, Score, Scorecard, compare
 
 LOSSES = st.lists(st.floats(0, 12), min_size=2, max_size=40)
 ANSWERS = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=40)
