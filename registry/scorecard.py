@@ -32,10 +32,13 @@ class Kind(StrEnum):
     """The mean of the samples, each the share of a prompt's tokens where the base likes the same best; higher is better."""
     GOLDEN = "golden"
     """The mean of the samples, each 1 for an answer that is as expected and 0 for another; higher is better."""
+    FORMAT = "format"
+    """The mean of the samples, each 1 for an answer in the form that was asked for and 0 for another; higher is better."""
     REPETITION = "repetition"
     """The mean of the samples, each the share of one answer that says again what it said; lower is better."""
 
 
+_UNBOUNDED = frozenset({Kind.PERPLEXITY, Kind.DIVERGENCE})
 _LOWER_IS_BETTER = frozenset({Kind.PERPLEXITY, Kind.DIVERGENCE, Kind.REPETITION})
 
 
@@ -160,6 +163,8 @@ def compare(score: Score, reference: Score) -> Loss:
     upper = worse + NOISE * stderr
     if score.kind is Kind.PERPLEXITY:
         worse, upper = math.exp(min(worse, 700.0)), math.exp(min(upper, 700.0))
+    if score.kind not in _UNBOUNDED:
+        upper = min(upper, 1.0)
     return Loss(value=worse, upper=upper, is_paired=is_paired)
 
 

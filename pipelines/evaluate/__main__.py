@@ -278,6 +278,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     max_divergence: Annotated[float, typer.Option(min=0)] = DEFAULT_MARGINS.divergence,
     max_disagreement: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.disagreement,
     max_golden_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.golden_drop,
+    max_format_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.format_drop,
     max_repetition_rise: Annotated[
         float, typer.Option(min=0, max=1)
     ] = DEFAULT_MARGINS.repetition_rise,
@@ -290,6 +291,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
         divergence=max_divergence,
         disagreement=max_disagreement,
         golden_drop=max_golden_drop,
+        format_drop=max_format_drop,
         repetition_rise=max_repetition_rise,
     )
     with Session.open("evaluate", fresh=fresh is Switch.TRUE) as session:

@@ -85,7 +85,7 @@ def measure(
         "divergence": (Kind.DIVERGENCE, agreement.divergence),
         "top1_agreement": (Kind.AGREEMENT, agreement.top1),
         "golden": (Kind.GOLDEN, answers.golden),
-        "format": (Kind.GOLDEN, answers.form),
+        "format": (Kind.FORMAT, answers.form),
         "repetition": (Kind.REPETITION, answers.repetition),
         **{task: (Kind.ACCURACY, rows) for task, rows in tasks.items()},
     }

@@ -22,7 +22,7 @@ from registry.scorecard import Kind, Score, Scorecard
 from tests.builders import a_digest
 from tests.builders import a_scorecard as a_card
 
-MARGINS = Margins(perplexity_ratio=1.5, accuracy_drop=0.15)
+MARGINS = Margins(perplexity_ratio=1.5, accuracy_drop=0.15, format_drop=0.2)
 
 
 def check(
@@ -113,9 +113,10 @@ def test_a_better_model_is_never_refused_where_a_worse_one_passes(loss, other, r
 
 
 ALL_KINDS = {
-    Kind.DIVERGENCE: ([0.0] * 32, [0.1] * 32, [0.6] * 32),
+    Kind.DIVERGENCE: ([0.0] * 32, [0.1] * 32, [0.9] * 32),
     Kind.AGREEMENT: ([1.0] * 32, [0.8] * 32, [0.4] * 32),
     Kind.GOLDEN: ([1.0] * 24, [1.0] * 22 + [0.0] * 2, [1.0] * 12 + [0.0] * 12),
+    Kind.FORMAT: ([1.0] * 24, [1.0] * 22 + [0.0] * 2, [1.0] * 12 + [0.0] * 12),
     Kind.REPETITION: ([0.1] * 24, [0.2] * 24, [0.7] * 24),
 }
 
@@ -151,6 +152,15 @@ def test_a_model_of_three_times_the_perplexity_fails_though_it_still_answers() -
     )
     [reason] = check(onnx, base).reasons
     assert reason.startswith("perplexity is 89.48, 3.02 times the base's 29.61")
+
+
+def test_a_margin_of_everything_lets_everything_through() -> None:
+    """A drop of 1 with noise on top would be above 1, which no drop can be."""
+    base, lost = (
+        Scorecard(evaluation="e", scores={"format": Score.of(Kind.FORMAT, samples)})
+        for samples in ([1.0] * 11 + [0.0], [0.0] * 12)
+    )
+    assert check_scores(lost, base=base, champion=None, margins=Margins()).passed
 
 
 def a_champion(version: str = "6", **card: object) -> Champion:
