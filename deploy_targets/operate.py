@@ -34,6 +34,7 @@ from registry.artifact_store import ArtifactStore
 from registry.errors import BadInput, PromotionRefused
 from registry.mlflow_registry import MlflowRegistry
 from registry.promotion import (
+    CHAMPION,
     AliasTrigger,
     MoveAlias,
     RegistryChange,
@@ -58,7 +59,9 @@ def request_promotion(
         NotFound: there is no such version.
         PromotionRefused: it may not be deployed; every reason is named.
     """
-    admitted = check_gate(registry.version(endpoint.model, version))
+    champion = registry.aliases(endpoint.model).get(CHAMPION)
+    serving = None if champion is None else registry.version(endpoint.model, champion)
+    admitted = check_gate(registry.version(endpoint.model, version), serving=serving)
     if isinstance(admitted, Refused):
         raise PromotionRefused("\n".join(admitted.reasons))
     change: RegistryChange

@@ -11,11 +11,11 @@ import typer
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.download.__main__ import download
 from pipelines.evaluate.__main__ import DEFAULT_MARGINS, evaluate
-from pipelines.evaluate.gate import Margins
 from pipelines.quantize.__main__ import quantize, read_recipe
 from pipelines.session import Session, Switch, run_entry_point
 from pipelines.version import VERSION_TAG, check_name, version
 from registry.errors import ShipwayError
+from registry.gate import Margins
 
 
 class GateFailed(ShipwayError):
@@ -30,10 +30,25 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     data: Annotated[str, typer.Option(help="Folder of texts and tasks; demo data if empty.")] = "",
     max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
     max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
+    max_divergence: Annotated[float, typer.Option(min=0)] = DEFAULT_MARGINS.divergence,
+    max_disagreement: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.disagreement,
+    max_golden_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.golden_drop,
+    max_format_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.format_drop,
+    max_repetition_rise: Annotated[
+        float, typer.Option(min=0, max=1)
+    ] = DEFAULT_MARGINS.repetition_rise,
     fresh: Annotated[Switch, typer.Option(help="Do every stage again.")] = Switch.FALSE,
 ) -> None:
     """Make a model version: download, quantize, evaluate, register."""
-    margins = Margins(perplexity_ratio=max_perplexity_ratio, accuracy_drop=max_accuracy_drop)
+    margins = Margins(
+        perplexity_ratio=max_perplexity_ratio,
+        accuracy_drop=max_accuracy_drop,
+        divergence=max_divergence,
+        disagreement=max_disagreement,
+        golden_drop=max_golden_drop,
+        format_drop=max_format_drop,
+        repetition_rise=max_repetition_rise,
+    )
     with Session.open("release", fresh=fresh is Switch.TRUE, is_chain=True) as session:
         check_name(name)
         parsed = read_recipe(recipe)

@@ -4,9 +4,8 @@ The bytes go first, then the signature, and the row last, with all its tags in o
 whose gate failed is registered too, so that people see why; `promotion.check_gate` refuses to promote it.
 """
 
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -83,7 +82,7 @@ def version(
             raise IntegrityError(message)
         tags = {
             DIGEST_TAG: model.digest,
-            GATE_TAG: json.dumps(asdict(evaluation.gate)),
+            GATE_TAG: evaluation.gate.to_json(),
             SCORECARD_TAG: evaluation.scorecard.to_json(),
             BASE_TAG: evaluation.base,
             SIZE_TAG: str(model.manifest.size_bytes),

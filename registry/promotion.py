@@ -15,16 +15,20 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from registry.errors import IntegrityError
+from registry.gate import Champion, Gate, check_again
 from registry.release import (
     DIGEST_TAG,
     GATE_TAG,
     REASON_TAG,
+    SCORECARD_TAG,
     STATUS_TAG,
+    Digest,
     ModelVersion,
     Refused,
     Release,
     parse_digest,
 )
+from registry.scorecard import Scorecard
 
 CHAMPION = "champion"
 TURNED_DOWN = "turned_down"
@@ -106,8 +110,12 @@ class TagVersion:
 RegistryChange = MoveAlias | TransitionStage | TagVersion
 
 
-def check_gate(version: ModelVersion) -> Release | Refused:
-    """The release that `version` is, or every reason why it may not be deployed."""
+def check_gate(version: ModelVersion, *, serving: ModelVersion | None = None) -> Release | Refused:
+    """The release that `version` is, or every reason why it may not be deployed.
+
+    Its gate is decided again from the scores and margins that are kept on it, and against the version that is `serving`,
+    where that is given: a rollback, which leads to what is older, does not give it.
+    """
     reasons: list[str] = []
     digest = None
     name = f"{version.model} v{version.version}"
@@ -127,7 +135,7 @@ def check_gate(version: ModelVersion) -> Release | Refused:
             "Evaluate and register it with `mlflow run . -e release`."
         )
     else:
-        reasons.extend(_gate_objections(name, gate))
+        reasons.extend(_gate_objections(version, gate, serving))
     if not version.source.startswith("s3://"):
         reasons.append(
             f"{name} has source {version.source!r}; a release is served from an s3:// folder."
@@ -139,17 +147,48 @@ def check_gate(version: ModelVersion) -> Release | Refused:
     )
 
 
-def _gate_objections(name: str, gate: str) -> list[str]:
+def _gate_objections(
+    version: ModelVersion, tag: str, serving: ModelVersion | None
+) -> tuple[str, ...]:
+    name = f"{version.model} v{version.version}"
     try:
-        document = json.loads(gate)
+        document = json.loads(tag)
         passed, reasons = document["passed"], [str(reason) for reason in document["reasons"]]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return [
-            f"The gate result of {name} cannot be read ({gate[:80]!r}). Run the release pipeline again."
-        ]
-    if passed is True:
-        return []
-    return [f"{name} did not pass its gate: {'; '.join(reasons) or 'no reason was recorded'}."]
+        return (
+            f"The gate result of {name} cannot be read ({tag[:80]!r}). Run the release pipeline again.",
+        )
+    if passed is not True:
+        return (f"{name} did not pass its gate: {'; '.join(reasons) or 'no reason was recorded'}.",)
+    try:
+        gate = Gate.from_document(document)
+        card = _scorecard(version)
+    except IntegrityError as error:
+        reason = (
+            f"{name} says that it passed its gate, and that cannot be checked: {error} "
+            "Evaluate and register it again with `mlflow run . -e release`."
+        )
+        return (reason,)
+    objections = check_again(card, gate, serving=None if serving is None else _champion(serving))
+    return tuple(f"{name} may not be promoted: {objection}." for objection in objections)
+
+
+def _champion(serving: ModelVersion) -> Champion:
+    """The version that serves, as far as its tags tell: scores that cannot be read are those of no evaluation."""
+    try:
+        scorecard = _scorecard(serving)
+    except IntegrityError:
+        scorecard = Scorecard(evaluation="")
+    digest = Digest(serving.tags.get(DIGEST_TAG, ""))
+    return Champion(version=serving.version, digest=digest, scorecard=scorecard)
+
+
+def _scorecard(version: ModelVersion) -> Scorecard:
+    try:
+        return Scorecard.from_document(json.loads(version.tags[SCORECARD_TAG]))
+    except (KeyError, ValueError, RecursionError) as error:
+        message = f"v{version.version} has no scores that can be read (tag {SCORECARD_TAG})."
+        raise IntegrityError(message) from error
 
 
 def read_request(facts: RegistryFacts, trigger: Trigger, standing: Standing) -> str | None:

@@ -1,6 +1,5 @@
 """Values for tests, sensible unless said otherwise: `a_release(version="7")`."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +12,16 @@ from deploy_targets.rollout.state import (
     RolloutState,
 )
 from deploy_targets.rollout_policy import RolloutPolicy
-from registry.release import DIGEST_TAG, GATE_TAG, Digest, ModelVersion, Release
+from registry.gate import Champion, Gate, GateResult, Margins, decide
+from registry.release import (
+    DIGEST_TAG,
+    GATE_TAG,
+    SCORECARD_TAG,
+    Digest,
+    ModelVersion,
+    Release,
+)
+from registry.scorecard import Kind, Score, Scorecard
 
 NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -31,6 +39,32 @@ def a_release(version: str = "7") -> Release:
     )
 
 
+def a_scorecard(
+    *, loss: float = 3.0, right: int = 60, windows: int = 10, asked: int = 80, evaluation: str = "e"
+) -> Scorecard:
+    """Each window with the same loss, and `right` of the questions answered."""
+    scores = {
+        "perplexity": Score.of(Kind.PERPLEXITY, [loss] * windows),
+        "task": Score.of(Kind.ACCURACY, [1.0] * right + [0.0] * (asked - right)),
+    }
+    return Scorecard(evaluation=evaluation, scores=scores)
+
+
+def gate_tags(
+    card: Scorecard | None = None,
+    *,
+    passed: bool = True,
+    reasons: tuple[str, ...] = (),
+    champion: Champion | None = None,
+) -> dict[str, str]:
+    """What `version` writes of a gate that was decided so, whatever the scores say, and of the scores."""
+    card, base = card or a_scorecard(), a_scorecard()
+    decided = decide(card, base=base, champion=champion, margins=Margins()).result.numbers
+    result = GateResult(passed=passed, reasons=reasons, numbers=decided)
+    gate = Gate(result=result, margins=Margins(), base=base, champion=champion)
+    return {GATE_TAG: gate.to_json(), SCORECARD_TAG: card.to_json()}
+
+
 def a_version(
     version: str = "7",
     *,
@@ -40,14 +74,17 @@ def a_version(
     updated_ms: int = 0,
     tags: dict[str, str] | None = None,
 ) -> ModelVersion:
-    gate = json.dumps({"passed": passed, "reasons": list(reasons)})
     return ModelVersion(
         model="smollm2",
         version=version,
         source=f"s3://shipway/models/{version}",
         stage=stage,
         updated_ms=updated_ms,
-        tags={DIGEST_TAG: a_digest(version), GATE_TAG: gate, **(tags or {})},
+        tags={
+            DIGEST_TAG: a_digest(version),
+            **gate_tags(passed=passed, reasons=reasons),
+            **(tags or {}),
+        },
     )
 
 

@@ -52,16 +52,18 @@ def admit(
     inspection: Inspection | None,
     *,
     waited_s: float,
+    serving: Release | None = None,
 ) -> Release | Refused | None:
     """The release, or every reason against it; None while that cannot be told, and its gate is not against it.
 
-    `waited_s` is for how long it has been asked for.
+    `waited_s` is for how long it has been asked for. Its scores are compared with those of what is `serving`.
     """
     known = facts.versions.get(version)
     if known is None:
         reason = f"{facts.model} has no version {version}: it was deleted."
         return Refused(version=version, reasons=(reason,))
-    gated = check_gate(known)
+    champion = None if serving is None else facts.versions.get(serving.version)
+    gated = check_gate(known, serving=champion)
     if isinstance(gated, Refused):
         return gated
     if inspection is None or inspection.version != version:

@@ -105,7 +105,7 @@ def follow_registry(
         since = min(state.asked.since, now)
     waited_s = (now - since).total_seconds()
     named = None if inspection is None else inspection.named_after(state.closed.get(asked))
-    admitted = admit(endpoint, facts, asked, named, waited_s=waited_s)
+    admitted = admit(endpoint, facts, asked, named, waited_s=waited_s, serving=state.serving)
     if admitted is None:
         return replace(state, asked=Asked(version=asked, since=since))
     state = replace(state, asked=None)

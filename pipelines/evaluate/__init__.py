@@ -1,4 +1,4 @@
-"""Measure a model and decide whether it may be promoted.
+"""Measure a model: `measure` loads it once, and the modules beside it each measure one thing.
 
-`score` holds what was measured, `gate` decides, `perplexity` and `tasks` measure. Read `gate` first.
+What the numbers are is in `registry.scorecard`, and what they decide in `registry.gate`: whoever deploys decides again.
 """

@@ -8,30 +8,34 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 import typer
 
 from pipelines.datasets import DataFolder, demo_data
-from pipelines.evaluate.gate import GateResult, Margins, check_scores
-from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS, measure_perplexity
-from pipelines.evaluate.score import Kind, Score, Scorecard
-from pipelines.evaluate.tasks import measure_tasks, read_tasks
-from pipelines.loading import has_gpu, load_model, load_tokenizer
-from pipelines.progress import Announcer, hushed
+from pipelines.evaluate.agreement import KEPT_TOKENS, MAX_PROMPT_TOKENS
+from pipelines.evaluate.answers import MAX_ANSWER_TOKENS, MAX_JSON_TOKENS
+from pipelines.evaluate.measure import Measures, measure
+from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS
+from pipelines.evaluate.prompts import read_prompts
+from pipelines.evaluate.speed import Performance
+from pipelines.evaluate.tasks import read_tasks
+from pipelines.loading import has_gpu
+from pipelines.progress import Announcer
 from pipelines.session import Model, Session, Stage, Switch, run_entry_point
-from pipelines.workbench import Product, code_of, is_disk_full, key_of
+from pipelines.workbench import Product, code_of, key_of
 from registry.digests import describe_folder, digest_file
-from registry.errors import BadInput, IntegrityError, NotFound, ShipwayError, StageFailed
+from registry.errors import BadInput, IntegrityError, NotFound
+from registry.gate import Champion, Gate, Margins, decide
 from registry.promotion import CHAMPION
-from registry.release import SCORECARD_TAG, Digest, parse_digest
-
-if TYPE_CHECKING:
-    from registry.mlflow_registry import MlflowRegistry
+from registry.release import DIGEST_TAG, SCORECARD_TAG, Digest, ModelVersion, parse_digest
+from registry.scorecard import Scorecard
 
 _LIBRARIES = ("torch", "transformers", "lm-eval", "gptqmodel", "torchao")
 _SCORES = "scorecard.json"
 _EVALUATION = "evaluation.json"
+_REFERENCE = "reference.safetensors"
+_PERFORMANCE = "performance.json"
 DEFAULT_MARGINS = Margins()
 
 
@@ -42,7 +46,8 @@ class Evaluation:
     model: Digest
     base: Digest
     scorecard: Scorecard
-    gate: GateResult
+    gate: Gate
+    performance: Performance
 
     def to_json(self) -> str:
         """As it is written to `evaluation.json`."""
@@ -50,7 +55,8 @@ class Evaluation:
             "model": self.model,
             "base": self.base,
             "scorecard": self.scorecard.to_document(),
-            "gate": asdict(self.gate),
+            "gate": self.gate.to_document(),
+            "performance": asdict(self.performance),
         }
         return json.dumps(document, indent=1) + "\n"
 
@@ -64,21 +70,17 @@ class Evaluation:
         """
         try:
             document: Any = json.loads(file.read_text())
-            gate = document["gate"]
             return cls(
                 model=parse_digest(document["model"]),
                 base=parse_digest(document["base"]),
                 scorecard=Scorecard.from_document(document["scorecard"]),
-                gate=GateResult(
-                    passed=gate["passed"] is True,
-                    reasons=tuple(gate["reasons"]),
-                    numbers=dict(gate["numbers"]),
-                ),
+                gate=Gate.from_document(document["gate"]),
+                performance=Performance(**document["performance"]),
             )
         except OSError as error:
             message = f"There is no evaluation at {file}. Give the evaluation.json that `evaluate` printed."
             raise BadInput(message) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, IntegrityError) as error:
             message = f"The evaluation {file} cannot be read ({error}). Run `evaluate` again."
             raise IntegrityError(message) from error
 
@@ -94,25 +96,32 @@ def evaluate(
         BadInput: texts or tasks cannot be used.
         StageFailed: a model cannot be loaded or run.
     """
-    with session.stage("evaluate", f"perplexity and tasks of {data.tasks.parent}") as stage:
+    measures = Measures(
+        data=data, tasks=read_tasks(data.tasks), prompts=read_prompts(data.tasks.parent)
+    )
+    with session.stage("evaluate", f"texts, tasks and prompts of {data.tasks.parent}") as stage:
         stage.log_inputs(
             {
                 "base model": (str(base.folder), base.digest),
                 "model": (str(model.folder), model.digest),
                 "perplexity text": (str(data.perplexity), digest_file(data.perplexity)),
                 "tasks": (str(data.tasks), describe_folder(data.tasks).digest),
+                "prompts": ("agreement, golden prompts and format", measures.prompts.digest),
             }
         )
-        cards = {
-            who: _score(session, stage, who, m, data)
-            for who, m in (("base", base), ("model", model))
-        }
-        champion = _champion(session.registry, name) if name else None
-        gate = check_scores(cards["model"], base=cards["base"], champion=champion, margins=margins)
+        scorer = Scorer(session=session, stage=stage, measures=measures, base=base)
+        based = scorer.score("base", base)
+        scored = based if model.digest == base.digest else scorer.score("model", model)
+        champion = _champion(scorer, name) if name else None
+        gate = decide(scored.scorecard, base=based.scorecard, champion=champion, margins=margins)
         evaluation = Evaluation(
-            model=model.digest, base=base.digest, scorecard=cards["model"], gate=gate
+            model=model.digest,
+            base=base.digest,
+            scorecard=scored.scorecard,
+            gate=gate,
+            performance=scored.performance,
         )
-        _tell(session.announcer, stage, cards, gate)
+        _tell(session.announcer, stage, {"model": scored, "base": based}, gate)
         folder = session.home / "work"
         file = folder / f"{_EVALUATION.removesuffix('.json')}-{stage.run_id}.json"
         file.write_text(evaluation.to_json())
@@ -120,98 +129,136 @@ def evaluate(
     return evaluation, file
 
 
-def _score(session: Session, stage: Stage, who: str, model: Model, data: DataFolder) -> Scorecard:
-    """The model's scorecard, measured now or when the same bytes were measured before."""
-    tasks = read_tasks(data.tasks)
-    what = {
-        "perplexity": digest_file(data.perplexity),
-        "tasks": describe_folder(data.tasks).digest,
-        "window_tokens": WINDOW_TOKENS,
-        "windows": MAX_WINDOWS,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What was measured of a model."""
 
-    def measure(folder: Path) -> Product:
-        samples = _measure(model, data, tasks, session.announcer, title=who)
-        scores = {"perplexity": Score.of(Kind.PERPLEXITY, samples.pop("perplexity"))}
-        scores |= {task: Score.of(Kind.ACCURACY, answers) for task, answers in samples.items()}
-        card = Scorecard(evaluation=key_of(what), scores=scores)
-        (folder / _SCORES).write_text(card.to_json())
-        return Product()
-
-    key = {
-        "model": model.digest,
-        "what": what,
-        "device": "cuda" if has_gpu() else "cpu",
-        "code": code_of(__file__, _LIBRARIES),
-    }
-    finished = stage.do(key, measure)
-    session.announcer.say(
-        "evaluate",
-        f"{who} measured in {finished.seconds:.1f} s" + (", earlier" if finished.is_reused else ""),
-    )
-    return Scorecard.from_document(json.loads((finished.folder / _SCORES).read_text()))
+    scorecard: Scorecard
+    performance: Performance
+    folder: Path
+    """The work folder that holds it."""
 
 
-def _measure(
-    model: Model, data: DataFolder, tasks: tuple[Any, ...], announcer: Announcer, *, title: str
-) -> dict[str, tuple[float, ...]]:
-    """Loads the model once and measures everything; on the CPU in float32, which every CPU is fast at."""
-    import torch
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """Measures models in one stage, all with the same texts and against the same base."""
 
-    with hushed() as said, announcer.bar(f"measuring {title}", total=MAX_WINDOWS + 1) as advance:
-        try:
-            tokenizer = load_tokenizer(model.folder)
-            loaded = load_model(
+    session: Session
+    stage: Stage
+    measures: Measures
+    base: Model
+
+    @property
+    def what(self) -> dict[str, Any]:
+        """Names texts, tasks, prompts and settings."""
+        data = self.measures.data
+        return {
+            "perplexity": digest_file(data.perplexity),
+            "tasks": describe_folder(data.tasks).digest,
+            "window_tokens": WINDOW_TOKENS,
+            "windows": MAX_WINDOWS,
+            "prompts": self.measures.prompts.digest,
+            "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
+        }
+
+    def score(self, who: str, model: Model) -> Scored:
+        """The model's scores, measured now or when the same bytes were measured before; the base's come first."""
+        is_base = model.digest == self.base.digest
+        announcer = self.session.announcer
+
+        def work(folder: Path) -> Product:
+            predictions = folder if is_base else self.score("base", self.base).folder
+            scores, performance = measure(
                 model.folder,
-                dtype="auto" if has_gpu() else torch.float32,
-                device_map="cuda:0" if has_gpu() else "cpu",
-            ).eval()
-            text = data.perplexity.read_text(encoding="utf-8")
-            samples = {"perplexity": measure_perplexity(loaded, tokenizer, text, on_window=advance)}
-            samples |= measure_tasks(loaded, tokenizer, tasks)
-            advance(1)
-        except ShipwayError:
-            raise
-        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
-            if is_disk_full(error):
-                raise
-            message = (
-                f"{model.folder} could not be measured ({type(error).__name__}: {error}). "
-                f"It last said:\n{said()}"
+                self.measures,
+                announcer,
+                who=who,
+                reference=predictions / _REFERENCE,
+                is_base=is_base,
             )
-            raise StageFailed(message) from error
-    return samples
+            card = Scorecard(evaluation=key_of(self.what), scores=scores)
+            (folder / _SCORES).write_text(card.to_json())
+            (folder / _PERFORMANCE).write_text(json.dumps(asdict(performance)))
+            return Product()
+
+        key = {
+            "model": model.digest,
+            "base": self.base.digest,
+            "what": self.what,
+            "device": "cuda" if has_gpu() else "cpu",
+            "code": code_of(__file__, _LIBRARIES),
+        }
+        finished = self.stage.do(key, work)
+        earlier = ", earlier" if finished.is_reused else ""
+        announcer.say("evaluate", f"{who} measured in {finished.seconds:.1f} s{earlier}")
+        return Scored(
+            scorecard=Scorecard.from_document(json.loads((finished.folder / _SCORES).read_text())),
+            performance=Performance(**json.loads((finished.folder / _PERFORMANCE).read_text())),
+            folder=finished.folder,
+        )
 
 
-def _champion(registry: "MlflowRegistry", name: str) -> Scorecard | None:
-    """The champion's scorecard, where there is a champion that has a readable one."""
+def _champion(scorer: Scorer, name: str) -> Champion | None:
+    """The champion with its scores on these texts: the ones it was registered with, or taken now where those were others.
+
+    Raises:
+        IntegrityError: its bytes are not those of its digest.
+    """
+    session = scorer.session
     try:
-        number = registry.aliases(name).get(CHAMPION)
-        if number is None:
-            return None
-        text = registry.version(name, number).tags.get(SCORECARD_TAG)
-        return None if text is None else Scorecard.from_document(json.loads(text))
-    except (NotFound, IntegrityError, json.JSONDecodeError):
+        number = session.registry.aliases(name).get(CHAMPION)
+        version = None if number is None else session.registry.version(name, number)
+    except NotFound:
+        return None
+    if version is None:
+        return None
+    if DIGEST_TAG not in version.tags:
+        session.announcer.say(
+            "evaluate", f"the champion v{number} has no digest, so that nothing is compared with it"
+        )
+        return None
+    digest = parse_digest(version.tags[DIGEST_TAG])
+    card = _card_of(version)
+    if card is None or card.evaluation != key_of(scorer.what):
+        session.announcer.say(
+            "evaluate",
+            f"the champion v{number} was measured on other texts, and is measured on these",
+        )
+        folder = session.store.fetch(
+            version.source, digest, into=session.home / "work" / "champion"
+        )
+        card = scorer.score("champion", Model.at(folder)).scorecard
+    return Champion(version=version.version, digest=digest, scorecard=card)
+
+
+def _card_of(version: ModelVersion) -> Scorecard | None:
+    try:
+        return Scorecard.from_document(json.loads(version.tags[SCORECARD_TAG]))
+    except (KeyError, ValueError, RecursionError, IntegrityError):
         return None
 
 
-def _tell(
-    announcer: Announcer, stage: Stage, cards: Mapping[str, Scorecard], gate: GateResult
-) -> None:
-    """Writes the numbers on the run and says them."""
+def _tell(announcer: Announcer, stage: Stage, measured: Mapping[str, Scored], gate: Gate) -> None:
+    """Writes the numbers on the run, each with its standard error, and says them."""
     metrics = {f"gate.{name}": value for name, value in gate.numbers.items()}
-    for who, card in cards.items():
+    for who, scored in measured.items():
         prefix = "" if who == "model" else f"{who}."
-        for name, score in card.scores.items():
-            metrics |= {f"{prefix}{name}": score.value, f"{prefix}{name}.stderr": score.stderr}
+        for name, score in scored.scorecard.scores.items():
+            metrics |= {f"{prefix}{name}": score.value, f"{prefix}{name}_se": score.stderr}
+        metrics |= {f"{prefix}{name}": v for name, v in scored.performance.numbers.items()}
     stage.log_metrics({**metrics, "gate.passed": float(gate.passed)})
-    stage.set_tags({"shipway.gate": json.dumps(asdict(gate))})
-    for name, score in cards["model"].scores.items():
-        base = cards["base"].scores[name]
+    machine = measured["model"].performance.machine
+    stage.set_tags({"shipway.gate": json.dumps(asdict(gate.result)), "shipway.machine": machine})
+    for name, score in measured["model"].scorecard.scores.items():
+        base = measured["base"].scorecard.scores[name]
         announcer.say(
             "evaluate",
             f"{name} {score.value:.4g} ± {score.stderr:.2g}, unquantized {base.value:.4g} ± {base.stderr:.2g}",
         )
+    took, before = (measured[who].performance.numbers for who in ("model", "base"))
+    for name in ("prefill_tokens_s", "decode_tokens_s", "weights_bytes", "peak_memory_bytes"):
+        announcer.say("evaluate", f"{name} {took[name]:.4g}, unquantized {before[name]:.4g}")
+    announcer.say("evaluate", f"on {machine}")
     announcer.say(
         "evaluate", "gate passed" if gate.passed else f"gate FAILED: {'; '.join(gate.reasons)}"
     )
@@ -228,10 +275,25 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     ] = "",
     max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
     max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
+    max_divergence: Annotated[float, typer.Option(min=0)] = DEFAULT_MARGINS.divergence,
+    max_disagreement: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.disagreement,
+    max_golden_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.golden_drop,
+    max_format_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.format_drop,
+    max_repetition_rise: Annotated[
+        float, typer.Option(min=0, max=1)
+    ] = DEFAULT_MARGINS.repetition_rise,
     fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
 ) -> None:
     """Measure a checkpoint against the unquantized one and decide whether it may be promoted."""
-    margins = Margins(perplexity_ratio=max_perplexity_ratio, accuracy_drop=max_accuracy_drop)
+    margins = Margins(
+        perplexity_ratio=max_perplexity_ratio,
+        accuracy_drop=max_accuracy_drop,
+        divergence=max_divergence,
+        disagreement=max_disagreement,
+        golden_drop=max_golden_drop,
+        format_drop=max_format_drop,
+        repetition_rise=max_repetition_rise,
+    )
     with Session.open("evaluate", fresh=fresh is Switch.TRUE) as session:
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
         _, file = evaluate(

@@ -1,6 +1,5 @@
 """A registry of a thousand models with ten versions each, written into MLflow's database by its own store in one go."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from mlflow.store.model_registry.dbmodels.models import (
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 
 from registry.digests import describe_folder
-from registry.release import DIGEST_TAG, GATE_TAG
+from registry.release import DIGEST_TAG
+from tests.builders import gate_tags
 
 MODELS, VERSIONS = 1_000, 10
 _NOW_MS = 1_790_000_000_000
@@ -37,10 +37,7 @@ def fill_mlflow(database: Path, artifact: Path, aliases: dict[str, range], *, bu
     source = f"s3://{bucket}/models/{digest.removeprefix('sha256:')}"
     tags = {
         DIGEST_TAG: str(digest),
-        GATE_TAG: json.dumps({"passed": True, "reasons": []}),
-        "shipway.scorecard": json.dumps(
-            {f"task-{n}": {"value": 0.5, "se": 0.01} for n in range(9)}
-        ),
+        **gate_tags(),
     }
     store = SqlAlchemyStore(f"sqlite:///{database}")
     with store.ManagedSessionMaker() as session:

@@ -38,8 +38,9 @@ from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
 from deploy_targets.target import Observed
 from registry.promotion import CHAMPION, MoveAlias
-from registry.release import DIGEST_TAG, GATE_TAG
+from registry.release import DIGEST_TAG
 from registry.signing import SigningKey
+from tests.builders import gate_tags
 from tests.monitoring.prometheus import Prometheus, a_prometheus
 from tests.monitoring.promtool import program
 
@@ -105,7 +106,7 @@ class Stack:
             artifacts.sign(stored.source, key.sign(stored.manifest))
         tags = {DIGEST_TAG: str(stored.manifest.digest)}
         if gate:
-            tags[GATE_TAG] = json.dumps({"passed": True, "reasons": []})
+            tags |= gate_tags()
         return self.registry.register("tiny", source=stored.source, run_id=None, tags=tags)[0]
 
     def point(self, alias: str, version: str | None) -> None:

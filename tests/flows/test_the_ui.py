@@ -3,7 +3,6 @@
 What it saw is left in `build/screenshots/`; those in `docs/images/` were taken from there. The browser is Debian's.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +17,8 @@ from PIL import Image
 from deploy_targets.local import stack
 from deploy_targets.local.home import Home
 from registry.promotion import CHAMPION
-from registry.release import DIGEST_TAG, GATE_TAG
+from registry.release import DIGEST_TAG
+from tests.builders import gate_tags
 from tests.flows.test_the_stack import ENDPOINTS, LIMIT_S, Stack
 from tests.repo.reference import ROOT
 
@@ -44,7 +44,7 @@ class Walk(Stack):
             stored = self.composition.artifacts().put(write(folder / f"model{seed}", seed))
             tags = {
                 DIGEST_TAG: str(stored.manifest.digest),
-                GATE_TAG: json.dumps({"passed": True, "reasons": []}),
+                **gate_tags(),
             }
             for model in ("tiny", "small"):
                 self.registry.register(model, source=stored.source, run_id=None, tags=tags)

@@ -105,6 +105,11 @@ def test_the_version_tells_its_scores_its_base_its_recipe_and_its_run(
     gate = json.loads(version.tags[GATE_TAG])
     assert {name: score["n"] for name, score in scorecard["scores"].items()} == {
         "perplexity": 10,
+        "divergence": 32,
+        "top1_agreement": 32,
+        "golden": 24,
+        "format": 12,
+        "repetition": 36,
         "next_name": 80,
     }
     assert (gate["passed"], gate["reasons"]) == (True, [])
@@ -165,9 +170,23 @@ TOLD = {
         {"losses.csv"},
     ),
     "evaluate": Told(
-        {"base model", "model", "perplexity text", "tasks"},
+        {"base model", "model", "perplexity text", "tasks", "prompts"},
         set(),
-        {"perplexity", "base.perplexity", "next_name", "next_name.stderr", "gate.passed"},
+        {
+            "perplexity",
+            "base.perplexity",
+            "next_name",
+            "next_name_se",
+            "divergence_se",
+            "top1_agreement_se",
+            "golden_se",
+            "format_se",
+            "repetition_se",
+            "gate.passed",
+            "decode_tokens_s_se",
+            "base.peak_memory_bytes",
+            "weights_bytes",
+        },
         {"evaluation.json"},
     ),
     "version": Told({"model"}, {"registered_model", "version", "artifact"}, set(), set()),

@@ -16,8 +16,15 @@ from registry.promotion import (
     read_request,
     withdrawn,
 )
-from registry.release import DIGEST_TAG, GATE_TAG, ModelVersion, Refused, Release
-from tests.builders import a_version
+from registry.release import (
+    DIGEST_TAG,
+    GATE_TAG,
+    SCORECARD_TAG,
+    ModelVersion,
+    Refused,
+    Release,
+)
+from tests.builders import a_scorecard, a_version, gate_tags
 
 ALIAS, STAGE = AliasTrigger(), StageTrigger(stage="Production")
 
@@ -69,6 +76,42 @@ def test_a_version_that_cannot_be_trusted_is_refused_with_the_reason(
     refused = check_gate(a_version("7", tags=tags))
     assert isinstance(refused, Refused)
     assert said in " ".join(refused.reasons)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        (
+            {GATE_TAG: '{"passed": true, "reasons": []}'},
+            "that cannot be checked: The gate's answer",
+        ),
+        ({SCORECARD_TAG: "?"}, "that cannot be checked: v7 has no scores"),
+        ({SCORECARD_TAG: "[" * 5000}, "that cannot be checked: v7 has no scores"),
+        ({SCORECARD_TAG: "{}"}, "that cannot be checked: The scorecard cannot be read"),
+        (gate_tags(a_scorecard(loss=9)), "says passed, but its scores do not: perplexity is"),
+        ({SCORECARD_TAG: a_scorecard(loss=9).to_json()}, "its scores do not: perplexity is"),
+    ],
+)
+def test_a_gate_that_says_passed_is_not_believed(tags: dict[str, str], said: str) -> None:
+    refused = check_gate(a_version("7", tags=tags))
+    assert isinstance(refused, Refused)
+    assert said in refused.reasons[0]
+
+
+def test_what_is_much_worse_than_what_serves_by_now_is_refused() -> None:
+    serving = a_version("6", tags={SCORECARD_TAG: a_scorecard(loss=1).to_json()})
+    refused = check_gate(a_version("7"), serving=serving)
+    assert isinstance(refused, Refused)
+    assert "compared with no champion, but v6 serves now: perplexity is" in refused.reasons[0]
+    assert isinstance(check_gate(a_version("7"), serving=a_version("6")), Release)
+    assert isinstance(check_gate(a_version("7")), Release)
+
+
+@pytest.mark.parametrize("tag", ["", "{}", a_scorecard(evaluation="old").to_json()])
+def test_what_cannot_be_compared_with_what_serves_is_refused(tag: str) -> None:
+    refused = check_gate(a_version("7"), serving=a_version("6", tags={SCORECARD_TAG: tag}))
+    assert isinstance(refused, Refused)
+    assert "v6 serves now, which was measured on other texts" in refused.reasons[0]
 
 
 def test_a_version_without_tags_is_refused_for_every_reason_at_once() -> None:

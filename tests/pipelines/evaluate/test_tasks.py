@@ -1,14 +1,19 @@
 """lm-eval tasks from a folder: the same answers as lm-eval's own, and nothing but plain data."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pipelines.datasets import write_demo_data
 from pipelines.evaluate.tasks import measure_tasks, read_tasks
 from registry.errors import BadInput
+from registry.scorecard import Kind, Score
 
 TASK = {
     "task": "colours",
@@ -84,31 +89,33 @@ def test_a_folder_without_tasks_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.real
-def test_the_answers_add_up_to_lm_evals_own_result(tmp_path, tiny_model) -> None:
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
+def test_the_digits_are_those_of_lm_evals_own_command(tmp_path, tiny_model) -> None:
     from pipelines.loading import load_model, load_tokenizer
 
     write_demo_data(tmp_path)
     tasks = tmp_path / "tasks"
-    model, tokenizer = load_model(tiny_model), load_tokenizer(tiny_model)
-    answers = measure_tasks(model, tokenizer, read_tasks(tasks))
-    # Its own way of reading: a task file that names its data by an absolute path.
-    own = yaml.safe_load((tasks / "next_name.yaml").read_text())
-    own["dataset_kwargs"] = {
-        "data_files": {"test": str(tasks / "next_name.jsonl")},
-        "cache_dir": str(tmp_path / "cache"),
-    }
-    result = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8),
-        tasks=[own],
-        task_manager=TaskManager(include_defaults=False),
-        bootstrap_iters=0,
-    )
+    model = load_model(tiny_model, dtype=torch.float32).eval()
+    answers = measure_tasks(model, load_tokenizer(tiny_model), read_tasks(tasks))
+    # It reads the same task file; the rows are found from the folder that it runs in.
+    subprocess.run(
+        [
+            sys.executable, "-m", "lm_eval", "run", "--model", "hf",
+            "--model_args", f"pretrained={tiny_model},dtype=float32",
+            "--tasks", "next_name", "--include_path", str(tasks), "--device", "cpu",
+            "--batch_size", "8", "--output_path", str(tmp_path / "out"), "--log_samples",
+        ],
+        cwd=tasks, check=True, capture_output=True, timeout=300,
+        env={
+            **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+            "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
+        },
+    )  # fmt: skip
+    [report] = (tmp_path / "out").rglob("results_*.json")
+    theirs = json.loads(report.read_text())["results"]["next_name"]
+    [log] = (tmp_path / "out").rglob("samples_next_name_*.jsonl")
+    rows = sorted(map(json.loads, log.read_text().splitlines()), key=lambda row: row["doc_id"])
+    score = Score.of(Kind.ACCURACY, answers["next_name"])
     assert set(answers["next_name"]) == {0.0, 1.0}
-    mean = sum(answers["next_name"]) / len(answers["next_name"])
-    assert mean == pytest.approx(result["results"]["next_name"]["acc,none"])
-    in_order = sorted(result["samples"]["next_name"], key=lambda sample: sample["doc_id"])
-    assert answers["next_name"] == tuple(sample["acc"] for sample in in_order)
+    assert answers["next_name"] == tuple(row["acc"] for row in rows)
+    assert score.value == theirs["acc,none"]
+    assert score.stderr == pytest.approx(theirs["acc_stderr,none"], rel=1e-14)

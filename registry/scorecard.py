@@ -26,6 +26,20 @@ class Kind(StrEnum):
     """exp of the mean of the samples, each the nats per token of one window; lower is better."""
     ACCURACY = "accuracy"
     """The mean of the samples, each between 0 (wrong) and 1 (right); higher is better."""
+    DIVERGENCE = "divergence"
+    """The mean of the samples, each a prompt's nats per token from the base's next-token distribution; lower is better."""
+    AGREEMENT = "agreement"
+    """The mean of the samples, each the share of a prompt's tokens where the base likes the same best; higher is better."""
+    GOLDEN = "golden"
+    """The mean of the samples, each 1 for an answer that is as expected and 0 for another; higher is better."""
+    FORMAT = "format"
+    """The mean of the samples, each 1 for an answer in the form that was asked for and 0 for another; higher is better."""
+    REPETITION = "repetition"
+    """The mean of the samples, each the share of one answer that says again what it said; lower is better."""
+
+
+_UNBOUNDED = frozenset({Kind.PERPLEXITY, Kind.DIVERGENCE})
+_LOWER_IS_BETTER = frozenset({Kind.PERPLEXITY, Kind.DIVERGENCE, Kind.REPETITION})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +50,14 @@ class Score:
     value: float
     stderr: float
     n: int
-    """How many windows or questions."""
+    """How many windows, questions or prompts: what is independent of each other, which tokens of one prompt are not."""
     samples: tuple[float, ...] = ()
     """One for each window or question, in order; empty where there were too many to keep."""
 
     @classmethod
     def of(cls, kind: Kind, samples: Sequence[float]) -> Self:
         """The score that `samples` add up to; its standard error is infinite for fewer than two."""
-        kept = tuple(round(sample, _DIGITS) for sample in samples)
+        kept = tuple(round(float(sample), _DIGITS) for sample in samples)
         mean, stderr = _mean(kept)
         if kind is Kind.PERPLEXITY:
             mean = math.exp(min(mean, 700.0))
@@ -59,7 +73,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """How much worse one score is than another: a ratio of perplexities, or a drop of accuracy."""
+    """How much worse one score is than another: a ratio of perplexities, else a difference."""
 
     value: float
     """1.2 is a perplexity 20 % higher; 0.05 is 5 points of accuracy less."""
@@ -86,10 +100,10 @@ class Scorecard:
         scores = {
             name: {
                 "kind": score.kind.value,
-                "value": score.value,
-                "stderr": score.stderr if math.isfinite(score.stderr) else None,
+                "value": _finite(score.value),
+                "stderr": _finite(score.stderr),
                 "n": score.n,
-                "samples": list(score.samples),
+                "samples": [_finite(sample) for sample in score.samples],
             }
             for name, score in self.scores.items()
         }
@@ -97,7 +111,9 @@ class Scorecard:
 
     def to_json(self) -> str:
         """As it is kept on a model version: one line."""
-        return json.dumps(self.to_document(), sort_keys=True, separators=(",", ":"))
+        return json.dumps(
+            self.to_document(), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
 
     @classmethod
     def from_document(cls, document: Any) -> Self:
@@ -113,10 +129,10 @@ class Scorecard:
             scores = {
                 str(name): Score(
                     kind=Kind(score["kind"]),
-                    value=float(score["value"]),
-                    stderr=math.inf if score["stderr"] is None else float(score["stderr"]),
+                    value=_number(score["value"], math.nan),
+                    stderr=_number(score["stderr"], math.inf),
                     n=int(score["n"]),
-                    samples=tuple(float(sample) for sample in score["samples"]),
+                    samples=tuple(_number(sample, math.nan) for sample in score["samples"]),
                 )
                 for name, score in document["scores"].items()
             }
@@ -136,17 +152,31 @@ def compare(score: Score, reference: Score) -> Loss:
         pairs = zip(score.samples, reference.samples, strict=True)
         differences = tuple(sample - expected for sample, expected in pairs)
         mean, stderr = _mean(differences)
-        worse = mean if score.kind is Kind.PERPLEXITY else -mean
+        worse = mean if score.kind in _LOWER_IS_BETTER else -mean
     elif score.kind is Kind.PERPLEXITY:
         worse = math.log(score.value / reference.value)
         stderr = math.hypot(score.stderr / score.value, reference.stderr / reference.value)
     else:
         worse = reference.value - score.value
+        worse = -worse if score.kind in _LOWER_IS_BETTER else worse
         stderr = math.hypot(score.stderr, reference.stderr)
     upper = worse + NOISE * stderr
     if score.kind is Kind.PERPLEXITY:
         worse, upper = math.exp(min(worse, 700.0)), math.exp(min(upper, 700.0))
+    if score.kind not in _UNBOUNDED:
+        upper = min(upper, 1.0)
     return Loss(value=worse, upper=upper, is_paired=is_paired)
+
+
+def _finite(value: float) -> float | int | None:
+    """As JSON can say it: None for what is no number, and whole numbers short."""
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() else value
+
+
+def _number(value: Any, missing: float) -> float:
+    return missing if value is None else float(value)
 
 
 def _mean(samples: Sequence[float]) -> tuple[float, float]:
