@@ -11,8 +11,21 @@ from typing import Any, cast
 
 from registry.errors import SourceInvalid
 
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+PICKLES = frozenset(
+    {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".h5", ".keras"}
+)
 """Endings of files that run code when they are loaded."""
+_CODE = (".py", ".pyc", ".so", ".dll", ".dylib", ".sh")
+_MAGIC = {
+    b"\x80\x02": "a pickle", b"\x80\x03": "a pickle", b"\x80\x04": "a pickle", b"\x80\x05": "a pickle",
+    b"PK\x03\x04": "a zip archive, as torch.save writes pickles", b"\x7fELF": "a program", b"MZ": "a program",
+    b"\x89HDF": "an HDF5 file",
+}  # fmt: skip
+"""How files begin that have no business in a checkpoint, whatever their name says."""
+_EMBEDDINGS = (
+    "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
+    "tok_embeddings.weight",
+)  # fmt: skip
 _BLOCK = re.compile(r"\.(layers|h|blocks|block)\.\d+\.")
 _INDEX = "model.safetensors.index.json"
 
@@ -32,7 +45,7 @@ def check_names(names: Iterable[str], *, where: str) -> None:
             "and give the folder that holds only the result."
         )
         raise SourceInvalid(message)
-    code = [name for name in listed if name.endswith((".py", ".so", ".pyc"))]
+    code = [name for name in listed if name.lower().endswith(_CODE)]
     if code:
         message = (
             f"{where} brings code of its own ({_some(code)}), which is never run. "
@@ -56,10 +69,11 @@ def check_checkpoint(folder: Path, *, where: str) -> None:
     check_names((p.relative_to(folder).as_posix() for p in folder.rglob("*")), where=where)
     config = read_config(folder, where=where)
     tokenizer = _read_json(folder / "tokenizer_config.json", where) or {}
-    for name, document in (("config.json", config), ("tokenizer_config.json", tokenizer)):
-        if "auto_map" in document:
+    _check_content(folder, where=where)
+    for path in sorted(folder.glob("*config*.json")):
+        if "auto_map" in (_read_json(path, where) or {}):
             message = (
-                f"{name} of {where} asks for code of its own (auto_map), which is never run. "
+                f"{path.name} of {where} asks for code of its own (auto_map), which is never run. "
                 "Use a model that transformers knows itself."
             )
             raise SourceInvalid(message)
@@ -75,6 +89,7 @@ def check_checkpoint(folder: Path, *, where: str) -> None:
             "model, or put the template into the folder as chat_template.jinja."
         )
         raise SourceInvalid(message)
+    _check_vocabulary(folder, config, where=where)
 
 
 def read_config(folder: Path, *, where: str) -> dict[str, Any]:
@@ -116,6 +131,71 @@ def block_in_features(folder: Path) -> dict[str, int]:
                 if len(shape) == 2:  # noqa: PLR2004 - a matrix (out, in)
                     widths[name.removesuffix(".weight")] = int(shape[1])
     return widths
+
+
+def _check_content(folder: Path, *, where: str) -> None:
+    """Refuses a file that is another thing than its name says."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(4)
+            kind = next((kind for magic, kind in _MAGIC.items() if begins.startswith(magic)), None)
+            if kind is not None:
+                message = (
+                    f"{path.name} of {where} begins like {kind}, which may run code. "
+                    "A checkpoint holds safetensors weights and text only; take this file out."
+                )
+                raise SourceInvalid(message)
+
+
+def _check_vocabulary(folder: Path, config: dict[str, Any], *, where: str) -> None:
+    """Refuses a tokenizer that knows tokens for which the model has no embedding."""
+    rows, said_by = _embedding_rows(folder), "the embedding"
+    if rows is None:
+        rows, said_by = config.get("vocab_size"), "config.json"
+    elif isinstance(stated := config.get("vocab_size"), int) and stated != rows:
+        message = (
+            f"config.json of {where} says vocab_size {stated}, but the embedding has {rows} rows. "
+            "The two are of different models; copy or download them again."
+        )
+        raise SourceInvalid(message)
+    tokens = _token_count(_read_json(folder / "tokenizer.json", where) or {})
+    if isinstance(rows, int) and tokens > rows:
+        message = (
+            f"The tokenizer of {where} knows {tokens} tokens, but {said_by} has {rows} rows, so some words would "
+            "break the model. Use the tokenizer that it was trained with, or resize the embedding "
+            "(model.resize_token_embeddings) and train it."
+        )
+        raise SourceInvalid(message)
+
+
+def _embedding_rows(folder: Path) -> int | None:
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        opened: Any = safe_open(path, framework="numpy")
+        with opened as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+                if name.endswith(_EMBEDDINGS):
+                    return int(weights.get_slice(name).get_shape()[0])
+    return None
+
+
+def _token_count(tokenizer: dict[str, Any]) -> int:
+    """One more than the highest number of a token; 0 where the file does not say."""
+    vocabulary = _mapping(tokenizer.get("model")).get("vocab")
+    added = tokenizer.get("added_tokens")
+    numbers: list[Any] = [-1]
+    if isinstance(vocabulary, list):
+        numbers.append(len(cast("list[Any]", vocabulary)) - 1)
+    numbers += _mapping(vocabulary).values()
+    for token in cast("list[Any]", added) if isinstance(added, list) else []:
+        numbers.append(_mapping(token).get("id"))
+    return max(number for number in numbers if isinstance(number, int)) + 1
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _check_weights(folder: Path, *, where: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +23,7 @@ import typer
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
 from pipelines.workbench import Finished, Product, Workbench, is_disk_full
-from registry.artifact_store import ArtifactStore, connect_store
+from registry.artifact_store import ArtifactStore, connect_s3, connect_store
 from registry.digests import describe_folder
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
 from registry.release import ArtifactManifest, Digest
@@ -36,6 +37,7 @@ STAGE_TAG = "shipway.stage"
 REUSED_TAG = "shipway.reused_from"
 OUTPUT_TAG = "shipway.output"
 _MIB = 1 << 20
+_HOUR_S = 3600
 _TALKATIVE = (
     "lm_eval", "mlflow", "tokenicer", "torch.utils._pytree", "torchao", "transformers",
 )  # fmt: skip
@@ -91,6 +93,7 @@ class Stage:
     _tracking: "Tracking"
     _bench: Workbench
     _announcer: Announcer
+    experiment_id: str
     work_s: float = 0.0
     """What the finished work took when it was done."""
     _is_new: bool = False
@@ -108,7 +111,13 @@ class Stage:
         )
         self.work_s += finished.seconds
         if finished.is_reused:
-            self.set_tags({REUSED_TAG: finished.run_id})
+            self.set_tags(
+                {
+                    REUSED_TAG: finished.run_id,
+                    # MLflow shows this tag as the run's description, and follows the link.
+                    "mlflow.note.content": f"Reused from [an earlier run](#/experiments/{self.experiment_id}/runs/{finished.run_id}).",
+                }
+            )
         else:
             self._is_new = True
         self.log_metrics({**finished.product.metrics, "work_s": self.work_s})
@@ -118,12 +127,17 @@ class Stage:
         return finished
 
     def log_params(self, params: Mapping[str, object]) -> None:
-        """Writes parameters on the stage's run."""
-        self._tracking.log_params(self.run_id, params)
+        """Writes parameters on the stage's run, and on the one around it: that is the run which a version names."""
+        for run_id in (self.run_id, self.parent_id):
+            if run_id is not None:
+                self._tracking.log_params(run_id, params)
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Writes metrics on the stage's run."""
+        """Writes metrics on the stage's run, and on the one around it with the stage in front: `quantize/loss_mean`."""
         self._tracking.log_metrics(self.run_id, metrics)
+        if self.parent_id is not None:
+            named = {f"{self.name}/{name}": value for name, value in metrics.items()}
+            self._tracking.log_metrics(self.parent_id, named)
 
     def log_inputs(self, inputs: Mapping[str, tuple[str, str]]) -> None:
         """Notes what the stage worked on: role to address and digest."""
@@ -156,13 +170,21 @@ class Session:
     home: Path
     registry: "MlflowRegistry"
     store: ArtifactStore
+    connect_s3: Callable[[], Any]
+    """S3's own client, for what is no artifact of ours."""
     tracking: "Tracking"
     bench: Workbench
     signing_key: "SigningKey | None"
     run_id: str
+    experiment_id: str
+    price_per_hour: float | None
     is_chain: bool
     """Whether stages are children of the run, rather than the run itself."""
     announcer: Announcer = field(default_factory=Announcer)
+    origins: dict[Digest, Mapping[str, str]] = field(
+        default_factory=dict[Digest, Mapping[str, str]]
+    )
+    """Where the checkpoints of this call came from: the same bytes may have come from elsewhere before."""
 
     @classmethod
     @contextmanager
@@ -191,10 +213,13 @@ class Session:
                 home=settings.home,
                 registry=MlflowRegistry(client),
                 store=connect_store(where),
+                connect_s3=partial(connect_s3, where),
                 tracking=tracking,
                 bench=Workbench(settings.home, fresh=fresh),
                 signing_key=signing_key,
                 run_id=run_id,
+                experiment_id=experiment,
+                price_per_hour=settings.price_per_hour,
                 is_chain=is_chain,
             )
 
@@ -205,19 +230,28 @@ class Session:
         began = time.monotonic()
         if self.is_chain:
             with self.tracking.run(
-                experiment_id=self.tracking.experiment_of(self.run_id),
+                experiment_id=self.experiment_id,
                 name=name,
                 parent_run_id=self.run_id,
                 tags={STAGE_TAG: name},
             ) as run_id:
                 stage = self._stage(name, run_id)
                 yield stage
+                self._log_cost(stage, time.monotonic() - began)
         else:
             stage = self._stage(name, self.run_id)
             yield stage
+            self._log_cost(stage, time.monotonic() - began)
         seconds = time.monotonic() - began
         note = ", reused from an earlier run" if stage.is_reused else ""
         self.announcer.say(name, f"done in {seconds:.1f} s{note}")
+
+    def _log_cost(self, stage: Stage, seconds: float) -> None:
+        """What the stage took this time, and what that costs where a price is set."""
+        price = (
+            {} if self.price_per_hour is None else {"cost": self.price_per_hour * seconds / _HOUR_S}
+        )
+        stage.log_metrics({"stage_s": seconds, **price})
 
     def _stage(self, name: str, run_id: str) -> Stage:
         return Stage(
@@ -227,6 +261,7 @@ class Session:
             _tracking=self.tracking,
             _bench=self.bench,
             _announcer=self.announcer,
+            experiment_id=self.experiment_id,
         )
 
 

@@ -18,6 +18,10 @@ class PipelineSettings(BaseSettings):
     """The private key (PEM) that signs each version; without it versions are not signed."""
     run_id: str | None = Field(default=None, validation_alias="MLFLOW_RUN_ID")
     """The MLflow run to go on with; without it a new one is made."""
+    price_per_hour: float | None = Field(
+        default=None, validation_alias="SHIPWAY_PRICE_PER_HOUR", ge=0
+    )
+    """What an hour of this machine costs, in your currency; with it each stage logs the metric `cost`."""
     experiment: str = Field(
         default="shipway/pipelines", validation_alias="MLFLOW_EXPERIMENT_NAME", min_length=1
     )

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pipelines.evaluate.__main__ import Evaluation
+from pipelines.lineage import tell
 from pipelines.quantize.__main__ import read_recipe
 from pipelines.quantize.recipes import Recipe
 from pipelines.session import Model, Session, run_entry_point
@@ -92,6 +93,15 @@ def version(
             tags[SIGNATURE_TAG] = key
         if recipe is not None:
             tags[RECIPE_TAG] = recipe.model_dump_json()
+        tags |= tell(
+            session,
+            stage,
+            name=name,
+            source=stored.source,
+            manifest=model.manifest,
+            evaluation=evaluation,
+            recipe={} if recipe is None else recipe.model_dump(mode="json"),
+        )
         number, is_new = session.registry.register(
             name,
             source=stored.source,

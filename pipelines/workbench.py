@@ -93,11 +93,45 @@ class Workbench:
             again = self._fresh and folder.name not in self._renewed
             self._renewed.add(folder.name)
             if not again and (found := _verified(folder)) is not None:
+                (folder / _DONE).touch()  # last used now: see `sweep`
                 return found
             if abandoned is not None and not (folder / _DONE).exists():
                 for run_id in abandoned.get("run_ids", ()):
                     on_abandoned(str(run_id))
             return _make(folder, dict(inputs), work, run_ids)
+
+    def makers(self, digest: Digest) -> tuple["Maker", ...]:
+        """The finished work whose `model/` has that digest, or whose inputs name it; last used last.
+
+        What is read is what the work said of itself: its bytes are not looked at here.
+        """
+        found: list[tuple[float, Maker]] = []
+        for note in self._root.glob(f"*/{_DONE}"):
+            done = _read(note) or {}
+            try:
+                manifest = ArtifactManifest.from_json(json.dumps(done["files"]))
+                maker = Maker(
+                    stage=note.parent.name.rpartition("-")[0],
+                    inputs=dict(done["inputs"]),
+                    facts=dict(done["facts"]),
+                    made=subfolder(manifest, "model").digest,
+                )
+                if maker.made == digest or maker.inputs.get("model") == digest:
+                    found.append((note.stat().st_mtime, maker))
+            except (IntegrityError, KeyError, TypeError, ValueError, FileNotFoundError):
+                continue
+        return tuple(maker for _, maker in sorted(found, key=lambda pair: pair[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """Finished work, as lineage."""
+
+    stage: str
+    inputs: Mapping[str, Any]
+    facts: Mapping[str, str]
+    made: Digest
+    """The digest of its `model/`."""
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:

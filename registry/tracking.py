@@ -14,7 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -194,6 +202,36 @@ class Tracking:
             ]
             self._client.log_inputs(run_id, entries)
 
+    def log_model(
+        self,
+        run_id: str,
+        *,
+        name: str,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+    ) -> str:
+        """Notes the model that the run made, as MLflow's own output of it; the id that MLflow gives it.
+
+        Its bytes are not logged here: they lie where `artifact` in `params` says.
+        """
+        moment = int(datetime.now().astimezone().timestamp() * 1000)
+        with _answering(f"the model of run {run_id}"):
+            made = self._client.create_logged_model(
+                self._run(run_id).info.experiment_id,
+                name=name,
+                source_run_id=run_id,
+                params={key: str(v)[:_MAX_PARAM_CHARACTERS] for key, v in params.items()},
+            )
+            model_id = present("model id", made.model_id)
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id=model_id, step=0)])
+            entries = [
+                Metric(key, float(v), moment, 0, model_id=model_id, run_id=run_id)
+                for key, v in metrics.items()
+            ]
+            self._client.log_batch(run_id, metrics=entries)
+            self._client.finalize_logged_model(model_id, "READY")
+            return model_id
+
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Writes `text` as the artifact `path` of the run."""
         self.log_bytes(run_id, text.encode(), path)
@@ -211,6 +249,28 @@ class Tracking:
                     where, tracking_uri=self._client.tracking_uri
                 )
                 repository.log_artifact(str(file), folder or None)
+
+    def artifact_address(self, run_id: str) -> str:
+        """Where the run's artifacts lie: an `s3://` folder, or `mlflow-artifacts:/…` where MLflow's server hands them out."""
+        with _answering(f"the run {run_id}"):
+            return present("artifact address", self._run(run_id).info.artifact_uri)
+
+    def list_artifacts(self, run_id: str, path: str) -> dict[str, int]:
+        """The files at or below the artifact `path` of the run, by their path below it, with their sizes."""
+        with _answering(f"the artifacts of run {run_id}"):
+            folders, files = [path], dict[str, int]()
+            while folders:
+                for item in self._client.list_artifacts(run_id, folders.pop()):
+                    if item.is_dir:
+                        folders.append(str(item.path))
+                    else:
+                        files[str(item.path).removeprefix(f"{path}/")] = int(item.file_size or 0)
+            return files
+
+    def download_artifacts(self, run_id: str, path: str, into: Path) -> Path:
+        """Where the artifact `path` of the run lies below `into`, now that it was copied there."""
+        with _answering(f"the artifacts of run {run_id}"):
+            return Path(self._client.download_artifacts(run_id, path, str(into)))
 
     def _run(self, run_id: str) -> Any:
         found = self._client.get_run(run_id)

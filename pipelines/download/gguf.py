@@ -33,3 +33,16 @@ def convert_gguf(file: Path, into: Path) -> None:
         raise SourceInvalid(message) from error
     model.to(torch.bfloat16).save_pretrained(into)
     tokenizer.save_pretrained(into)
+
+
+def read_gguf_facts(file: Path) -> dict[str, str]:
+    """What the header of a readable GGUF file states of `licence` and `base_model`."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    told = {"licence": "general.license", "base_model": "general.name"}
+    return {
+        name: str(fields[key].contents())
+        for name, key in told.items()
+        if fields.get(key) is not None
+    }

@@ -4,21 +4,27 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from pipelines import release
 from pipelines.session import OUTPUT_TAG, REUSED_TAG, STAGE_TAG
 from pipelines.version import VERSION_TAG
-from registry.digests import describe_folder
+from registry.digests import describe_folder, digest_file
 from registry.promotion import Refused, check_gate
 from registry.release import (
     BASE_TAG,
+    BILL_TAG,
+    DATA_TAG,
     DIGEST_TAG,
     GATE_TAG,
     RECIPE_TAG,
     SCORECARD_TAG,
     SIGNATURE_TAG,
     SIZE_TAG,
+    SOURCE_TAG,
     ModelVersion,
     Release,
 )
@@ -162,7 +168,12 @@ class Told:
 
 
 TOLD = {
-    "download": Told({"source"}, set(), {"size_bytes", "work_s"}, set()),
+    "download": Told(
+        {"source"},
+        {"source.source", "source.source_digest"},
+        {"size_bytes", "work_s", "stage_s"},
+        set(),
+    ),
     "quantize": Told(
         {"model", "calibration"},
         {"recipe.method", "recipe.bits", "recipe.group_size", "recipe.seed"},
@@ -189,7 +200,9 @@ TOLD = {
         },
         {"evaluation.json"},
     ),
-    "version": Told({"model"}, {"registered_model", "version", "artifact"}, set(), set()),
+    "version": Told(
+        {"model"}, {"registered_model", "version", "artifact"}, set(), {"bom.cdx.json"}
+    ),
 }
 
 
@@ -221,6 +234,40 @@ def test_the_lineage_goes_unbroken_from_the_version_to_the_source(servers, chain
     assert digests("version")["model"] == digests("evaluate")["model"] == made["quantize"]
     assert digests("evaluate")["base model"] == digests("quantize")["model"] == made["download"]
     assert made["version"] == version.tags[DIGEST_TAG]
+
+
+def test_the_version_alone_answers_base_recipe_data_licence_scores_and_loss(
+    servers, chain, version, tiny_model
+) -> None:
+    """Read back as anybody would: from the version and the run that it names, through MLflow's own client."""
+    base = describe_folder(tiny_model).digest
+    data = json.loads(version.tags[DATA_TAG])
+    assert version.tags[SOURCE_TAG] == str(tiny_model)
+    assert version.tags[BASE_TAG] == base
+    assert json.loads(version.tags[RECIPE_TAG])["bits"] == 4
+    assert data["calibration"] == digest_file(chain.command.home / "data" / "calibration.jsonl")
+    assert data["perplexity"] == digest_file(chain.command.home / "data" / "perplexity.txt")
+    assert {"perplexity", "next_name"} <= json.loads(version.tags[SCORECARD_TAG])["scores"].keys()
+    run = servers.client.get_run(version.run_id)
+    given = {
+        tag.value: json.loads(one.dataset.source)["digest"]
+        for one in run.inputs.dataset_inputs
+        for tag in one.tags
+    }
+    assert (given["base"], given["calibration"]) == (base, data["calibration"])
+    assert run.data.params["recipe.bits"] == "4"
+    assert {"evaluate/perplexity", "evaluate/base.perplexity", "quantize/loss_mean"} <= (
+        run.data.metrics.keys()
+    )
+    [made] = run.outputs.model_outputs
+    model = servers.client.get_logged_model(made.model_id)
+    assert model.params["artifact"] == version.source
+    assert {"perplexity", "gate.perplexity.base"} <= {metric.key for metric in model.metrics}
+    bill = mlflow.artifacts.load_text(
+        f"{run.info.artifact_uri}/{version.tags[BILL_TAG].rpartition('/')[2]}"
+    )
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+    assert json.loads(bill)["metadata"]["component"]["version"] == version.tags[DIGEST_TAG]
 
 
 def test_a_rerun_reuses_what_finished_and_says_so(servers, chain) -> None:

@@ -1,0 +1,97 @@
+"""A checkpoint in a tar or zip archive: looked at by its names first, then unpacked where it cannot leave its folder."""
+
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from pipelines.checkpoint import check_names
+from registry.errors import SourceInvalid
+
+_ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of that name is taken for an archive."""
+    return name.lower().endswith(_ENDINGS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Member:
+    name: str
+    size_bytes: int
+    is_plain: bool
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(archive: Path, into: Path, *, where: str) -> Path:
+    """The folder below `into` that holds what `archive` does: `into` itself, or the one folder of the archive.
+
+    Raises:
+        SourceInvalid: it is damaged, holds what a checkpoint may not hold, or a name that leads out of the folder, or
+            would not fit on the disk.
+    """
+    try:
+        with _opened(archive) as members:
+            _check(members, into, where=where)
+            for member in members:
+                target = into / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with member.open() as given, target.open("wb") as file:
+                    shutil.copyfileobj(given, file)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        message = f"The archive {where} cannot be read ({error}). Copy or download it again."
+        raise SourceInvalid(message) from error
+    inside = list(into.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else into
+
+
+def _check(members: Iterable[_Member], into: Path, *, where: str) -> None:
+    listed = list(members)
+    for member in listed:
+        path = PurePosixPath(member.name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            message = f"The archive {where} holds {member.name!r}, which leads out of the folder. Nothing of it was unpacked."
+            raise SourceInvalid(message)
+        if not member.is_plain:
+            message = f"The archive {where} holds {member.name!r}, which is a link or no plain file. Nothing of it was unpacked."
+            raise SourceInvalid(message)
+    if not any(member.name.endswith(".gguf") for member in listed):
+        check_names((member.name for member in listed), where=where)
+    size, free = sum(member.size_bytes for member in listed), shutil.disk_usage(into).free
+    if size > free:
+        message = f"The archive {where} unpacks to {size} bytes, and {into} has room for {free}. Make room there."
+        raise SourceInvalid(message)
+
+
+@contextmanager
+def _opened(archive: Path) -> Generator[list[_Member]]:
+    """Its members without the folders."""
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as packed:
+            yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
+    else:
+        with tarfile.open(archive) as packed:
+            yield [_tarred(packed, info) for info in packed.getmembers() if not info.isdir()]
+
+
+def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    return _Member(
+        name=info.filename,
+        size_bytes=info.file_size,
+        is_plain=kind in {0, stat.S_IFREG} and not info.flag_bits & 1,  # the flag: encrypted
+        open=lambda: packed.open(info),
+    )
+
+
+def _tarred(packed: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
+    def opened() -> Any:
+        return packed.extractfile(info)
+
+    return _Member(name=info.name, size_bytes=info.size, is_plain=info.isfile(), open=opened)
