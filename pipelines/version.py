@@ -6,6 +6,7 @@ whose gate failed is registered too, so that people see why; `promotion.check_ga
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -55,9 +56,17 @@ def check_name(name: str) -> str:
 
 
 def version(
-    session: Session, *, name: str, model: Model, evaluation: Evaluation, recipe: Recipe | None
+    session: Session,
+    *,
+    name: str,
+    model: Model,
+    evaluation: Evaluation,
+    recipe: Recipe | None,
+    lineage: Mapping[str, str] | None = None,
 ) -> Registered:
     """The version of the registered model `name` that is `model`, new or made by this same run before.
+
+    `lineage` are more tags of it: where its base came from.
 
     Raises:
         IntegrityError: the evaluation is of other bytes.
@@ -80,6 +89,7 @@ def version(
             )
             raise IntegrityError(message)
         tags = {
+            **(lineage or {}),
             DIGEST_TAG: model.digest,
             GATE_TAG: json.dumps(asdict(evaluation.gate)),
             SCORECARD_TAG: evaluation.scorecard.to_json(),
