@@ -6,6 +6,7 @@ The merged checkpoint is kept in S3: the next retraining begins there.
 
 import csv
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +88,26 @@ def read_data(file: Path, *, digest: str) -> tuple[tuple[Example, ...], Digest]:
     return examples, found
 
 
+def fetch_data(session: Session, address: str) -> Path:
+    """The file of training data that `address` names: a path, or an `s3://` folder with one `.jsonl` file in it.
+
+    Raises:
+        BadInput: the folder holds another number of them.
+        NotFound, ArtifactStoreUnavailable: S3 does not have it, or does not answer.
+    """
+    if not address.startswith("s3://"):
+        return Path(address).expanduser()
+    folder = session.home / "training" / f"data-{key_of({'address': address})}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    session.store.download_plain(address.rstrip("/"), folder)
+    files = sorted(folder.rglob("*.jsonl"))
+    if len(files) != 1:
+        message = f"{address} holds {len(files)} .jsonl files. Name a folder that holds one."
+        raise BadInput(message)
+    return files[0]
+
+
 def fetch_base(session: Session, parent: ModelVersion, *, named: str) -> Model:
     """The unquantized checkpoint that `parent` was made of; `named` is where a person says that it is.
 
@@ -106,7 +127,7 @@ def retrain(  # noqa: PLR0913 - each is an input of the stage
     parent: ModelVersion,
     base: Model,
     recipe: AdapterRecipe,
-    data: Path,
+    data: str,
     data_digest: Digest,
     examples: tuple[Example, ...],
 ) -> tuple[Model, str]:
@@ -124,7 +145,7 @@ def retrain(  # noqa: PLR0913 - each is an input of the stage
             {
                 "parent": (f"models:/{parent.model}/{parent.version}", base.digest),
                 "base model": (str(base.folder), base.digest),
-                "training data": (str(data), data_digest),
+                "training data": (data, data_digest),
             }
         )
         key: dict[str, object] = {
@@ -260,7 +281,9 @@ def ask_for(session: Session, name: str, version: str) -> str:
 
 def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     name: Annotated[str, typer.Option(help="The registered model.")],
-    data: Annotated[Path, typer.Option(help="JSON Lines of chats (messages) or texts (text).")],
+    data: Annotated[
+        str, typer.Option(help="JSON Lines of chats or texts: a file, or an s3:// folder with one.")
+    ],
     recipe: Annotated[Path, typer.Option(help="How the result is quantized; see recipes/.")],
     adapter: Annotated[Path, typer.Option(help="How it is trained; see recipes/adapters/.")],
     parent: Annotated[str, typer.Option(help="Version or alias to begin from.")] = "champion",
@@ -283,7 +306,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     with Session.open("retrain", fresh=fresh is Switch.TRUE, is_chain=True) as session:
         check_name(name)
         parsed, training = read_recipe(recipe), read_adapter(adapter)
-        examples, data_digest = read_data(data, digest=digest)
+        examples, data_digest = read_data(fetch_data(session, data), digest=digest)
         texts = DataFolder.at(Path(evaluation_data)) if evaluation_data else demo_data(session.home)
         before = find_parent(session, name, parent)
         merged, stored = retrain(
@@ -305,7 +328,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
             lineage={
                 BASE_SOURCE_TAG: stored,
                 PARENT_TAG: f"models:/{before.model}/{before.version}",
-                TRAINING_DATA_TAG: json.dumps({"address": str(data), "digest": data_digest}),
+                TRAINING_DATA_TAG: json.dumps({"address": data, "digest": data_digest}),
                 ADAPTER_TAG: training.model_dump_json(),
             },
         )

@@ -29,6 +29,14 @@ _CONTEXT = {
 SCHEDULE_LABEL = "shipway.dev/schedule"
 
 
+class _Plain(yaml.SafeDumper):
+    """Without anchors, which nobody likes to read."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        del data
+        return True
+
+
 def render_account() -> dict[str, Any]:
     """The service account of every run, which may do nothing in the cluster."""
     metadata = {"name": ACCOUNT, "namespace": NAMESPACE, "labels": _labels()}
@@ -68,7 +76,7 @@ def render_cronjob(schedule: Schedule) -> dict[str, Any]:
 def render(schedules: Iterable[Schedule]) -> str:
     """All of them as one YAML stream, the service account first."""
     documents = [render_account(), *(render_cronjob(schedule) for schedule in schedules)]
-    return yaml.safe_dump_all(documents, sort_keys=False, width=120)
+    return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, width=120)
 
 
 def _labels() -> dict[str, str]:

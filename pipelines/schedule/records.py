@@ -83,7 +83,9 @@ class Records:
 
     def begin(self, start: Start) -> str:
         """The id of a new run for `start`, which is under way from now on."""
-        tags = {**_tags(start), OUTCOME_TAG: Outcome.RUNNING.value}
+        # MLflow notes the entry point on runs that it makes, and this one it only goes on with.
+        entry_point = {"mlflow.project.entryPoint": start.schedule.entry_point}
+        tags = {**_tags(start), **entry_point, OUTCOME_TAG: Outcome.RUNNING.value}
         return self._create(start, tags)
 
     def miss(self, miss: Miss) -> None:

@@ -206,3 +206,18 @@ def test_a_champion_whose_base_is_gone_is_refused_with_the_way_out(
     assert gone.returncode == 2
     assert f"There is no model at {source}" in gone.stderr
     assert named.returncode == 0, named.stderr
+
+
+def test_data_may_lie_in_s3_in_a_folder_of_its_own(
+    servers, call, chain, given, training_data, tmp_path
+) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "chats.jsonl").write_bytes(training_data.read_bytes())
+    stored = servers.store.put(tmp_path / "up").source
+    nowhere = stored[:-8] + "00000000"
+    home = {"SHIPWAY_HOME": str(chain.command.home)}
+    result = call(retrain, *given(NAME), "--data", stored, "--fresh", "false", **home)
+    absent = call(retrain, *given(NAME), "--data", nowhere, **home)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("reused") == 4
+    assert (absent.returncode, absent.stderr.count("There are no files at")) == (2, 1)
