@@ -84,7 +84,7 @@ class World:
 def world(servers, tmp_path):
     made = World(servers, tmp_path)
     yield made
-    made.new_children(grace_s=1).end([run["run_id"] for run in made.runs()])
+    made.children.end([run["run_id"] for run in made.runs()])
 
 
 def test_a_run_is_recorded_before_it_starts_and_settled_once_it_is_over(world) -> None:
