@@ -9,6 +9,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,9 @@ app.add_typer(judging_app)
 
 app.add_typer(webhook_app(compose), name="webhook")
 app.add_typer(audit_app(compose))
+# Groups of commands of other packages, which this one does not know: `schedule` of the pipelines.
+for _group in entry_points(group="shipway.commands"):
+    app.add_typer(_group.load(), name=_group.name)
 
 
 @app.command(epilog="Example: shipway status --json")

@@ -8,18 +8,15 @@ from typing import Annotated
 
 import typer
 
+from pipelines.chain import make_version
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.download.__main__ import download
-from pipelines.evaluate.__main__ import DEFAULT_MARGINS, evaluate
-from pipelines.quantize.__main__ import quantize, read_recipe
+from pipelines.evaluate.__main__ import DEFAULT_MARGINS
+from pipelines.quantize.__main__ import read_recipe
 from pipelines.session import Session, Switch, run_entry_point
-from pipelines.version import VERSION_TAG, check_name, version
-from registry.errors import ShipwayError
+from pipelines.version import check_name
 from registry.gate import Margins
-
-
-class GateFailed(ShipwayError):
-    """The version is registered, but may not be promoted."""
+from registry.release import SOURCE_TAG
 
 
 def main(  # noqa: PLR0913, PLR0917 - one argument for each option
@@ -54,23 +51,26 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
         parsed = read_recipe(recipe)
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
         base = download(session, source=source, digest=digest)
-        model = quantize(session, model=base, recipe=parsed, data=texts)
-        evaluation, _ = evaluate(
-            session, base=base, model=model, data=texts, margins=margins, name=name
+        made = make_version(
+            session,
+            name=name,
+            base=base,
+            recipe=parsed,
+            data=texts,
+            margins=margins,
+            lineage={SOURCE_TAG: _lasting(source)},
         )
-        made = version(session, name=name, model=model, evaluation=evaluation, recipe=parsed)
-        session.tracking.set_tags(session.run_id, {VERSION_TAG: made.version})
-        if not evaluation.gate.passed:
-            message = (
-                f"{name} v{made.version} is registered but did not pass its gate, so it cannot be promoted: "
-                f"{'; '.join(evaluation.gate.reasons)}. Use a gentler recipe, or wider margins if they are wrong."
-            )
-            raise GateFailed(message)
         session.announcer.say(
             "release",
             f"{name} v{made.version} may be promoted: set its alias `challenger` in the MLflow UI, "
             f"or `shipway promote ENDPOINT {made.version}`",
         )
+
+
+def _lasting(source: str) -> str:
+    """`source`, as it can be named from another working directory."""
+    is_path = ":/" not in source
+    return str(Path(source).expanduser().resolve()) if is_path else source
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ whose gate failed is registered too, so that people see why; `promotion.check_ga
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -57,9 +58,17 @@ def check_name(name: str) -> str:
 
 
 def version(
-    session: Session, *, name: str, model: Model, evaluation: Evaluation, recipe: Recipe | None
+    session: Session,
+    *,
+    name: str,
+    model: Model,
+    evaluation: Evaluation,
+    recipe: Recipe | None,
+    lineage: Mapping[str, str] | None = None,
 ) -> Registered:
     """The version of the registered model `name` that is `model`, new or made by this same run before.
+
+    `lineage` are more tags of it: where its base came from.
 
     Raises:
         IntegrityError: the evaluation is of other bytes.
@@ -102,6 +111,7 @@ def version(
             evaluation=evaluation,
             recipe={} if recipe is None else recipe.model_dump(mode="json"),
         )
+        tags |= lineage or {}
         number, is_new = session.registry.register(
             name,
             source=stored.source,

@@ -25,6 +25,8 @@ ShipwayError
 ├── StateTooLarge            a state that its store cannot hold
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
+├── GateFailed               a version that is registered and may not be promoted
+├── AlreadyRunning           another process does the same in the same place
 ├── ComponentNotReady        a part of the local stack did not come up in its time
 ├── ModelNotLoaded           an engine on this machine could not load the model, and trying again would not help
 ├── EngineDied               an engine on this machine has ended by itself
@@ -135,6 +137,14 @@ class StateUnreadable(ShipwayError):
 
 class StageFailed(ShipwayError):
     """A pipeline stage started and could not finish."""
+
+
+class GateFailed(ShipwayError):
+    """The version is registered, but may not be promoted; the message names every reason."""
+
+
+class AlreadyRunning(ShipwayError):
+    """Another process does the same in the same place, and two would get in each other's way."""
 
 
 class ComponentNotReady(ShipwayError):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from registry.release import ModelVersion
+from registry.release import SOURCE_TAG, ModelVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,10 @@ def plan_collection(
         and datetime.fromtimestamp(version.updated_ms / 1000, tz=now.tzinfo) < young
     )
     gone = {(version.model, version.version) for version in garbage}
-    needed_sources = {
-        version.source for version in versions if (version.model, version.version) not in gone
-    }
+    kept = [version for version in versions if (version.model, version.version) not in gone]
+    # A retraining begins at the unquantized base, so that stays as long as what was made of it.
+    needed_sources = {version.source for version in kept}
+    needed_sources |= {version.tags.get(SOURCE_TAG, "") for version in kept}
     sources = (
         source
         for source, written in stored.items()

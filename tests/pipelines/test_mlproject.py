@@ -12,6 +12,7 @@ import yaml
 PROJECT = yaml.safe_load((Path(__file__).parents[2] / "MLproject").read_text())
 MODULES = {
     "release": "pipelines.release",
+    "retrain": "pipelines.retrain.__main__",
     "download": "pipelines.download.__main__",
     "quantize": "pipelines.quantize.__main__",
     "evaluate": "pipelines.evaluate.__main__",

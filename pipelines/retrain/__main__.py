@@ -1,0 +1,342 @@
+"""`mlflow run . -e retrain -P name=... -P data=FILE`: the champion's base learns from new data and becomes a version.
+
+The base is fetched by what the champion's tags say, an adapter is trained and merged, and then all is as for `release`.
+The merged checkpoint is kept in S3: the next retraining begins there.
+"""
+
+import csv
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.chain import make_version
+from pipelines.checkpoint import block_in_features, check_checkpoint, read_config
+from pipelines.datasets import DataFolder, demo_data
+from pipelines.download.__main__ import download
+from pipelines.evaluate.__main__ import DEFAULT_MARGINS
+from pipelines.loading import has_gpu, load_tokenizer
+from pipelines.progress import hushed
+from pipelines.quantize.__main__ import read_recipe
+from pipelines.quantize.canonical import make_canonical
+from pipelines.retrain.examples import Example, divide, read_examples, tokenize
+from pipelines.retrain.parent import check_base, find_base, parse_parent
+from pipelines.retrain.recipe import AdapterRecipe, check_targets, parse_adapter
+from pipelines.session import Model, Session, Stage, Switch, run_entry_point
+from pipelines.version import check_name
+from pipelines.workbench import Product, code_of, is_disk_full, key_of
+from registry.digests import digest_file
+from registry.errors import (
+    BadInput,
+    IntegrityError,
+    NotFound,
+    RecipeInvalid,
+    ShipwayError,
+    StageFailed,
+)
+from registry.gate import Margins
+from registry.promotion import AliasTrigger, MoveAlias
+from registry.release import (
+    ADAPTER_TAG,
+    PARENT_TAG,
+    SOURCE_TAG,
+    TRAINING_DATA_TAG,
+    Digest,
+    ModelVersion,
+    parse_digest,
+)
+
+_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+_LOSSES = "training.csv"
+_ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+_CHALLENGER = AliasTrigger().alias
+
+
+def read_adapter(file: Path) -> AdapterRecipe:
+    """The adapter's recipe in `file`.
+
+    Raises:
+        RecipeInvalid: it cannot be read, or cannot be used.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"The recipe {file} cannot be read ({error}). See recipes/adapters/ for examples."
+        raise RecipeInvalid(message) from error
+    return parse_adapter(text, where=str(file))
+
+
+def read_data(file: Path, *, digest: str) -> tuple[tuple[Example, ...], Digest]:
+    """The examples in `file` and its digest, which is `digest` where that is given.
+
+    Raises:
+        BadInput: they cannot be used.
+        IntegrityError: other bytes were asked for.
+    """
+    promised = parse_digest(digest) if digest else None
+    examples = read_examples(file)
+    found = digest_file(file)
+    if promised is not None and found != promised:
+        message = (
+            f"{file} has the digest {found}, but {promised} was asked for. Somebody changed the data, "
+            "or the digest belongs to other data."
+        )
+        raise IntegrityError(message)
+    return examples, found
+
+
+def fetch_data(session: Session, address: str) -> Path:
+    """The file of training data that `address` names: a path, or an `s3://` folder with one `.jsonl` file in it.
+
+    Raises:
+        BadInput: the folder holds another number of them.
+        NotFound, ArtifactStoreUnavailable: S3 does not have it, or does not answer.
+    """
+    if not address.startswith("s3://"):
+        return Path(address).expanduser()
+    folder = session.home / "training" / f"data-{key_of({'address': address})}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    session.store.download_plain(address.rstrip("/"), folder)
+    files = sorted(folder.rglob("*.jsonl"))
+    if len(files) != 1:
+        message = f"{address} holds {len(files)} .jsonl files. Name a folder that holds one."
+        raise BadInput(message)
+    return files[0]
+
+
+def fetch_base(session: Session, parent: ModelVersion, *, named: str) -> Model:
+    """The unquantized checkpoint that `parent` was made of; `named` is where a person says that it is.
+
+    Raises:
+        SourceInvalid: it is not known, not there, or not what the version was made of.
+    """
+    where = find_base(parent, named=named)
+    base = download(session, source=where.source)
+    config = read_config(base.folder, where=where.source)
+    check_base(parent, where, digest=base.digest, is_quantized="quantization_config" in config)
+    return base
+
+
+def retrain(  # noqa: PLR0913 - each is an input of the stage
+    session: Session,
+    *,
+    parent: ModelVersion,
+    base: Model,
+    recipe: AdapterRecipe,
+    data: str,
+    data_digest: Digest,
+    examples: tuple[Example, ...],
+) -> tuple[Model, str]:
+    """The base after training, and where it lies in S3.
+
+    Raises:
+        RecipeInvalid: the recipe does not fit the model.
+        BadInput: nothing in the data can be learned.
+        StageFailed: training failed, or the disk is full.
+    """
+    check_targets(recipe, block_in_features(base.folder), where=str(base.folder))
+    with session.stage("retrain", f"{recipe}; {len(examples)} examples") as stage:
+        stage.log_params({f"adapter.{key}": value for key, value in recipe.model_dump().items()})
+        stage.log_inputs(
+            {
+                "parent": (f"models:/{parent.model}/{parent.version}", base.digest),
+                "base model": (str(base.folder), base.digest),
+                "training data": (data, data_digest),
+            }
+        )
+        key: dict[str, object] = {
+            "base": base.digest,
+            "data": data_digest,
+            "recipe": recipe.model_dump(mode="json"),
+            "device": "cuda" if has_gpu() else "cpu",
+            "code": code_of(__file__, _LIBRARIES),
+        }
+        saved = session.home / "training" / f"{key_of(key)}.safetensors"
+        finished = stage.do(
+            key,
+            lambda folder: _train(
+                session, stage, folder, base=base, recipe=recipe, examples=examples, saved=saved
+            ),
+        )
+        if finished.is_reused:
+            for step, loss in _read_losses(finished.folder / _LOSSES):
+                session.tracking.log_metrics(stage.run_id, {"train_loss": loss}, step=step)
+        made = Model(folder=finished.folder / "model", manifest=finished.files_of("model"))
+        told = finished.product.metrics
+        session.announcer.say(
+            "retrain",
+            f"held-out loss {told['holdout_loss_before']:.4g} -> {told['holdout_loss']:.4g} nats a token "
+            f"after {told['steps']:.0f} steps",
+        )
+        with session.announcer.bar("upload", total=made.manifest.size_bytes) as advance:
+            stored = session.store.put(made.folder, on_bytes=advance)
+        stage.hand_over(made)
+    return made, stored.source
+
+
+def _train(  # noqa: PLR0913 - what the stage was given
+    session: Session,
+    stage: Stage,
+    folder: Path,
+    *,
+    base: Model,
+    recipe: AdapterRecipe,
+    examples: tuple[Example, ...],
+    saved: Path,
+) -> Product:
+    from pipelines.retrain.lora import fit
+
+    def tell(step: int, loss: float) -> None:
+        session.tracking.log_metrics(stage.run_id, {"train_loss": loss}, step=step)
+        advance(1)
+
+    tokenizer = load_tokenizer(base.folder)
+    parts = divide(examples, holdout_percent=recipe.holdout_percent, seed=recipe.seed)
+    train, holdout = (tokenize(tokenizer, part, length=recipe.sequence_length) for part in parts)
+    if not train or not holdout:
+        message = (
+            f"Nothing is left to {'train on' if not train else 'measure by'}: no answer begins within the recipe's "
+            f"sequence_length of {recipe.sequence_length} tokens. Raise it, or give more or shorter examples."
+        )
+        raise BadInput(message)
+    steps = recipe.steps(len(train))
+    with hushed() as said, session.announcer.bar("training", total=steps) as advance:
+        try:
+            done = fit(
+                base.folder,
+                folder,
+                train=train,
+                holdout=holdout,
+                recipe=recipe,
+                saved=saved,
+                on_step=tell,
+            )
+        except ShipwayError:
+            raise
+        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
+            if is_disk_full(error):
+                raise
+            message = f"Training failed ({type(error).__name__}: {error}). It last said:\n{said()}"
+            raise StageFailed(message) from error
+    make_canonical(folder / "model", base=base.folder)
+    check_checkpoint(folder / "model", where="the merged model")
+    (folder / _LOSSES).write_text(_as_csv(done.losses))
+    return Product(
+        metrics={
+            "holdout_loss_before": done.holdout_before,
+            "holdout_loss": done.holdout_after,
+            "steps": len(done.losses),
+            "trained_parameters": done.trained_parameters,
+            "train_sequences": len(train),
+            "holdout_sequences": len(holdout),
+        },
+        reports=(_LOSSES, *_ADAPTER),
+    )
+
+
+def _as_csv(losses: tuple[float, ...]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("step", "train_loss"))
+    writer.writerows(enumerate(losses))
+    return text.getvalue()
+
+
+def _read_losses(file: Path) -> list[tuple[int, float]]:
+    with file.open(newline="") as lines:
+        return [(int(row["step"]), float(row["train_loss"])) for row in csv.DictReader(lines)]
+
+
+def find_parent(session: Session, name: str, text: str) -> ModelVersion:
+    """The version of `name` that `text` (a number or an alias) names.
+
+    Raises:
+        NotFound: there is none.
+    """
+    number, alias = parse_parent(text)
+    if number is None:
+        number = session.registry.aliases(name).get(alias or "")
+    if number is None:
+        message = f"{name} has no {alias}. Release and promote a first version, or name one with -P parent=NUMBER."
+        raise NotFound(message)
+    return session.registry.version(name, number)
+
+
+def ask_for(session: Session, name: str, version: str) -> str:
+    """Sets the alias `challenger` on `version`, unless another version has it; what to tell people."""
+    standing = session.registry.aliases(name).get(_CHALLENGER)
+    if standing not in {None, version}:
+        return (
+            f"{name} v{version} may be promoted, but v{standing} is {_CHALLENGER} and is not pushed aside. "
+            f"Once that is decided: `shipway promote ENDPOINT {version}`"
+        )
+    move = MoveAlias(alias=_CHALLENGER, version=version, was=standing or "")
+    session.registry.write(name, move)
+    return f"{name} v{version} is {_CHALLENGER} now"
+
+
+def main(  # noqa: PLR0913, PLR0917 - one argument for each option
+    name: Annotated[str, typer.Option(help="The registered model.")],
+    data: Annotated[
+        str, typer.Option(help="JSON Lines of chats or texts: a file, or an s3:// folder with one.")
+    ],
+    recipe: Annotated[Path, typer.Option(help="How the result is quantized; see recipes/.")],
+    adapter: Annotated[Path, typer.Option(help="How it is trained; see recipes/adapters/.")],
+    parent: Annotated[str, typer.Option(help="Version or alias to begin from.")] = "champion",
+    base: Annotated[
+        str, typer.Option(help="Its unquantized base, where the version does not say.")
+    ] = "",
+    digest: Annotated[str, typer.Option(help="What the data must have, sha256:...")] = "",
+    evaluation_data: Annotated[
+        str, typer.Option(help="Folder of texts and tasks; demo data if empty.")
+    ] = "",
+    max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
+    max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
+    set_challenger: Annotated[
+        Switch, typer.Option(help="Ask for its rollout once its gate has passed.")
+    ] = Switch.FALSE,
+    fresh: Annotated[Switch, typer.Option(help="Do every stage again.")] = Switch.FALSE,
+) -> None:
+    """Train a version on new data and make a new version of it."""
+    margins = Margins(perplexity_ratio=max_perplexity_ratio, accuracy_drop=max_accuracy_drop)
+    with Session.open("retrain", fresh=fresh is Switch.TRUE, is_chain=True) as session:
+        check_name(name)
+        parsed, training = read_recipe(recipe), read_adapter(adapter)
+        examples, data_digest = read_data(fetch_data(session, data), digest=digest)
+        texts = DataFolder.at(Path(evaluation_data)) if evaluation_data else demo_data(session.home)
+        before = find_parent(session, name, parent)
+        merged, stored = retrain(
+            session,
+            parent=before,
+            base=fetch_base(session, before, named=base),
+            recipe=training,
+            data=data,
+            data_digest=data_digest,
+            examples=examples,
+        )
+        made = make_version(
+            session,
+            name=name,
+            base=merged,
+            recipe=parsed,
+            data=texts,
+            margins=margins,
+            lineage={
+                SOURCE_TAG: stored,
+                PARENT_TAG: f"models:/{before.model}/{before.version}",
+                TRAINING_DATA_TAG: json.dumps({"address": data, "digest": data_digest}),
+                ADAPTER_TAG: training.model_dump_json(),
+            },
+        )
+        told = f"{name} v{made.version} may be promoted: `shipway promote ENDPOINT {made.version}`"
+        if set_challenger is Switch.TRUE:
+            told = ask_for(session, name, made.version)
+        session.announcer.say("retrain", told)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
