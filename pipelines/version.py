@@ -12,9 +12,11 @@ from typing import Annotated
 
 import typer
 
+from pipelines.checkpoint import read_config
 from pipelines.evaluate.__main__ import Evaluation
 from pipelines.quantize.__main__ import read_recipe
 from pipelines.quantize.recipes import Recipe
+from pipelines.quantize.served_by import format_facts
 from pipelines.session import Model, Session, run_entry_point
 from registry.errors import BadInput, IntegrityError
 from registry.release import (
@@ -85,6 +87,7 @@ def version(
             SCORECARD_TAG: evaluation.scorecard.to_json(),
             BASE_TAG: evaluation.base,
             SIZE_TAG: str(model.manifest.size_bytes),
+            **format_facts(read_config(model.folder, where=str(model.folder))),
         }
         if recipe is not None:
             tags[RECIPE_TAG] = recipe.model_dump_json()

@@ -13,6 +13,7 @@ from pipelines.checkpoint import check_checkpoint
 from pipelines.download.gguf import convert_gguf
 from pipelines.download.sources import Fetcher, Found, parse_source
 from pipelines.progress import Announcer
+from pipelines.quantize.auto_gptq import adopt
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of
 from registry.digests import describe_folder, digest_file
@@ -76,6 +77,7 @@ def _bring(
     else:
         check_checkpoint(here, where=source)
         shutil.copytree(here, model)
+        adopt(model, where=source)
     check_checkpoint(model, where=source)
     shutil.rmtree(raw)
     size = describe_folder(model).size_bytes
