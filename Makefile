@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm demo down test test-kubernetes test-engines test-faults crds check format docs bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm setup-auto-gptq demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,19 @@ setup-vllm: .venv-vllm/.ready ## vLLM's own environment in .venv-vllm, for test-
 	touch $@; \
 	say "the environment is ready: vLLM $$version"
 
+setup-auto-gptq: .venv-auto-gptq/.ready ## auto-gptq's own environment in .venv-auto-gptq, for test-formats; 1.5 GB
+
+# The extra's requirements alone, without Shipway: nothing of ours runs there.
+.venv-auto-gptq/.ready: pyproject.toml .venv/.ready
+	@set -euo pipefail; \
+	env=.venv-auto-gptq; python=$$env/bin/python; quiet=; [ -t 1 ] || quiet=--quiet; \
+	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear $$env; fi; \
+	rm -f $@; \
+	mapfile -t pins < <($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["auto-gptq"], sep="\n")'); \
+	$$python -m pip install $$quiet --disable-pip-version-check --no-compile $$(printf '%s\n' "$${pins[@]}" | grep '^torch=='); \
+	$(BIN)/uv pip install --python $$python $$quiet "$${pins[@]}"; \
+	touch $@
+
 demo: setup ## the main job on this machine: first release, good challenger, bad challenger
 	@$(BIN)/shipway demo
 
@@ -88,7 +101,7 @@ test-kubernetes: export OMP_NUM_THREADS = 1
 test-kubernetes: export SHIPWAY_TEST_KUBECONFIG = $(KUBECONFIG)
 test-kubernetes: setup ## the Kubernetes suites, on the API server of KUBECONFIG where it is set, else on the stand-in
 	@[ -n "$$SHIPWAY_TEST_KUBECONFIG" ] || unset SHIPWAY_TEST_KUBECONFIG; \
-	$(BIN)/python -m pytest -m 'not real and not engines and not faults' tests/kubernetes_api tests/contracts tests/test_cluster.py
+	$(BIN)/python -m pytest -m 'not real and not engines and not faults and not formats and not gpu' tests/kubernetes_api tests/contracts tests/test_cluster.py
 
 crds: setup ## the operators' CRDs, which the Kubernetes tests need, from their projects into .crds
 	@$(BIN)/python -m tests.kubernetes_api.crds
@@ -96,6 +109,13 @@ crds: setup ## the operators' CRDs, which the Kubernetes tests need, from their 
 test-engines: export OMP_NUM_THREADS = 1
 test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers: Triton and vLLM; a quarter of an hour
 	$(BIN)/python -m pytest -m engines -s
+
+test-formats: export OMP_NUM_THREADS = 1
+test-formats: setup-auto-gptq ## the formats of other days: the real auto-gptq reads our export, and we what it writes; 4 minutes
+	$(BIN)/python -m pytest -m formats -s
+
+test-gpu: setup ## the tests that need a GPU; where there is none they are skipped, and say so
+	$(BIN)/python -m pytest -m gpu -s
 
 test-faults: export OMP_NUM_THREADS = 1
 test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; an hour

@@ -15,6 +15,7 @@ from deploy_targets.batching import BatchPolicy
 from deploy_targets.judge_policy import NOT_YAML, Declared, faults_of
 from deploy_targets.placement import Autoscaling, Kubernetes, RayServe, Replicas, Triton
 from deploy_targets.rollout_policy import RolloutPolicy
+from registry.engines import ServingEngine
 from registry.errors import EndpointFileInvalid, ManifestInvalid, NotFound
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
 
@@ -139,6 +140,14 @@ class Endpoint(Declared):
             message = f"{self.name} is for target {self.target}, so there is nothing to render for Kubernetes."
             raise ManifestInvalid(message)
         return self.kubernetes
+
+    @property
+    def serving_engine(self) -> ServingEngine:
+        """What loads its versions, in the registry's words."""
+        if self.engine.kind == "vllm":
+            return ServingEngine.VLLM
+        is_triton = self.target.protocol == "triton"
+        return ServingEngine.TRITON_PYTHON if is_triton else ServingEngine.TRANSFORMERS
 
     @property
     def max_replicas(self) -> int:

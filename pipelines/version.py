@@ -12,10 +12,12 @@ from typing import Annotated
 
 import typer
 
+from pipelines.checkpoint import read_config
 from pipelines.evaluate.__main__ import Evaluation
 from pipelines.lineage import tell
 from pipelines.quantize.__main__ import read_recipe
 from pipelines.quantize.recipes import Recipe
+from pipelines.quantize.served_by import format_facts
 from pipelines.session import Model, Session, run_entry_point
 from registry.artifact_store import StoredArtifact
 from registry.errors import BadInput, IntegrityError
@@ -96,6 +98,7 @@ def version(
             SCORECARD_TAG: evaluation.scorecard.to_json(),
             BASE_TAG: evaluation.base,
             SIZE_TAG: str(model.manifest.size_bytes),
+            **format_facts(read_config(model.folder, where=str(model.folder))),
         }
         key = _sign(session, stored)
         if key is not None:

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 
 from deploy_targets.endpoint import Endpoint
 from registry.asked_by import Actor
+from registry.engines import explain_misfit
 from registry.promotion import RegistryFacts, check_gate
 from registry.release import APPROVAL_TAG, ModelVersion, Refused, Release
 
@@ -66,6 +67,8 @@ def admit(
     gated = check_gate(known, serving=champion)
     if isinstance(gated, Refused):
         return gated
+    if misfit := explain_misfit(known.tags, endpoint.serving_engine):
+        return Refused(version=version, reasons=(f"{endpoint.model} v{version}: {misfit}.",))
     if inspection is None or inspection.version != version:
         return None
     is_nameless = endpoint.promote.approval != "none" and inspection.asked_by is None

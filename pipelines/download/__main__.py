@@ -20,6 +20,7 @@ from pipelines.download.hub import Hub
 from pipelines.download.numbers import check_numbers
 from pipelines.download.sources import parse_source
 from pipelines.progress import Announcer
+from pipelines.quantize.auto_gptq import adopt
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, key_of
 from registry.digests import describe_folder, digest_file
@@ -114,6 +115,7 @@ def _bring(
     else:
         check_checkpoint(here, where=source)
         shutil.copytree(here, model, copy_function=os.replace if is_ours else shutil.copy2)
+        adopt(model, where=source)
         beside = model
     if beside is not None:
         take_card(beside, card, move=beside == model)

@@ -13,7 +13,7 @@ import typer
 
 from pipelines.checkpoint import block_in_features, read_config
 from pipelines.datasets import DataFolder, demo_data
-from pipelines.loading import load_tokenizer
+from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import Announcer, hushed
 from pipelines.quantize.calibration import cut_windows, read_texts
 from pipelines.quantize.canonical import make_canonical
@@ -21,17 +21,23 @@ from pipelines.quantize.recipes import (
     GptqRecipe,
     Int8Recipe,
     Method,
+    Nf4Recipe,
     NoRecipe,
     Recipe,
     check_fits,
     parse_recipe,
+    pin_calibration,
 )
+from pipelines.quantize.served_by import check_format, format_facts
+from pipelines.quantize.weights import check_headers, check_numbers
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full
 from registry.digests import digest_file
 from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
 
-_LIBRARIES = ("torch", "transformers", "gptqmodel", "optimum", "torchao", "safetensors")
+_LIBRARIES = (
+    "torch", "transformers", "gptqmodel", "optimum", "torchao", "bitsandbytes", "safetensors",
+)  # fmt: skip
 _LOSSES = "losses.csv"
 
 
@@ -43,29 +49,29 @@ def quantize(session: Session, *, model: Model, recipe: Recipe, data: DataFolder
         StageFailed: the library failed, or the disk is full.
     """
     with session.stage("quantize", str(recipe)) as stage:
+        inputs: dict[str, tuple[str, str]] = {"model": (str(model.folder), model.digest)}
+        recipe = pin_recipe(recipe, data)
+        if isinstance(recipe, GptqRecipe):
+            inputs["calibration"] = (str(data.calibration), recipe.calibration or "")
         stage.log_params({f"recipe.{key}": value for key, value in recipe.model_dump().items()})
-        inputs = {"model": (str(model.folder), model.digest)}
         made = model
         if not isinstance(recipe, NoRecipe):
-            key: dict[str, object] = {
-                "model": model.digest,
-                "recipe": recipe.model_dump(mode="json"),
-                "code": code_of(__file__, _LIBRARIES),
-            }
-            if isinstance(recipe, GptqRecipe):
-                if not data.calibration.is_file():
-                    read_texts(data.calibration)
-                calibration = digest_file(data.calibration)
-                inputs["calibration"] = (str(data.calibration), calibration)
-                key["calibration"] = calibration
             _check(recipe, model)
             finished = stage.do(
-                key,
+                {
+                    "model": model.digest,
+                    "recipe": recipe.model_dump(mode="json"),
+                    "device": "cuda" if has_gpu() else "cpu",
+                    "code": code_of(__file__, _LIBRARIES),
+                },
                 lambda folder: _make(
                     folder, model=model, recipe=recipe, data=data, announcer=session.announcer
                 ),
             )
             made = Model(folder=finished.folder / "model", manifest=finished.files_of("model"))
+        config = read_config(made.folder, where=str(made.folder))
+        check_format(recipe, config, where=str(made.folder))
+        stage.set_tags(format_facts(config))
         stage.log_inputs(inputs)
         stage.log_metrics(
             {
@@ -76,6 +82,19 @@ def quantize(session: Session, *, model: Model, recipe: Recipe, data: DataFolder
         stage.hand_over(made)
         session.announcer.say("quantize", f"{model.size_mib:.1f} MiB -> {made.size_mib:.1f} MiB")
     return made
+
+
+def pin_recipe(recipe: Recipe, data: DataFolder) -> Recipe:
+    """The recipe with the digest of the calibration texts in `data`, where it uses any.
+
+    Raises:
+        RecipeInvalid: it asks for other texts, or they cannot be read.
+    """
+    if not isinstance(recipe, GptqRecipe):
+        return recipe
+    if not data.calibration.is_file():
+        read_texts(data.calibration)
+    return pin_calibration(recipe, digest_file(data.calibration))
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -97,12 +116,14 @@ def _check(recipe: Recipe, model: Model) -> None:
     if "quantization_config" in read_config(model.folder, where=where):
         message = f"{where} is quantized already. Give the unquantized model, or the recipe `method: none`."
         raise SourceInvalid(message)
+    check_headers(model.folder)
     check_fits(recipe, block_in_features(model.folder), where=where)
 
 
 def _make(
     folder: Path, *, model: Model, recipe: Recipe, data: DataFolder, announcer: Announcer
 ) -> Product:
+    check_numbers(model.folder)
     out, scratch = folder / "model", folder / "scratch"
     scratch.mkdir()
     losses: tuple[tuple[str, float], ...] = ()
@@ -120,12 +141,16 @@ def _make(
             raise StageFailed(message) from error
     shutil.rmtree(scratch)
     make_canonical(out, base=model.folder)
+    config = read_config(out, where=str(out))
+    check_format(recipe, config, where=str(out))
     metrics: dict[str, float] = {}
     if losses:
         (folder / _LOSSES).write_text(_as_csv(losses))
         values = [loss for _, loss in losses]
         metrics = {"loss_mean": sum(values) / len(values), "loss_max": max(values)}
-    return Product(metrics=metrics, reports=(_LOSSES,) if losses else ())
+    return Product(
+        facts=format_facts(config), metrics=metrics, reports=(_LOSSES,) if losses else ()
+    )
 
 
 def _run_method(
@@ -136,6 +161,11 @@ def _run_method(
         from pipelines.quantize.methods import int8
 
         int8.quantize(model.folder, out)
+        return ()
+    if isinstance(recipe, Nf4Recipe):
+        from pipelines.quantize.methods import nf4
+
+        nf4.quantize(model.folder, out)
         return ()
     if isinstance(recipe, NoRecipe):
         return ()

@@ -9,6 +9,8 @@ from typing import Any
 from pipelines.quantize.recipes import GptqRecipe
 from registry.errors import RecipeInvalid
 
+_MIN_TEXTS = 2
+
 
 def read_texts(file: Path) -> tuple[str, ...]:
     """The texts of a JSON Lines file, the field `text` of each line.
@@ -42,8 +44,14 @@ def cut_windows(
     Each is `{"input_ids": (1, T), "attention_mask": (1, T)}`, as lists.
 
     Raises:
-        RecipeInvalid: the texts do not hold that many tokens.
+        RecipeInvalid: the texts do not hold that many tokens, or are all the same.
     """
+    if len({text for text in texts if text.strip()}) < _MIN_TEXTS:
+        message = (
+            "The calibration set is one text only, which would show the quantizer one subject. Give several, each on a line "
+            "of its own; cut a long one into pieces."
+        )
+        raise RecipeInvalid(message)
     ids: list[int] = []
     for text in texts:
         ids += tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -5,10 +5,10 @@ The seed picks the calibration windows; with the same model, texts and libraries
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from registry.errors import RecipeInvalid
 
@@ -25,8 +25,13 @@ class Method(StrEnum):
     """Optimum's GPTQ: the same format by the other library."""
     INT8 = "int8"
     """torchao's int8, weights only, no calibration."""
+    NF4 = "nf4"
+    """bitsandbytes' 4-bit NormalFloat, no calibration."""
     NONE = "none"
     """The checkpoint as it is."""
+
+
+CheckpointFormat = Literal["gptq", "gptq_v2"]
 
 
 class _Recipe(BaseModel):
@@ -45,6 +50,17 @@ class GptqRecipe(_Recipe):
     sequence_length: Annotated[int, Field(ge=16, le=32768)] = 512
     """Tokens in a window."""
     seed: Annotated[int, Field(ge=0)] = 0
+    calibration: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """The digest that the file of calibration texts must have. What was used is recorded, asked for or not."""
+    checkpoint_format: CheckpointFormat = "gptq"
+    """How the weights are written; auto-gptq and vLLM read `gptq` alone."""
+
+    @model_validator(mode="after")
+    def _is_written_by_its_library(self) -> Self:
+        if self.method is Method.GPTQ_OPTIMUM and self.checkpoint_format != "gptq":
+            message = "optimum writes checkpoint_format gptq alone; use method gptq for gptq_v2"
+            raise ValueError(message)
+        return self
 
     def __str__(self) -> str:
         return (
@@ -62,16 +78,27 @@ class Int8Recipe(_Recipe):
         return "int8, weights only"
 
 
+class Nf4Recipe(_Recipe):
+    """NF4: blocks of 64 weights share one scale. See https://arxiv.org/abs/2305.14314."""
+
+    method: Literal[Method.NF4]
+
+    def __str__(self) -> str:
+        return "NF4, weights only"
+
+
 class NoRecipe(_Recipe):
     """No quantization."""
 
     method: Literal[Method.NONE]
+    checkpoint_format: CheckpointFormat = "gptq"
+    """Which of GPTQ's formats a source that is quantized already may have."""
 
     def __str__(self) -> str:
         return "as it is"
 
 
-Recipe = GptqRecipe | Int8Recipe | NoRecipe
+Recipe = GptqRecipe | Int8Recipe | Nf4Recipe | NoRecipe
 _PARSER: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="method")])
 
 
@@ -96,6 +123,23 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
         raise RecipeInvalid(message) from error
 
 
+def pin_calibration(recipe: Recipe, found: str) -> Recipe:
+    """The recipe that names `found`, the digest of the calibration texts at hand, where it uses any.
+
+    Raises:
+        RecipeInvalid: it asks for others.
+    """
+    if not isinstance(recipe, GptqRecipe):
+        return recipe
+    if recipe.calibration not in {None, found}:
+        message = (
+            f"The recipe asks for calibration texts with the digest {recipe.calibration}, but those at hand have {found}. "
+            "Give the data folder that it was written for, or name this digest in the recipe."
+        )
+        raise RecipeInvalid(message)
+    return recipe.model_copy(update={"calibration": found})
+
+
 def check_fits(recipe: Recipe, in_features: Mapping[str, int], *, where: str) -> None:
     """Refuses a recipe whose groups do not divide the input width of each layer that would be quantized.
 
@@ -107,7 +151,9 @@ def check_fits(recipe: Recipe, in_features: Mapping[str, int], *, where: str) ->
     if not isinstance(recipe, GptqRecipe):
         return
     if not in_features:
-        message = f"{where} has no linear layers that GPTQ could quantize. Use method int8 or none."
+        message = (
+            f"{where} has no linear layers that GPTQ could quantize. Use method int8, nf4 or none."
+        )
         raise RecipeInvalid(message)
     unfit = {name: width for name, width in in_features.items() if width % recipe.group_size}
     if not unfit:
@@ -117,7 +163,7 @@ def check_fits(recipe: Recipe, in_features: Mapping[str, int], *, where: str) ->
     advice = (
         f"Use group_size {' or '.join(map(str, fitting))}"
         if fitting
-        else "Use method int8, which needs no groups"
+        else "Use method int8 or nf4, which need no groups"
     )
     message = (
         f"group_size {recipe.group_size} does not divide the input width {width} of {name} in {where} "

@@ -14,6 +14,7 @@ from deploy_targets.rollout.inspector import ReleaseInspector
 from deploy_targets.rollout.state import Phase
 from deploy_targets.routing.traffic import Traffic
 from registry.asked_by import Actor, name_tag
+from registry.engines import ENGINES_TAG, FORMAT_TAG
 from registry.errors import ArtifactStoreUnavailable, IntegrityError
 from registry.hints import Deed, Touch
 from registry.promotion import RegistryFacts
@@ -38,9 +39,12 @@ def admitted(
     is_tagged: bool = True,
     passed: bool = True,
     waited_s: float = 60.0,
+    engines: str | None = None,
     **found: Any,
 ) -> Release | Refused | None:
     tags = {APPROVAL_TAG: "yes"} if is_tagged else {}
+    if engines is not None:
+        tags |= {ENGINES_TAG: engines, FORMAT_TAG: "torchao-int8"}
     version = a_version("7", passed=passed, tags=tags)
     facts = RegistryFacts(model="smollm2", versions={"7": version})
     inspection = Inspection(version="7", **found)
@@ -258,3 +262,15 @@ def test_a_version_of_any_make_that_is_asked_for_does_not_keep_a_bad_one_under_w
     serving.tick(6)
     assert serving.target.traffic == Traffic.all_to("6")
     assert "cannot be read" in serving.registry.versions["8"].tags["shipway.reason"]
+
+
+@pytest.mark.parametrize("engines", [None, "transformers", "transformers,triton-python"])
+def test_a_version_that_the_endpoint_s_engine_can_serve_is_admitted(engines: str | None) -> None:
+    assert isinstance(admitted("none", engines=engines), Release)
+
+
+@pytest.mark.parametrize("engines", ["triton-python,vllm", "", "transformers-2"])
+def test_a_version_that_the_endpoint_s_engine_cannot_serve_is_refused(engines: str) -> None:
+    refused = admitted("none", engines=engines)
+    assert isinstance(refused, Refused)
+    assert "engine transformers cannot serve its weights (torchao-int8)" in refused.reasons[0]

@@ -35,7 +35,10 @@ def quantize(
     looper: Any = loop_processor
     looper._PROJECT_LOG_DIR = scratch / "logs"  # noqa: SLF001 - pinned to this version, and a test would notice
     config = library.QuantizeConfig(
-        bits=recipe.bits, group_size=recipe.group_size, offload_to_disk_path=str(scratch)
+        bits=recipe.bits,
+        group_size=recipe.group_size,
+        format=recipe.checkpoint_format,
+        offload_to_disk_path=str(scratch),
     )
     samples = [{key: rows[0] for key, rows in window.items()} for window in windows]
     with _failing_aloud():

@@ -15,7 +15,11 @@ def quantize(
     recipe: GptqRecipe,
     windows: Sequence[dict[str, list[list[int]]]],
 ) -> None:
-    """Writes the quantized checkpoint into `out`, in the common format `gptq` (not Optimum's own `gptq_v2`)."""
+    """Writes the quantized checkpoint into `out`, in the common format `gptq`.
+
+    While saving Optimum turns its own `gptq_v2` into that, but leaves the old name in config.json, by which every zero
+    point would be read off by one.
+    """
     from optimum import gptq
 
     make: Any = gptq.GPTQQuantizer
@@ -26,4 +30,8 @@ def quantize(
         dataset=list(windows),
         model_seqlen=recipe.sequence_length,
     )
-    quantizer.save(quantizer.quantize_model(model), str(out))
+    quantized = quantizer.quantize_model(model)
+    told: dict[str, Any] = quantizer.to_dict()
+    named = {"format": recipe.checkpoint_format, "checkpoint_format": recipe.checkpoint_format}
+    quantized.config.quantization_config = {**told, **named}
+    quantizer.save(quantized, str(out))

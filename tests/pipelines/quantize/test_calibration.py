@@ -46,6 +46,12 @@ def test_too_little_text_is_refused_with_what_is_needed() -> None:
         cut_windows(letters, TEXTS, a_recipe(samples=13))
 
 
+@pytest.mark.parametrize("texts", [("a" * 500,), ("a" * 500, " "), ("a" * 500,) * 2, ()])
+def test_a_set_of_one_text_is_refused_however_long_it_is(texts) -> None:
+    with pytest.raises(RecipeInvalid, match="one text only"):
+        cut_windows(letters, texts, a_recipe())
+
+
 def test_texts_are_read_in_order_whatever_is_in_them(tmp_path) -> None:
     texts = ("one", "two\nlines", "dreißig \u2028 vier", "")
     file = tmp_path / "c.jsonl"

@@ -10,11 +10,15 @@ from pipelines.quantize.recipes import (
     GptqRecipe,
     Int8Recipe,
     Method,
+    Nf4Recipe,
     NoRecipe,
     check_fits,
     parse_recipe,
+    pin_calibration,
 )
 from registry.errors import RecipeInvalid
+
+ONE, OTHER = ("sha256:" + letter * 64 for letter in "ab")
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -31,6 +35,7 @@ def test_every_recipe_of_the_project_can_be_read(file) -> None:
         ("method: gptq", GptqRecipe(method=Method.GPTQ)),
         ("{method: gptq-optimum, bits: 8}", GptqRecipe(method=Method.GPTQ_OPTIMUM, bits=8)),
         ("method: int8", Int8Recipe(method=Method.INT8)),
+        ("method: nf4", Nf4Recipe(method=Method.NF4)),
         ("method: none", NoRecipe(method=Method.NONE)),
     ],
 )
@@ -52,6 +57,10 @@ def test_what_is_not_said_has_a_sensible_value(text, recipe) -> None:
         ("{method: gptq, samples: 0}", "samples"),
         ("{method: gptq, sequence_lenght: 512}", "sequence_lenght"),
         ("{method: int8, bits: 8}", "bits"),
+        ("{method: nf4, group_size: 64}", "group_size"),
+        ("{method: gptq, calibration: sha256:12}", "calibration"),
+        ("{method: gptq, checkpoint_format: marlin}", "checkpoint_format"),
+        ("{method: gptq-optimum, checkpoint_format: gptq_v2}", "optimum writes"),
     ],
 )
 def test_an_unknown_word_or_value_is_refused_by_name(text, says) -> None:
@@ -77,7 +86,14 @@ def test_a_model_without_linear_layers_is_refused() -> None:
         check_fits(GptqRecipe(method=Method.GPTQ), {}, where="odd")
 
 
-@pytest.mark.parametrize("recipe", [Int8Recipe(method=Method.INT8), NoRecipe(method=Method.NONE)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Int8Recipe(method=Method.INT8),
+        Nf4Recipe(method=Method.NF4),
+        NoRecipe(method=Method.NONE),
+    ],
+)
 def test_what_needs_no_groups_fits_everything(recipe) -> None:
     check_fits(recipe, {"a": 7}, where="odd")
 
@@ -94,3 +110,21 @@ def test_a_recipe_fits_exactly_when_its_groups_divide_every_width(size, widths) 
         assert not divides
     else:
         assert divides
+
+
+def test_the_calibration_texts_that_were_used_are_named_in_the_recipe_whether_it_asked_or_not() -> (
+    None
+):
+    asked = GptqRecipe(method=Method.GPTQ, calibration=ONE)
+    assert pin_calibration(GptqRecipe(method=Method.GPTQ), ONE) == asked
+    assert pin_calibration(asked, ONE) == asked
+
+
+def test_other_calibration_texts_than_the_recipe_names_are_refused() -> None:
+    with pytest.raises(RecipeInvalid, match=f"{ONE}, but those at hand have {OTHER}"):
+        pin_calibration(GptqRecipe(method=Method.GPTQ, calibration=ONE), OTHER)
+
+
+def test_a_recipe_that_needs_no_calibration_names_none() -> None:
+    recipe = Int8Recipe(method=Method.INT8)
+    assert pin_calibration(recipe, ONE) == recipe

@@ -1,0 +1,56 @@
+"""Are the weights of a base worth hours of work? Headers are looked at before anything starts, numbers once it does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from registry.errors import SourceInvalid
+
+
+def check_headers(folder: Path) -> None:
+    """Refuses weights that are missing or cut short; reads their headers only.
+
+    Raises:
+        SourceInvalid: they are.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        message = (
+            f"{folder} holds no *.safetensors weights. Give a checkpoint as `download` makes it."
+        )
+        raise SourceInvalid(message)
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            message = (
+                f"{file.name} of {folder} is cut short or not a safetensors file ({error}). "
+                "Copy or download it again."
+            )
+            raise SourceInvalid(message) from error
+
+
+def check_numbers(folder: Path, *, on_tensor: Callable[[float], None] = lambda _: None) -> None:
+    """Refuses weights with a NaN or an infinity among them: one spoils every layer behind it. Reads every tensor once.
+
+    Raises:
+        SourceInvalid: there is one.
+    """
+    import torch
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        opened: Any = safe_open(file, framework="pt")
+        with opened as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+                tensor = weights.get_tensor(name)
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    message = (
+                        f"{name} in {file.name} of {folder} holds a NaN or an infinity, so nothing made of it could answer. "
+                        "Take the weights from before training went wrong, or download them again."
+                    )
+                    raise SourceInvalid(message)
+                on_tensor(1)
