@@ -5,6 +5,7 @@ GuardError
 │   ├── RequestInvalid       400
 │   ├── ModelRefused         400 the version itself has said so: an answer, and counted as one
 │   ├── KeyRefused           401
+│   ├── NotPermitted         403 a good key, but not for this
 │   ├── NoSuchModel          404
 │   ├── RequestTooSlow       408
 │   └── RequestTooLarge      413
@@ -30,10 +31,11 @@ class GuardError(Exception):
     kind: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
-        """`param` names the field of the request that is at fault."""
+    def __init__(self, message: str, *, param: str | None = None, rule: str = "") -> None:
+        """`param` names the field of the request that is at fault, `rule` what an operator has called the rule."""
         super().__init__(message)
         self.param = param
+        self.rule = rule
 
     def envelope(self) -> dict[str, Any]:
         """The body of the response."""
@@ -65,6 +67,13 @@ class KeyRefused(RequestRefused):
 
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
+
+
+class NotPermitted(RequestRefused):
+    """The key is good, and not for this."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "not_permitted"
 
 
 class NoSuchModel(RequestRefused):

@@ -33,9 +33,10 @@ def a_chat(behaviour: str = "ok", **fields: object) -> dict[str, Any]:
     }
 
 
-def keys_json(**keys: str) -> str:
+def keys_json(*, role: str = "operator", **keys: str) -> str:
     entries = [
-        {"name": name, "sha256": sha256(key.encode()).hexdigest()} for name, key in keys.items()
+        {"name": name, "sha256": sha256(key.encode()).hexdigest(), "role": role}
+        for name, key in keys.items()
     ]
     return json.dumps({"keys": entries})
 
@@ -124,11 +125,13 @@ class StubEngine:
         elif behaviour in ANSWERS:
             return ANSWERS[behaviour]
         elif asked.get("stream"):
-            events = self._events(behaviour, request)
+            events = self._events(behaviour, request, counts=bool(asked.get("stream_options")))
             return StreamingResponse(events, media_type="text/event-stream", headers=VERSION)
         return JSONResponse(COMPLETION, headers=VERSION)
 
-    async def _events(self, behaviour: str, request: Request) -> AsyncIterator[bytes]:
+    async def _events(
+        self, behaviour: str, request: Request, *, counts: bool
+    ) -> AsyncIterator[bytes]:
         if behaviour == "break at once":
             raise _CutError
         yield chunk("Par")
@@ -155,6 +158,8 @@ class StubEngine:
             case _:
                 pass
         yield chunk("is.")
+        if counts:
+            yield event({"id": "c", "choices": [], "usage": COMPLETION["usage"]})
         yield DONE
 
     async def _until_gone(self, request: Request) -> None:

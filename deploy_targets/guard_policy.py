@@ -1,0 +1,16 @@
+"""What the guard does with requests and answers, as a user declares it: the endpoint file's `guard`.
+
+The guard reads it as JSON from the file that SHIPWAY_GUARD_POLICY_FILE names, once, when it starts: a change is a restart
+of the process on this machine and a rollout of the Deployment in a cluster, so that no request meets half of a policy.
+A field is here only once it acts, and without any nothing is changed and nothing refused.
+"""
+
+from deploy_targets.declared import Declared
+
+
+class GuardPolicy(Declared):
+    """How requests and answers are treated on their way."""
+
+    def document(self) -> str:
+        """The file that the guard reads, as JSON in one line."""
+        return self.model_dump_json(exclude_defaults=True)
