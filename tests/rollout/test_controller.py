@@ -406,10 +406,11 @@ def test_a_controller_that_loses_the_lead_before_it_saves_neither_saves_nor_acts
 ) -> None:
     serving.registry.aliases["challenger"] = "7"
     before = serving.store.load("chat")
+    world = serving
 
-    def lose_it(model: str, trigger: Trigger) -> RegistryFacts:
-        serving.leads = False
-        return FakeRegistry.facts(serving.registry, model, trigger)
+    def lose_it(model: str, trigger: Trigger, *, serving: str | None) -> RegistryFacts:
+        world.leads = False
+        return FakeRegistry.facts(world.registry, model, trigger, serving=serving)
 
     serving.registry.facts = lose_it  # type: ignore[method-assign]
     with pytest.raises(StateConflict, match="Another controller leads"):
