@@ -9,7 +9,6 @@ import json
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
@@ -75,9 +74,7 @@ class Notifier:
         self._mlflow_url = mlflow_url
         self._pause = pause
         self._clock = clock
-        self._told: defaultdict[str, deque[float]] = defaultdict(
-            partial(deque, maxlen=_MOST_A_MINUTE)
-        )
+        self._told = defaultdict[str, deque[float]](lambda: deque(maxlen=_MOST_A_MINUTE))
         """When the latest texts of each endpoint were handed over."""
         self._held_back: Counter[str] = Counter()
         """Texts of each endpoint since then for which there was no room."""
