@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay insid
 import getpass
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -360,11 +359,6 @@ def main() -> None:
         sys.exit(2)
     except ShipwayError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(1)
-    except sqlite3.OperationalError as error:
-        sys.stderr.write(
-            f"The state database cannot be used ({error}). See what else has it open, then try again.\n"
-        )
         sys.exit(1)
     except ValueError as error:
         said = _wrong_setting(error)

@@ -1,7 +1,7 @@
 """The controller as a process: the loop in the main thread, beside it health, webhook receiver, election and watches."""
 
-import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy_targets.control_plane import ControlPlane, utc_now
 from deploy_targets.kubernetes_targets import ClusterSettings, cluster_watches
+from deploy_targets.process_log import log_to
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.notifier import open_notifier
@@ -31,15 +32,7 @@ _log = structlog.get_logger()
 
 def run_controller(plane: ControlPlane) -> None:
     """Runs until SIGTERM or SIGINT; ticks in progress are finished first, then leadership is let go."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
+    log_to(sys.stdout)
     settings = ControllerSettings()
     secret = settings.webhook_secret
     registry = plane.registry()

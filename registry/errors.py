@@ -18,7 +18,8 @@ ShipwayError
 │   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
 │   │       ├── KindMissing
 │   │       └── FieldConflict
-│   └── MetricsUnavailable
+│   ├── MetricsUnavailable
+│   └── StateUnavailable     the local state database is locked, or cannot be opened
 ├── WebhookRefused           MLflow does not call such an address
 ├── PromotionRefused         this version may not be deployed, and why
 ├── StateConflict            somebody else saved the state first: read it again, decide again
@@ -113,6 +114,10 @@ class FieldConflict(TargetRefused):
 
 class MetricsUnavailable(Unavailable):
     """No metrics could be read: the observation is a gap, never a zero."""
+
+
+class StateUnavailable(Unavailable):
+    """The local state database is locked, or cannot be opened."""
 
 
 class WebhookRefused(ShipwayError):

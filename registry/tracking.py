@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from mlflow import MlflowClient
+from mlflow import MlflowClient, environment_variables
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -27,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from registry.errors import BadInput, RegistryUnavailable
+from registry.in_time import InTime, Timely
 from registry.mlflow_answers import NO_ANSWER, check_answer, present
 from registry.settings import RegistrySettings
 
@@ -36,12 +37,18 @@ _MAX_PARAM_CHARACTERS = 6_000
 _MAX_TAG_CHARACTERS = 8_000
 _MAX_DATASET_NAME = 500
 """MLflow cuts beyond these; cut here, so that what is written is what is read back."""
+_PATIENCE = 2
+"""Times the timeouts of all its attempts: what a whole call may take, pauses between attempts included."""
+_CALLS, _UPLOADS = 64, 8
+"""At the same time. Guesses, above what a controller's eight workers need."""
 
 
 def connect_mlflow(
     settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2
 ) -> MlflowClient:
     """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away.
+
+    An answer that drips in ends by a TimeoutError (see `in_time`).
 
     Raises:
         BadInput: MLflow knows no such kind of address.
@@ -52,10 +59,21 @@ def connect_mlflow(
     os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
-        return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+        client = MlflowClient(
+            tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri
+        )
     except MlflowException as error:
         message = f"MLFLOW_TRACKING_URI cannot be used ({str(error)[:300].strip()}). Set it to the server's http address."
         raise BadInput(message) from error
+    in_time = InTime(limit_s=_call_limit_s(), places=_CALLS)
+    return cast("MlflowClient", Timely(client, in_time))
+
+
+def _call_limit_s() -> float:
+    """By the timeouts that are in force: the operator may have set others."""
+    variables: Any = environment_variables
+    attempts = variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() + 1
+    return float(_PATIENCE * variables.MLFLOW_HTTP_REQUEST_TIMEOUT.get() * attempts)
 
 
 class Tracking:
@@ -64,6 +82,7 @@ class Tracking:
     def __init__(self, client: MlflowClient) -> None:
         """`client` brings its own timeouts."""
         self._client: Any = client
+        self._uploads = InTime(limit_s=_call_limit_s(), places=_UPLOADS)
 
     @property
     def url(self) -> str:
@@ -248,7 +267,7 @@ class Tracking:
                 repository: Any = get_artifact_repository(
                     where, tracking_uri=self._client.tracking_uri
                 )
-                repository.log_artifact(str(file), folder or None)
+                self._uploads.call(repository.log_artifact, str(file), folder or None)
 
     def artifact_address(self, run_id: str) -> str:
         """Where the run's artifacts lie: an `s3://` folder, or `mlflow-artifacts:/…` where MLflow's server hands them out."""

@@ -19,7 +19,15 @@ from registry.errors import (
     TargetChanged,
     TargetUnavailable,
 )
-from registry.promotion import MoveAlias, RegistryChange, RegistryFacts, TagVersion, Trigger
+from registry.promotion import (
+    CHAMPION,
+    AliasTrigger,
+    MoveAlias,
+    RegistryChange,
+    RegistryFacts,
+    TagVersion,
+    Trigger,
+)
 from registry.release import ModelVersion, Release
 from tests.builders import a_version
 
@@ -33,13 +41,22 @@ class FakeRegistry:
         self.is_away = False
         self.writes: list[RegistryChange] = []
         self.moves = 0
+        self._settled: ModelVersion | None = None
 
-    def facts(self, model: str, trigger: Trigger) -> RegistryFacts:
+    def facts(self, model: str, trigger: Trigger, *, serving: str | None = None) -> RegistryFacts:
+        """What serves, where `champion` alone names it, is told as it was when it was first seen there: the contract's worst."""
         self._answer()
-        return RegistryFacts(model=model, aliases=dict(self.aliases), versions=dict(self.versions))
+        versions = dict(self.versions)
+        names = [alias for alias, named in self.aliases.items() if named == serving]
+        if isinstance(trigger, AliasTrigger) and names == [CHAMPION] and serving in versions:
+            if self._settled is None or self._settled.version != serving:
+                self._settled = versions[serving]
+            versions[serving] = self._settled
+        return RegistryFacts(model=model, aliases=dict(self.aliases), versions=versions)
 
     def write(self, model: str, change: RegistryChange) -> None:
         self._answer()
+        self._settled = None
         self.writes.append(change)
         if isinstance(change, MoveAlias):
             if change.was not in {None, self.aliases.get(change.alias, "")}:

@@ -148,6 +148,15 @@ def test_two_endpoints_may_not_share_a_name_or_a_model(field: str) -> None:
         parse(document)
 
 
+def test_two_endpoints_on_one_model_are_refused_whatever_their_policies() -> None:
+    document = a_document()
+    first = document["endpoints"][0]
+    policy = {"steps": [{"weight": 1, "dwell_s": 3_600}]}
+    document["endpoints"].append({"name": "other", "model": first["model"], "rollout": policy})
+    with pytest.raises(EndpointFileInvalid, match="model of its own"):
+        parse(document)
+
+
 def test_an_endpoint_that_is_not_declared_is_not_found_and_the_others_are_named() -> None:
     with pytest.raises(NotFound, match=r"'caht'.*It declares: chat"):
         parse(a_document()).named("caht")

@@ -28,6 +28,7 @@ from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.steps import steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy
+from deploy_targets.process_log import log_to
 
 _KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections (httpx 5 s, aiohttp 15 s): they close first, and no request is lost."""
@@ -97,23 +98,6 @@ async def _serve(
     _log.info("guard.stopped", endpoint=settings.endpoint)
 
 
-def _configure_logs() -> None:
-    is_terminal = sys.stdout.isatty()
-    renderer = (
-        structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-
-
 class _PolicyInvalid(Exception):
     """The policy file cannot be used."""
 
@@ -131,7 +115,7 @@ def _policy(settings: GuardSettings) -> GuardPolicy:
 
 def main() -> int:
     """The exit code."""
-    _configure_logs()
+    log_to(sys.stdout, for_eyes=sys.stdout.isatty())
     try:
         settings = GuardSettings()  # pyright: ignore[reportCallIssue] the environment gives the rest
         keys = (

@@ -6,7 +6,6 @@ process and one tritonserver for each revision: what happens to one version cann
 """
 
 import asyncio
-import logging
 import os
 import sys
 from contextlib import suppress
@@ -33,6 +32,7 @@ from deploy_targets.local.triton_server import (
     repository_address,
     triton_environment,
 )
+from deploy_targets.process_log import log_to
 from deploy_targets.target import Readiness
 from deploy_targets.triton.repository import put_repository
 from registry.artifact_store import ArtifactStore, connect_store
@@ -277,17 +277,8 @@ async def serve(folder: Path) -> None:
 
 def main() -> None:
     """The process."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # What a killed process has said must be in its log.
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
+    # What a killed process has said must be in its log.
+    log_to(sys.stderr)
     asyncio.run(serve(Path(sys.argv[1])))
 
 

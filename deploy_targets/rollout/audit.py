@@ -28,6 +28,9 @@ MAX_QUIET_BYTES = 200_000
 MAX_PENDING_BYTES = 1_000_000
 """Beyond this nothing is told any more, but counted: a state that could not be saved would stop the rollout itself."""
 
+Changes = tuple[tuple[Event, Mapping[str, Any]], ...]
+"""What happened between two states, as events with their fields."""
+
 _SITUATION = TypeAdapter(Situation)
 _STATE = TypeAdapter(EndpointState)
 _ACTIONS: TypeAdapter[tuple[Action, ...]] = TypeAdapter(tuple[Action, ...])
@@ -75,16 +78,26 @@ class Entry:
 
 
 def with_record(
-    endpoint: Endpoint, before: EndpointState, planned: Plan, situation: Situation, *, code: str
+    endpoint: Endpoint,
+    before: EndpointState,
+    planned: Plan,
+    situation: Situation,
+    *,
+    happened: Changes,
+    code: str,
 ) -> Plan:
     """The plan whose state holds a line about this look; the same plan where nothing was decided or learned.
+
+    `happened` are the `changes` between the two states.
 
     An act that is asked for again and again, because its platform does not do it, is told once.
     """
     tail = before.audit
-    events, actions, decision = told_of(before, planned)
-    was, now = _digest(before), _digest(planned.state)
+    events, actions, decision = told_of(planned, happened)
     is_decided = bool(events) or actions != tail.actions
+    if planned.state == before and not is_decided:
+        return planned
+    was, now = _digest(before), _digest(planned.state)
     if was == now and not is_decided:
         return planned
     chain = tail.chain or f"{situation.now:%Y%m%dT%H%M%S.%f}"
@@ -136,10 +149,9 @@ def with_record(
 
 
 def told_of(
-    before: EndpointState, planned: Plan
+    planned: Plan, happened: Changes
 ) -> tuple[tuple[Mapping[str, Any], ...], tuple[str, ...], str]:
     """What a line tells of a plan: the events with their fields, the actions in words, the verdict."""
-    happened = changes(before, planned.state)
     rollout = planned.state.rollout
     return (
         tuple({"event": event.value, **fields} for event, fields in happened),
@@ -217,9 +229,7 @@ def _check_chain(chain: Mapping[int, Entry], endpoint: str) -> None:
         previous = entry.hash
 
 
-def changes(
-    before: EndpointState, after: EndpointState
-) -> tuple[tuple[Event, Mapping[str, Any]], ...]:
+def changes(before: EndpointState, after: EndpointState) -> Changes:
     """What happened between two states, as events with their fields."""
     events: list[tuple[Event, Mapping[str, Any]]] = []
     for version, reason in after.rejected.items():

@@ -17,6 +17,7 @@ import structlog
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.admission import Inspection, Inspector
 from deploy_targets.rollout.audit import (
+    Changes,
     Trail,
     changes,
     is_worth_writing,
@@ -26,7 +27,7 @@ from deploy_targets.rollout.audit import (
     with_record,
 )
 from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdrawn
-from deploy_targets.rollout.gap import policy_of
+from deploy_targets.rollout.gap import policy_of, version_of
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.pause import word_against
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
@@ -79,8 +80,8 @@ class Watcher(Protocol):
 class Registry(Protocol):
     """What the loop needs of MLflow's model registry."""
 
-    def facts(self, model: str, trigger: Trigger) -> RegistryFacts:
-        """What it asks for."""
+    def facts(self, model: str, trigger: Trigger, *, serving: str | None) -> RegistryFacts:
+        """What it asks for; of `serving`, which asks for nothing, what is told may be older than the rest."""
         ...
 
     def write(self, model: str, change: RegistryChange) -> None:
@@ -126,9 +127,10 @@ class Notifier(Protocol):
         before: EndpointState,
         after: EndpointState,
         *,
+        happened: Changes,
         pages: Mapping[str, str],
     ) -> None:
-        """Hands it over; takes no time and never raises."""
+        """Hands it over; takes no time and never raises. `happened` are the changes between the two states."""
         ...
 
 
@@ -199,7 +201,7 @@ class Controller:
         scrape, observation = self._observation(unit, before.state)
         smoke = self._smoke(unit, before.state, observed)
         # Last, because people click meanwhile: a smoke test may take a minute.
-        facts = self._facts(endpoint)
+        facts = self._facts(endpoint, version_of(before.state.serving))
         inspection = self._inspect(unit, before.state, facts)
         situation = Situation(
             now=self._clock(),
@@ -211,23 +213,28 @@ class Controller:
             is_removed=unit.is_removed,
         )
         planned = plan(endpoint, before.state, situation)
-        planned = with_record(endpoint, before.state, planned, situation, code=_CODE)
+        happened = changes(before.state, planned.state)
+        planned = with_record(
+            endpoint, before.state, planned, situation, happened=happened, code=_CODE
+        )
         if scrape is not None and planned.state.rollout is not None:
             planned = replace(planned, state=replace(planned.state, scrape=scrape))
         revision = before.revision
         self._check_lead()
         if planned.state != before.state:
             revision = self._store.save(planned.state, expected=before.revision)
-        for event, fields in changes(before.state, planned.state):
+        for event, fields in happened:
             _log.info(event, endpoint=endpoint.name, **fields)
         if self._notifier is not None:
             pages = unit.record.pages
-            self._notifier.notify(endpoint, before.state, planned.state, pages=pages)
+            self._notifier.notify(
+                endpoint, before.state, planned.state, happened=happened, pages=pages
+            )
         state = planned.state
         self._watcher.saw(
             name,
             phase=state.rollout and state.rollout.phase,
-            is_unserved=facts is not None and asked_anew(endpoint, state, facts) is not None,
+            is_unserved=state.asked is not None,
         )
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.
@@ -254,9 +261,9 @@ class Controller:
         )
         return waits or bool(planned.actions)
 
-    def _facts(self, endpoint: Endpoint) -> RegistryFacts | None:
+    def _facts(self, endpoint: Endpoint, serving: str | None) -> RegistryFacts | None:
         try:
-            return self._registry.facts(endpoint.model, endpoint.trigger)
+            return self._registry.facts(endpoint.model, endpoint.trigger, serving=serving)
         except RegistryUnavailable as error:
             _log.warning(
                 Event.TICK_FAILED, endpoint=endpoint.name, part="registry", error=str(error)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.audit import changes
+from deploy_targets.rollout.audit import Changes
 from deploy_targets.rollout.gap import step_of
 from deploy_targets.rollout.state import EndpointState, Phase, RolloutState
 from registry.events import Event
@@ -41,23 +41,24 @@ TELLABLE = (*_UNDER_WAY, *_ENDED, *_OTHER)
 """The events that can be told."""
 
 
-def compose_notice(
+def compose_notice(  # noqa: PLR0913 - what a text tells of
     endpoint: Endpoint,
     before: EndpointState,
     after: EndpointState,
     *,
+    happened: Changes,
     wanted: Collection[Event],
     pages: Mapping[str, str],
     mlflow_url: str,
 ) -> str:
-    """The text about what happened between two states; empty where nothing of it is wanted.
+    """The text about what `happened` between two states; empty where nothing of it is wanted.
 
     `pages` leads from a rollout's id to its run in the MLflow UI, where that is known; the version's own page stands in.
     Without `mlflow_url` no link is given.
     """
     told: list[str] = []
     page = ""
-    for event, fields in changes(before, after):
+    for event, fields in happened:
         if event not in wanted or (event is Event.ROLLOUT_WAITS and _waited(before)):
             continue
         rollout = _rollout_of(after, fields)

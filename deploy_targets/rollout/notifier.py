@@ -7,6 +7,7 @@ knows it may write there: it is in no log line and in no message of ours, and li
 import ipaddress
 import json
 import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.client import HTTPException
@@ -17,6 +18,7 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 import structlog
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.audit import Changes
 from deploy_targets.rollout.notice import compose_notice
 from deploy_targets.rollout.settings import NotifySettings
 from deploy_targets.rollout.state import EndpointState
@@ -25,6 +27,8 @@ from registry.events import Event
 from registry.outbox import Outbox
 
 _CAPACITY = 100
+_MOST_A_MINUTE, _MINUTE_S = 5, 60.0
+"""Texts about one endpoint. A rollout has two or three in all, and Slack takes one a second for the whole channel."""
 _TIMEOUT_S = 5.0
 """For connecting, and for each wait for bytes."""
 _PAUSES_S = (1.0, 5.0)
@@ -57,6 +61,7 @@ class Notifier:
         *,
         mlflow_url: str,
         pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing is contacted yet; `mlflow_url` is where people open MLflow, or empty.
 
@@ -68,6 +73,11 @@ class Notifier:
         self._wanted = frozenset(settings.events)
         self._mlflow_url = mlflow_url
         self._pause = pause
+        self._clock = clock
+        self._told = defaultdict[str, deque[float]](lambda: deque(maxlen=_MOST_A_MINUTE))
+        """When the latest texts of each endpoint were handed over."""
+        self._held_back: Counter[str] = Counter()
+        """Texts of each endpoint since then for which there was no room."""
         self._outbox: Outbox[tuple[str, str]] = Outbox(self._carry, capacity=_CAPACITY)
         self.dropped = 0
         """Texts that did not arrive, since the start."""
@@ -78,14 +88,20 @@ class Notifier:
         before: EndpointState,
         after: EndpointState,
         *,
+        happened: Changes,
         pages: Mapping[str, str],
     ) -> None:
-        """Hands over what happened, if anything of it is wanted. Takes no time and never raises."""
+        """Hands over what happened, if anything of it is wanted. Takes no time and never raises.
+
+        An endpoint that flaps does not flood the chat: beyond five texts in a minute they are counted, and the next one says
+        how many there were.
+        """
         try:
             text = compose_notice(
                 endpoint,
                 before,
                 after,
+                happened=happened,
                 wanted=self._wanted,
                 pages=pages,
                 mlflow_url=self._mlflow_url,
@@ -93,8 +109,24 @@ class Notifier:
         except Exception as error:  # noqa: BLE001 - a rollout does not fail because of what is said of it
             self._drop(endpoint.name, f"it could not be put in words: {error!r}")
             return
-        if text and not self._outbox.put((endpoint.name, text)):
+        if not text:
+            return
+        if not self._has_room(endpoint.name):
+            self._held_back[endpoint.name] += 1
+            self._drop(endpoint.name, f"{_MOST_A_MINUTE} were told within a minute")
+            return
+        if held_back := self._held_back.pop(endpoint.name, 0):
+            text += f"\nBefore this, {held_back} more went untold: see `shipway history {endpoint.name}`."
+        if not self._outbox.put((endpoint.name, text)):
             self._drop(endpoint.name, "the queue is full")
+
+    def _has_room(self, endpoint: str) -> bool:
+        """Whether another text about it may be told now; if so, it counts."""
+        told, now = self._told[endpoint], self._clock()
+        if len(told) == _MOST_A_MINUTE and now - told[0] < _MINUTE_S:
+            return False
+        told.append(now)
+        return True
 
     def finish(self, patience_s: float) -> bool:
         """Waits for so long until all was sent or dropped; whether it was."""

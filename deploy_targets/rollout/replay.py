@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.audit import Entry, told_of
+from deploy_targets.rollout.audit import Entry, changes, told_of
 from deploy_targets.rollout.plan import Situation, plan
 from deploy_targets.rollout.store import parse_state
 from registry.errors import NotFound
@@ -85,7 +85,7 @@ def replay(entries: tuple[Entry, ...]) -> Replay:
                 message = f"Line {entry.number} does not tell the state before it, nor does any line before: the rollout's first lines are missing."
                 raise NotFound(message)
             planned = plan(endpoint, state, situation)
-            today = _in_words(*told_of(state, planned))
+            today = _in_words(*told_of(planned, changes(state, planned.state)))
             state = planned.state
         recorded = _in_words(entry.events, entry.actions, entry.decision)
         if today != recorded:

@@ -7,7 +7,8 @@ store's own word, to be handed back and never reckoned with: `in_cluster.state_s
 
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.state import SCHEMA, EndpointState
-from registry.errors import StateConflict, StateUnreadable
+from registry.errors import StateConflict, StateUnavailable, StateUnreadable
 
 _DOCUMENT = TypeAdapter(EndpointState)
 
@@ -61,12 +62,12 @@ class StateStore(Store, Protocol):
 
 
 class SqliteStore:
-    """The store of the local target."""
+    """The store of the local target. Every method raises `StateUnavailable` when the database cannot be used, or is locked for too long."""
 
     def __init__(self, path: Path) -> None:
         """`path` is made if it is not there; its folder must exist."""
         self._path = path
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection, connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS endpoint_state "
@@ -79,7 +80,7 @@ class SqliteStore:
         Raises:
             StateUnreadable: it was saved by a newer version, or is damaged.
         """
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             row = connection.execute(
                 "SELECT document, revision FROM endpoint_state WHERE endpoint = ?", (endpoint,)
             ).fetchone()
@@ -89,13 +90,13 @@ class SqliteStore:
 
     def states(self) -> tuple[EndpointState, ...]:
         """The states of all endpoints that were ever saved."""
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             rows = connection.execute("SELECT document FROM endpoint_state").fetchall()
         return tuple(parse_state(row[0]) for row in rows)
 
     def names(self) -> tuple[str, ...]:
         """The endpoints whose states were ever saved."""
-        with closing(self._connect()) as connection:
+        with self._open() as connection:
             rows = connection.execute("SELECT endpoint FROM endpoint_state").fetchall()
         return tuple(str(row[0]) for row in rows)
 
@@ -106,7 +107,7 @@ class SqliteStore:
             StateConflict: the saved revision is another one.
         """
         document = dump_state(state).decode()
-        with closing(self._connect()) as connection, connection:
+        with self._open() as connection, connection:
             if expected == NEVER_SAVED:
                 cursor = connection.execute(
                     "INSERT OR IGNORE INTO endpoint_state VALUES (?, 1, ?)",
@@ -122,8 +123,14 @@ class SqliteStore:
                 raise saved_by_another(state, expected)
         return str(int(expected or 0) + 1)
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=_BUSY_S)
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self._path, timeout=_BUSY_S)) as connection:
+                yield connection
+        except sqlite3.OperationalError as error:
+            message = f"The state database {self._path.name} cannot be used ({error}). See what else has it open, then try again."
+            raise StateUnavailable(message) from error
 
 
 def saved_by_another(state: EndpointState, expected: str) -> StateConflict:

@@ -1,5 +1,6 @@
 """An MLflow over real HTTP that answers well from a small table, until one of its calls is told to misbehave."""
 
+import contextlib
 import json
 import socket
 import struct
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class BadMlflow(ThreadingHTTPServer):
-    """The model's v5, v6 and v7, with aliases and stages."""
+    """The model's v5 to v8, with aliases and stages; nobody asks for v8, so that what others tell is not told with the model."""
 
     daemon_threads = True
     request_queue_size = 50
@@ -77,7 +78,12 @@ class BadMlflow(ThreadingHTTPServer):
         self.released = threading.Event()
         """Ends the answers that hang."""
         self.aliases = {"champion": "6", "challenger": "7"}
-        self.stages = {"5": "Archived", "6": "Production", "7": "Production"}
+        self.stages = {
+            "5": "Archived",
+            "6": "Production",
+            "7": "Production",
+            "8": "Staging",
+        }
         self.moves = dict.fromkeys(self.stages, 0)
         self.tags = {version: a_version(version).tags for version in self.stages}
 
@@ -191,6 +197,28 @@ def _half(request: Handler) -> None:
 def _hang(request: Handler) -> None:
     request.server.released.wait(60)
     request.close_connection = True
+
+
+def drip(request: Handler) -> None:
+    """One byte before each timeout, of a body that is never whole."""
+    request.send_response(200)
+    request.send_header("Content-Length", "100000")
+    request.end_headers()
+    _drop_by_drop(request)
+
+
+def drip_headers(request: Handler) -> None:
+    """The same before the body begins."""
+    request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    _drop_by_drop(request)
+
+
+def _drop_by_drop(request: Handler) -> None:
+    request.close_connection = True
+    with contextlib.suppress(OSError):
+        while not request.server.released.wait(0.2):
+            request.wfile.write(b" ")
+            request.wfile.flush()
 
 
 _PAGE = "<!DOCTYPE html><html><body>Sign in to continue</body></html>"

@@ -26,7 +26,16 @@ from registry.promotion import (
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 from tests.builders import an_endpoint, an_exposed_rollout
-from tests.registry.bad_mlflow import CONTENT_FAULTS, FAULTS, MODEL, RUN, BadMlflow, a_bad_mlflow
+from tests.registry.bad_mlflow import (
+    CONTENT_FAULTS,
+    FAULTS,
+    MODEL,
+    RUN,
+    BadMlflow,
+    a_bad_mlflow,
+    drip,
+    drip_headers,
+)
 from tests.rollout.test_controller import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*stages will be removed:FutureWarning")
@@ -159,6 +168,24 @@ def test_an_mlflow_that_makes_no_sense_is_unavailable_in_bounded_time(
         call(mlflow)
 
     assert request_ in mlflow.calls
+    assert monotonic() - began < LIMIT_S
+
+
+@pytest.mark.parametrize("fault", [drip, drip_headers])
+@pytest.mark.parametrize(
+    "call",
+    ["facts by alias: model", "alias set", "journal: tags", "trail: lines"],
+)
+def test_nor_is_an_answer_waited_for_that_comes_byte_by_byte(
+    mlflow: BadMlflow, call: str, fault: Any
+) -> None:
+    made, request_ = {**TELLING, **QUIET, **UPLOADS}[call]
+    mlflow.faults[request_] = fault
+    began = monotonic()
+
+    with pytest.raises(RegistryUnavailable, match="no whole answer within 2 s"):
+        made(mlflow)
+
     assert monotonic() - began < LIMIT_S
 
 

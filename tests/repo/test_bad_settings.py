@@ -9,6 +9,8 @@ import pytest
 
 from deploy_targets import cli
 from deploy_targets.cluster import connect
+from deploy_targets.rollout import store
+from deploy_targets.rollout.state import EndpointState
 from deploy_targets.rollout.store import SqliteStore
 from registry.errors import BadInput, StateConflict
 from registry.s3 import connect_s3
@@ -148,13 +150,17 @@ def test_what_is_no_longer_meant_is_not_asked_for_again() -> None:
 
 
 def test_a_database_that_somebody_else_locks_is_told_as_such(
-    shipway, monkeypatch: pytest.MonkeyPatch
+    shipway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def locked(_: Path) -> None:
-        message = "database is locked"
-        raise sqlite3.OperationalError(message)
-
-    monkeypatch.setattr(cli, "compose", locked)
+    path = tmp_path / "state.db"
+    monkeypatch.setattr(store, "_BUSY_S", 0.05)
+    states = SqliteStore(path)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    monkeypatch.setattr(
+        cli, "compose", lambda _: states.save(EndpointState(endpoint="chat"), expected="")
+    )
     code, said = shipway("status")
     assert code == 1
-    assert said.startswith("The state database cannot be used (database is locked).")
+    assert said.startswith("The state database state.db cannot be used (database is locked).")
+    holder.close()

@@ -74,3 +74,21 @@ def test_the_commands_of_the_ways_in_are_understood(words) -> None:
         command = command.commands[rest.pop(0)]
 
     command.make_context(" ".join(words), rest)
+
+
+@pytest.mark.parametrize("page", ["invariants.md", "triggers.md"])
+def test_each_outcome_that_is_promised_names_its_test(page: str) -> None:
+    """Rows of the tables with a column `test`; each test that is named is there."""
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"def (test_\w+)\(", code))
+    tables = [
+        [row for row in table.splitlines() if row.startswith("|")]
+        for table in (ROOT / "docs" / page).read_text().split("\n\n")
+        if "| test |\n|---" in table
+    ]
+    rows = [row for table in tables for row in table[2:]]
+    named = {row: re.findall(r"`(test_\w+)`", row) for row in rows}
+
+    assert rows
+    assert [row for row, tests in named.items() if not tests] == []
+    assert {test for tests in named.values() for test in tests} - defined == set()

@@ -287,6 +287,38 @@ def test_at_the_time_limit_too_little_data_is_rolled_back_not_passed(tmp_path: P
     assert "inconclusive" in world.registry.versions["7"].tags["shipway.reason"]
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("days", [1, 400])
+def test_a_clock_that_jumps_ahead_may_end_a_rollout_and_never_passes_it(
+    serving: World, at: int, days: int
+) -> None:
+    serving.registry.aliases["challenger"] = "7"
+    while serving.state.rollout is None or serving.state.rollout.step < at:
+        serving.tick()
+    before = serving.target.traffic.percent("7")
+    serving.clock.advance(days * 86_400)
+    for _ in range(20):
+        serving.tick(requests=0)
+        assert serving.target.traffic.percent("7") in {before, 0}
+    assert serving.target.traffic == Traffic.all_to("6")
+    assert serving.registry.aliases == {"champion": "6"}
+    assert serving.outcomes[-1] == "rolled_back"
+
+
+def test_a_version_that_was_promoted_and_rolled_back_is_judged_from_nothing_when_it_is_asked_for_again(
+    serving: World,
+) -> None:
+    serving.release("7")
+    serving.go_back(to=serving.state.previous)
+    serving.tick(10)
+    assert serving.target.traffic == Traffic.all_to("6")
+    assert serving.registry.aliases == {"champion": "6"}
+    serving.target.shifts.clear()
+    serving.release("7")
+    assert [shift.percent("7") for shift in serving.target.shifts] == [5, 25, 50, 100]
+    assert serving.registry.aliases == {"champion": "7"}
+
+
 def test_a_lost_platform_decides_nothing_and_recovers(serving: World) -> None:
     serving.target.is_away = True
     serving.registry.aliases["challenger"] = "7"
@@ -406,10 +438,11 @@ def test_a_controller_that_loses_the_lead_before_it_saves_neither_saves_nor_acts
 ) -> None:
     serving.registry.aliases["challenger"] = "7"
     before = serving.store.load("chat")
+    world = serving
 
-    def lose_it(model: str, trigger: Trigger) -> RegistryFacts:
-        serving.leads = False
-        return FakeRegistry.facts(serving.registry, model, trigger)
+    def lose_it(model: str, trigger: Trigger, *, serving: str | None) -> RegistryFacts:
+        world.leads = False
+        return FakeRegistry.facts(world.registry, model, trigger, serving=serving)
 
     serving.registry.facts = lose_it  # type: ignore[method-assign]
     with pytest.raises(StateConflict, match="Another controller leads"):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from deploy_targets.rollout.audit import changes
 from deploy_targets.rollout.notice import TELLABLE, compose_notice
 from deploy_targets.rollout.settings import NotifySettings
 from deploy_targets.rollout.state import EndedRollout, EndpointState, Outcome, Override
@@ -22,7 +23,7 @@ def told(before: EndpointState, after: EndpointState, *, page: str = "", **more:
         "mlflow_url": MLFLOW,
         **more,
     }
-    return compose_notice(an_endpoint(), before, after, **values)
+    return compose_notice(an_endpoint(), before, after, happened=changes(before, after), **values)
 
 
 def ended(outcome: Outcome, reason: str, serving: str) -> EndpointState:

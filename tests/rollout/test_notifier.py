@@ -3,12 +3,14 @@
 import json
 import logging
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from time import monotonic
 
 import pytest
 from structlog.testing import capture_logs
 
+from deploy_targets.rollout.audit import changes
 from deploy_targets.rollout.controller import Controller
 from deploy_targets.rollout.notifier import Notifier, open_notifier
 from deploy_targets.rollout.settings import NotifySettings
@@ -23,12 +25,17 @@ MLFLOW = "https://mlflow.example.com"
 
 
 class Told(World):
-    """A world of which a chat is told; the pauses between attempts are only noted."""
+    """A world of which a chat is told, each time in another minute; the pauses between attempts are only noted."""
 
     def __init__(self, folder: Path, chat: Chat) -> None:
         self.pauses: list[float] = []
+        minutes = count(0.0, 60.0)
         self.notifier = Notifier(
-            chat.url, NotifySettings(), mlflow_url=MLFLOW, pause=self.pauses.append
+            chat.url,
+            NotifySettings(),
+            mlflow_url=MLFLOW,
+            pause=self.pauses.append,
+            clock=lambda: next(minutes),
         )
         super().__init__(folder)
 
@@ -55,7 +62,7 @@ def a_refusal(version: str) -> tuple[EndpointState, EndpointState]:
 
 def say(notifier: Notifier, version: str = "8") -> None:
     before, after = a_refusal(version)
-    notifier.notify(an_endpoint(), before, after, pages={})
+    notifier.notify(an_endpoint(), before, after, happened=changes(before, after), pages={})
 
 
 def test_a_rollout_is_told_from_its_start_to_its_end(world: Told, chat: Chat) -> None:
@@ -91,6 +98,28 @@ def test_a_hanging_chat_delays_no_look_and_fills_no_memory(world: Told, chat: Ch
     chat.hangs = False
     chat.released.set()
     assert world.notifier.finish(60)
+
+
+def test_an_endpoint_that_flaps_floods_no_chat_and_the_next_text_says_how_many_there_were(
+    chat: Chat,
+) -> None:
+    now = 0.0
+    notifier = Notifier(chat.url, NotifySettings(), mlflow_url=MLFLOW, clock=lambda: now)
+    with capture_logs() as lines:
+        for number in range(12):
+            say(notifier, str(number))
+    assert notifier.finish(20)
+    assert len(chat.until(5)) == 5
+    assert [line["reason"] for line in lines] == ["5 were told within a minute"] * 7
+
+    now = 60.0
+    say(notifier, "12")
+    say(notifier, "13")
+    assert notifier.finish(20)
+    texts = chat.until(7)
+    assert len(texts) == 7
+    assert "Before this, 7 more went untold" in texts[5]
+    assert "untold" not in texts[6]
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
