@@ -24,8 +24,14 @@ def load_model(folder: Path, **options: Any) -> Any:
     )
 
 
+_GPU_DEVICES = ("nvidia[0-9]*", "kfd", "dxg", "nvhost-gpu", "nvgpu")
+"""What a kernel that drives a GPU shows below /dev: NVIDIA, AMD, Windows' subsystem for Linux, NVIDIA's own boards."""
+
+
 def has_gpu() -> bool:
-    """Whether models run on a GPU here."""
+    """Whether models run on a GPU here. Without a device, torch is not asked: importing it takes seconds."""
+    if not any(found for name in _GPU_DEVICES for found in Path("/dev").glob(name)):
+        return False
     import torch
 
     return torch.cuda.is_available()

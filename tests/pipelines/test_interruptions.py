@@ -13,7 +13,7 @@ import pytest
 from pipelines.release import main as release
 from pipelines.session import STAGE_TAG
 from registry.promotion import check_gate
-from registry.release import Release
+from registry.release import DIGEST_TAG, Release, parse_digest
 from tests.pipelines.conftest import Command
 
 pytestmark = pytest.mark.real
@@ -165,6 +165,30 @@ def test_after_a_kill_the_rerun_goes_on_and_closes_the_runs_of_the_dead(
         ("quantize", "KILLED"),
     ]
     assert [v.version for v in servers.registry.versions(tmp_path.name)] == ["1"]
+
+
+@pytest.mark.parametrize("stage", ["download", "evaluate", "version"])
+def test_a_kill_as_a_stage_begins_leaves_no_half_version_and_the_next_run_ends_well(
+    command: Command, servers, arguments, tmp_path, stage
+) -> None:
+    """Quantize, which can be met in its middle, has a test of its own. The kill may fall before or after the row is made."""
+    process = command.start(sys.executable, "-u", "-m", MODULE, *arguments)
+    try:
+        assert any(line.startswith(f"{stage} ") for line in process.stdout), process.stderr.read()
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    again = command.run(MODULE, *arguments)
+    assert again.returncode == 0, again.stderr
+    versions = servers.registry.versions(tmp_path.name)
+    assert len(versions) in {1, 2}
+    for version in versions:
+        assert isinstance(check_gate(version), Release)
+        servers.store.check(version.source, parse_digest(version.tags[DIGEST_TAG]))
+    earlier = ["download", "quantize", "evaluate", "version"]
+    reused = [line.split()[0] for line in again.stdout.splitlines() if "reused" in line]
+    assert reused == earlier[: earlier.index(stage)]
 
 
 def test_two_releases_do_not_work_on_the_same_thing_at_once(command: Command, arguments) -> None:
