@@ -26,7 +26,7 @@ def cut_short(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, "method: int8", "method: nf4"])
+@pytest.mark.parametrize("text", [RECIPE, "method: int8", "method: nf4"])
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -35,11 +35,12 @@ def cut_short(folder: Path) -> None:
     ],
 )
 def test_weights_that_cannot_become_a_model_are_refused(
-    call, command, tiny_copy, tmp_path, recipe, spoil, says
+    call, command, tiny_copy, text, spoil, says
 ) -> None:
-    folder, file = tiny_copy("spoilt"), tmp_path / "recipe.yaml"
+    folder = tiny_copy("spoilt")
+    file = folder.with_name("recipe.yaml")
     spoil(folder)
-    file.write_text(recipe)
+    file.write_text(text)
     result = call(quantize, "--model", str(folder), "--recipe", str(file))
     assert result.returncode == 2, result.stderr
     assert says in result.stderr
