@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipelines.datasets import DataFolder
-from pipelines.evaluate.__main__ import evaluate
+from pipelines.evaluate.__main__ import Evaluation, evaluate
 from pipelines.quantize.__main__ import quantize
 from pipelines.quantize.recipes import Recipe
 from pipelines.session import Model, Session
@@ -32,6 +32,26 @@ def make_version(  # noqa: PLR0913 - each is a decision of the caller's
     """
     model = quantize(session, model=base, recipe=recipe, data=data)
     evaluation, _ = evaluate(session, base=base, model=model, data=data, margins=margins, name=name)
+    return register(
+        session, name=name, model=model, evaluation=evaluation, recipe=recipe, lineage=lineage
+    )
+
+
+def register(
+    session: Session,
+    *,
+    name: str,
+    model: Model,
+    evaluation: Evaluation,
+    recipe: Recipe,
+    lineage: Mapping[str, str],
+) -> Registered:
+    """The version of `name` that is `model`, which may be promoted.
+
+    Raises:
+        GateFailed: the version is registered, with the reasons, and may not be promoted.
+        ShipwayError: nothing is registered then.
+    """
     made = version(
         session, name=name, model=model, evaluation=evaluation, recipe=recipe, lineage=lineage
     )

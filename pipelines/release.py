@@ -8,58 +8,79 @@ from typing import Annotated
 
 import typer
 
-from pipelines.chain import make_version
+from pipelines.chain import make_version, register
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.download.__main__ import download
-from pipelines.evaluate.__main__ import DEFAULT_MARGINS
-from pipelines.quantize.__main__ import read_recipe
+from pipelines.evaluate.margins import read_margins
+from pipelines.quantize.__main__ import pin_recipe, read_recipe
+from pipelines.quantize.budget import Budget
+from pipelines.quantize.search import is_search, read_candidates, search
+from pipelines.quantize.served_by import check_served
 from pipelines.session import Session, Switch, run_entry_point
 from pipelines.version import check_name
-from registry.gate import Margins
+from registry.engines import ServingEngine
 from registry.release import SOURCE_TAG
 
 
 def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     source: Annotated[str, typer.Option(help="hub://, s3://, a path, models:/ or package://.")],
     name: Annotated[str, typer.Option(help="The registered model.")],
-    recipe: Annotated[Path, typer.Option(help="A recipe file; see recipes/.")],
+    recipe: Annotated[
+        str,
+        typer.Option(help="A recipe file; `auto` or a folder tries several, within a budget."),
+    ],
     digest: Annotated[str, typer.Option(help="What the source must have, sha256:...")] = "",
     data: Annotated[str, typer.Option(help="Folder of texts and tasks; demo data if empty.")] = "",
-    max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
-    max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
-    max_divergence: Annotated[float, typer.Option(min=0)] = DEFAULT_MARGINS.divergence,
-    max_disagreement: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.disagreement,
-    max_golden_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.golden_drop,
-    max_format_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.format_drop,
-    max_repetition_rise: Annotated[
-        float, typer.Option(min=0, max=1)
-    ] = DEFAULT_MARGINS.repetition_rise,
+    margins: Annotated[
+        str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
+    ] = "",
+    max_quality_loss: Annotated[
+        float, typer.Option(min=0, help="Of several: perplexity's rise, 0.02 is 2 %.")
+    ] = 0.02,
+    max_bytes: Annotated[int, typer.Option(min=0, help="Of several: size; 0 is any.")] = 0,
+    engine: Annotated[
+        ServingEngine, typer.Option(help="What will serve it.")
+    ] = ServingEngine.TRANSFORMERS,
     fresh: Annotated[Switch, typer.Option(help="Do every stage again.")] = Switch.FALSE,
 ) -> None:
     """Make a model version: download, quantize, evaluate, register."""
-    margins = Margins(
-        perplexity_ratio=max_perplexity_ratio,
-        accuracy_drop=max_accuracy_drop,
-        divergence=max_divergence,
-        disagreement=max_disagreement,
-        golden_drop=max_golden_drop,
-        format_drop=max_format_drop,
-        repetition_rise=max_repetition_rise,
-    )
+    allowed = read_margins(margins)
     with Session.open("release", fresh=fresh is Switch.TRUE, is_chain=True) as session:
         check_name(name)
-        parsed = read_recipe(recipe)
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
-        base = download(session, source=source, digest=digest)
-        made = make_version(
-            session,
-            name=name,
-            base=base,
-            recipe=parsed,
-            data=texts,
-            margins=margins,
-            lineage={SOURCE_TAG: _lasting(source)},
-        )
+        lineage = {SOURCE_TAG: _lasting(source)}
+        if is_search(recipe):
+            recipes = read_candidates(recipe)
+            kept = search(
+                session,
+                base=download(session, source=source, digest=digest),
+                recipes=recipes,
+                data=texts,
+                budget=Budget(max_quality_loss=max_quality_loss, max_bytes=max_bytes or None),
+                engine=engine,
+                margins=allowed,
+                name=name,
+            )
+            made = register(
+                session,
+                name=name,
+                model=kept.model,
+                evaluation=kept.evaluation,
+                recipe=kept.recipe,
+                lineage=lineage,
+            )
+        else:
+            parsed = pin_recipe(read_recipe(Path(recipe)), texts)
+            check_served(parsed, engine)
+            made = make_version(
+                session,
+                name=name,
+                base=download(session, source=source, digest=digest),
+                recipe=parsed,
+                data=texts,
+                margins=allowed,
+                lineage=lineage,
+            )
         session.announcer.say(
             "release",
             f"{name} v{made.version} may be promoted: set its alias `challenger` in the MLflow UI, "

@@ -12,7 +12,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
 
 from registry.errors import IntegrityError
 from registry.release import Digest, parse_digest
@@ -30,24 +32,29 @@ MIN_SAMPLES = {
 """Fewer windows, questions or prompts than these decide nothing: their standard error is itself a guess."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margins:
     """How much worse a model may be. docs/gate.md says what each default was measured against."""
 
-    perplexity_ratio: float = 1.5
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    perplexity_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
     """Of its perplexity to the reference's; 4-bit GPTQ costs a 135M model about a fifth."""
-    accuracy_drop: float = 0.15
+    accuracy_drop: Share = 0.15
     """In points of accuracy, 0 to 1."""
-    divergence: float = 0.6
+    divergence: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.6
     """In nats per token, from the base's next-token distribution (the base's own is 0)."""
-    disagreement: float = 0.45
+    disagreement: Share = 0.45
     """The share of tokens of which it likes another best than the base does."""
-    golden_drop: float = 0.45
+    golden_drop: Share = 0.45
     """In points of the golden prompts, 0 to 1."""
-    format_drop: float = 1.0
+    format_drop: Share = 1.0
     """In points of the answers in the form that was asked for, 0 to 1. 1 lets everything through: it is told, and decides
     nothing, for a 135M model has no JSON left at 4 bits. Where programs read the answers, set 0.2."""
-    repetition_rise: float = 0.15
+    repetition_rise: Share = 0.15
     """In points of the share of an answer that is said again, 0 to 1."""
 
     def of(self, kind: Kind) -> float:

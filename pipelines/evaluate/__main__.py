@@ -15,6 +15,7 @@ import typer
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.evaluate.agreement import KEPT_TOKENS, MAX_PROMPT_TOKENS
 from pipelines.evaluate.answers import MAX_ANSWER_TOKENS, MAX_JSON_TOKENS
+from pipelines.evaluate.margins import read_margins
 from pipelines.evaluate.measure import Measures, measure
 from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS
 from pipelines.evaluate.prompts import read_prompts
@@ -36,7 +37,6 @@ _SCORES = "scorecard.json"
 _EVALUATION = "evaluation.json"
 _REFERENCE = "reference.safetensors"
 _PERFORMANCE = "performance.json"
-DEFAULT_MARGINS = Margins()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +264,7 @@ def _tell(announcer: Announcer, stage: Stage, measured: Mapping[str, Scored], ga
     )
 
 
-def main(  # noqa: PLR0913, PLR0917 - one argument for each option
+def main(
     base: Annotated[Path, typer.Option(help="The unquantized checkpoint's folder.")],
     model: Annotated[Path, typer.Option(help="The checkpoint's folder.")],
     data: Annotated[
@@ -273,27 +273,13 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     name: Annotated[
         str, typer.Option(help="Registered model whose champion is compared with.")
     ] = "",
-    max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
-    max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
-    max_divergence: Annotated[float, typer.Option(min=0)] = DEFAULT_MARGINS.divergence,
-    max_disagreement: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.disagreement,
-    max_golden_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.golden_drop,
-    max_format_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.format_drop,
-    max_repetition_rise: Annotated[
-        float, typer.Option(min=0, max=1)
-    ] = DEFAULT_MARGINS.repetition_rise,
+    margins: Annotated[
+        str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
+    ] = "",
     fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
 ) -> None:
     """Measure a checkpoint against the unquantized one and decide whether it may be promoted."""
-    margins = Margins(
-        perplexity_ratio=max_perplexity_ratio,
-        accuracy_drop=max_accuracy_drop,
-        divergence=max_divergence,
-        disagreement=max_disagreement,
-        golden_drop=max_golden_drop,
-        format_drop=max_format_drop,
-        repetition_rise=max_repetition_rise,
-    )
+    allowed = read_margins(margins)
     with Session.open("evaluate", fresh=fresh is Switch.TRUE) as session:
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
         _, file = evaluate(
@@ -301,7 +287,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
             base=Model.at(base),
             model=Model.at(model),
             data=texts,
-            margins=margins,
+            margins=allowed,
             name=name,
         )
         session.announcer.say("evaluate", str(file))

@@ -17,10 +17,10 @@ from pipelines.chain import make_version
 from pipelines.checkpoint import block_in_features, check_checkpoint, read_config
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.download.__main__ import download
-from pipelines.evaluate.__main__ import DEFAULT_MARGINS
+from pipelines.evaluate.margins import read_margins
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed
-from pipelines.quantize.__main__ import read_recipe
+from pipelines.quantize.__main__ import pin_recipe, read_recipe
 from pipelines.quantize.canonical import make_canonical
 from pipelines.retrain.examples import Example, divide, read_examples, tokenize
 from pipelines.retrain.parent import check_base, find_base, parse_parent
@@ -37,7 +37,6 @@ from registry.errors import (
     ShipwayError,
     StageFailed,
 )
-from registry.gate import Margins
 from registry.promotion import AliasTrigger, MoveAlias
 from registry.release import (
     ADAPTER_TAG,
@@ -294,20 +293,22 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     evaluation_data: Annotated[
         str, typer.Option(help="Folder of texts and tasks; demo data if empty.")
     ] = "",
-    max_perplexity_ratio: Annotated[float, typer.Option(min=1)] = DEFAULT_MARGINS.perplexity_ratio,
-    max_accuracy_drop: Annotated[float, typer.Option(min=0, max=1)] = DEFAULT_MARGINS.accuracy_drop,
+    margins: Annotated[
+        str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
+    ] = "",
     set_challenger: Annotated[
         Switch, typer.Option(help="Ask for its rollout once its gate has passed.")
     ] = Switch.FALSE,
     fresh: Annotated[Switch, typer.Option(help="Do every stage again.")] = Switch.FALSE,
 ) -> None:
     """Train a version on new data and make a new version of it."""
-    margins = Margins(perplexity_ratio=max_perplexity_ratio, accuracy_drop=max_accuracy_drop)
+    allowed = read_margins(margins)
     with Session.open("retrain", fresh=fresh is Switch.TRUE, is_chain=True) as session:
         check_name(name)
-        parsed, training = read_recipe(recipe), read_adapter(adapter)
+        training = read_adapter(adapter)
         examples, data_digest = read_data(fetch_data(session, data), digest=digest)
         texts = DataFolder.at(Path(evaluation_data)) if evaluation_data else demo_data(session.home)
+        parsed = pin_recipe(read_recipe(recipe), texts)
         before = find_parent(session, name, parent)
         merged, stored = retrain(
             session,
@@ -324,7 +325,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
             base=merged,
             recipe=parsed,
             data=texts,
-            margins=margins,
+            margins=allowed,
             lineage={
                 SOURCE_TAG: stored,
                 PARENT_TAG: f"models:/{before.model}/{before.version}",

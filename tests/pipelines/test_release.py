@@ -296,8 +296,10 @@ def test_neither_a_path_nor_a_calibration_text_is_in_the_artifact(chain) -> None
         assert [name for name, content in files.items() if secret.encode() in content] == []
 
 
-def test_a_failed_gate_registers_the_version_and_it_is_refused(servers, chain) -> None:
-    margins = ("--max-perplexity-ratio", "1", "--max-accuracy-drop", "0")
+def test_a_failed_gate_registers_the_version_and_it_is_refused(servers, chain, tmp_path) -> None:
+    strict = tmp_path / "strict.yaml"
+    strict.write_text("{perplexity_ratio: 1, accuracy_drop: 0}")
+    margins = ("--margins", str(strict))
     result = chain.command.run(
         MODULE, *chain.arguments[:3], "strict", *chain.arguments[4:], *margins
     )

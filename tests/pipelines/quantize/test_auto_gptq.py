@@ -132,7 +132,7 @@ def theirs(tmp_path) -> Path:
     """What auto-gptq before 0.5 left in a folder."""
     folder = tmp_path / "theirs"
     folder.mkdir()
-    write(folder / "config.json", {"model_type": "llama", "_name_or_path": "/home/ada/llama"})
+    write(folder / "config.json", {"model_type": "llama", "_name_or_path": "/models/ada/llama"})
     write(
         folder / "quantize_config.json",
         {
@@ -142,7 +142,7 @@ def theirs(tmp_path) -> Path:
             "desc_act": True,
             "sym": True,
             "true_sequential": True,
-            "model_name_or_path": "/home/ada/out",
+            "model_name_or_path": "/models/ada/out",
             "model_file_base_name": "gptq_model-4bit-64g",
         },
     )
@@ -170,7 +170,7 @@ def test_a_checkpoint_in_auto_gptq_s_layout_gets_today_s_names(theirs) -> None:
         "sym": True,
         "true_sequential": True,
     }
-    assert "/home/ada" not in "".join(file.read_text() for file in theirs.glob("*.json"))
+    assert "/models/ada" not in "".join(file.read_text() for file in theirs.glob("*.json"))
 
 
 def test_several_files_keep_their_names_below_an_index_of_today_s_name(theirs) -> None:

@@ -48,17 +48,19 @@ class Chain:
     again: Result
 
 
-def words(name: str, data: Path, recipe: Path, adapter: Path) -> tuple[str, ...]:
+def words(name: str, data: Path, recipe: Path, adapter: Path, margins: Path) -> tuple[str, ...]:
     return (
         "--name", name, "--data", str(data), "--recipe", str(recipe), "--adapter", str(adapter),
-        "--max-perplexity-ratio", "1000", "--max-accuracy-drop", "1",
+        "--margins", str(margins),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def given(training_data, recipe, adapter) -> Callable[[str], tuple[str, ...]]:
+def given(training_data, recipe, adapter, tmp_path_factory) -> Callable[[str], tuple[str, ...]]:
     """The options under which a model of that name is trained."""
-    return lambda name: words(name, training_data, recipe, adapter)
+    wide = tmp_path_factory.mktemp("margins") / "wide.yaml"
+    wide.write_text("{perplexity_ratio: 1000, accuracy_drop: 1}")
+    return lambda name: words(name, training_data, recipe, adapter, wide)
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +162,11 @@ def test_a_failed_gate_registers_the_version_and_asks_for_nothing(
     made = call(release, "--source", str(tiny_model), "--name", name, "--recipe", str(int8))
     assert made.returncode == 0, made.stderr
     servers.registry.write(name, MoveAlias(alias="champion", version="1"))
-    options = given(name)[:-4]
+    strict = tmp_path / "strict.yaml"
+    strict.write_text("{perplexity_ratio: 1, accuracy_drop: 0}")
+    options = given(name)[:-2]
     result = call(
-        retrain, *options, "--recipe", str(int8), "--max-perplexity-ratio", "1", "--max-accuracy-drop", "0",
+        retrain, *options, "--recipe", str(int8), "--margins", str(strict),
         "--set-challenger", "true",
     )  # fmt: skip
     assert result.returncode == 1
