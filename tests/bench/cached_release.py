@@ -17,7 +17,7 @@ from tests.pipelines.conftest import RECIPE
 from tests.servers import start_servers
 from tests.tiny_model import write_tiny_model
 
-ROUNDS = 5
+ROUNDS = 3
 NOTHING = "name: nothing\nentry_points:\n  main:\n    command: python -c pass\n"
 
 

@@ -112,7 +112,7 @@ def test_a_recipe_that_cannot_work_is_refused(refuse, tmp_path, text, says, done
     [
         ("digest", "sha256:" + "0" * 64, 1, "was asked for"),
         ("digest", "12345", 1, "is not a digest"),
-        ("source", "hub://org/name@main", 2, "does not name one commit"),
+        ("source", "hub://org/name", 2, "does not say which revision"),
         ("source", "s3://shipway/nothing/here", 2, "There are no files at"),
         ("source", "models:/nobody/1", 2, "MLflow does not have"),
         ("source", "models:/nobody@champion", 2, "MLflow does not have"),
