@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registry.release import ModelVersion
+from registry.release import BASE_SOURCE_TAG, ModelVersion
 from registry.retention import Garbage, Retention, plan_collection
 from tests.builders import NOON, a_version
 
@@ -69,3 +69,15 @@ def test_bytes_written_lately_stay_even_without_a_version() -> None:
 def test_a_version_that_shipway_did_not_make_is_never_deleted() -> None:
     garbage = collect(old("1", source="runs:/1/model"), old("2"), old("3"), stored={})
     assert garbage == Garbage(versions=(), sources=())
+
+
+def test_the_unquantized_base_of_a_version_stays_as_long_as_the_version() -> None:
+    tags = {BASE_SOURCE_TAG: "s3://shipway/bases/1"}
+    stored = {f"s3://shipway/models/{number}": LONG_AGO for number in "123"}
+    stored["s3://shipway/bases/1"] = LONG_AGO
+
+    kept = collect(old("1", tags=tags), aliased={"1"}, stored=stored)
+    gone = collect(old("1", tags=tags), old("2"), old("3"), stored=stored)
+
+    assert "s3://shipway/bases/1" not in kept.sources
+    assert gone.sources == ("s3://shipway/bases/1", "s3://shipway/models/1")
