@@ -147,8 +147,9 @@ class Sending:
                 size = part_bytes(file.size_bytes)
                 if not goes_in_parts(file):
                     whole = content.read(file.size_bytes)
-                    _compare(hashlib.sha256(whole).hexdigest(), file)
-                    self._submit(partial(self._put, key, whole, file))
+                    hashed = hashlib.sha256(whole)
+                    _compare(hashed.hexdigest(), file)
+                    self._submit(partial(self._put, key, whole, file, _base64(hashed.digest())))
                     return
                 parts = self._begin(key, file, -(-file.size_bytes // size))
                 hashed = hashlib.sha256()
@@ -174,8 +175,7 @@ class Sending:
             self._failures.append(error)
         self._room.release()
 
-    def _put(self, key: str, whole: bytes, file: FileEntry) -> None:
-        checksum = _checksum(whole)
+    def _put(self, key: str, whole: bytes, file: FileEntry, checksum: str) -> None:
         answer = patiently(
             lambda: self._client.put_object(
                 Bucket=self._bucket,
@@ -215,7 +215,7 @@ class Sending:
         return self._unfinished
 
     def _send_part(self, parts: _Parts, number: int, piece: bytes) -> None:
-        checksum = _checksum(piece)
+        checksum = _base64(hashlib.sha256(piece).digest())
         known = parts.known.get(number)
         named = {"Bucket": self._bucket, "Key": parts.key, "UploadId": parts.upload_id}
         try:
@@ -269,8 +269,8 @@ def _metadata(file: FileEntry) -> dict[str, str]:
     return {DIGEST_METADATA: file.digest.removeprefix("sha256:")}
 
 
-def _checksum(piece: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(piece).digest()).decode()
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
 
 
 def _confirm(answer: Mapping[str, Any], piece: bytes, checksum: str, key: str) -> None:
