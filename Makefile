@@ -140,6 +140,8 @@ bench: bench-guarantee ## everything we compare with others; half an hour
 	$(BIN)/python -m tests.bench.controller
 	$(BIN)/python -m tests.bench.gptq
 	$(BIN)/python -m tests.bench.evaluate
+	$(BIN)/python -m tests.bench.cached_release
+	$(BIN)/python -m tests.bench.transfer
 
 bench bench-guarantee: export OMP_NUM_THREADS = 1
 bench-guarantee: setup ## the judge's rates and speed by simulation, beside other rules; written into docs/guarantee.md

@@ -280,6 +280,9 @@ def collect_garbage(
     delete: bool,
 ) -> Iterator[str]:
     """Deletes, or only lists, what nothing needs; one line for each thing."""
+    now = datetime.now(UTC)
+    # Before the versions: what is written and registered from now on is younger than any of this.
+    stored, unfinished = artifacts.written(), artifacts.unfinished()
     models = registry.models()
     versions = [version for model in models for version in registry.versions(model)]
     aliased = {(model, version) for model in models for version in registry.aliases(model).values()}
@@ -287,20 +290,27 @@ def collect_garbage(
         versions,
         aliased=aliased,
         in_use={pair for state in store.states() for pair in _in_use(state)},
-        stored=artifacts.written(),
+        stored=stored,
         rule=rule,
-        now=datetime.now(UTC),
+        now=now,
     )
+    young = now - rule.keep_for
     verb = "deleted" if delete else "would delete"
     for version in garbage.versions:
         if delete:
             registry.delete_version(version.model, version.version)
         yield f"{verb} {version.model} v{version.version}"
     for source in garbage.sources:
-        if delete:
-            artifacts.delete(source)
+        if delete and not artifacts.delete(source, unless_written_since=young):
+            yield f"kept {source}: somebody wrote there just now"
+            continue
         yield f"{verb} {source}"
-    if not garbage.versions and not garbage.sources:
+    stale = [upload for upload in unfinished if upload.written < young]
+    for upload in stale:
+        if delete:
+            artifacts.give_up(upload)
+        yield f"{verb} the unfinished upload of {upload.key}, last written {upload.written:%Y-%m-%d}"
+    if not garbage.versions and not garbage.sources and not stale:
         yield "Everything that is there is needed."
 
 

@@ -73,7 +73,7 @@ def version(
     `lineage` are more tags of it: where its base came from.
 
     Raises:
-        IntegrityError: the evaluation is of other bytes.
+        IntegrityError: the evaluation is of other bytes, or a file has changed since. Nothing is registered then.
         ArtifactStoreUnavailable, RegistryUnavailable: nothing is registered then.
     """
     if evaluation.model != model.digest:
@@ -86,12 +86,7 @@ def version(
         "version", f"{model.size_mib:.1f} MiB into S3, then a version of {name}"
     ) as stage:
         with session.announcer.bar("upload", total=model.manifest.size_bytes) as advance:
-            stored = session.store.put(model.folder, on_bytes=advance)
-        if stored.manifest.digest != model.digest:
-            message = (
-                f"{model.folder} changed while it was uploaded. Nothing was registered; run again."
-            )
-            raise IntegrityError(message)
+            stored = session.store.put(model.folder, manifest=model.manifest, on_bytes=advance)
         tags = {
             DIGEST_TAG: model.digest,
             GATE_TAG: evaluation.gate.to_json(),

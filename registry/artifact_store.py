@@ -1,35 +1,34 @@
 """Model artifacts in S3, by digest: `s3://<bucket>/models/<digest>/<files>`, beside them a manifest and its signature.
 
-What an engine needs in another arrangement is composed of an artifact by S3 itself, below `derived/<artifact's digest>/`.
+A file that another artifact has is copied by S3 itself, so that each is sent once (docs/artifacts.md). What an engine needs
+in another arrangement is composed of an artifact in the same way, below `derived/<artifact's digest>/`.
 The manifest is written last, so a folder without one is an upload that did not finish and is never served. What is
 fetched is compared with the digest that was promised, file by file, before anybody may load it.
 """
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from registry.digests import BESIDE, MANIFEST_NAME, SIGNATURE_NAME, describe_folder, digest_bytes
-from registry.errors import IntegrityError, NotFound
+from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
+from registry.known_files import KnownFiles
+from registry.local_copies import appearing_whole, discard, is_copy_of
 from registry.release import ArtifactManifest, Digest, FileEntry, split_source
 from registry.s3 import ABSENT, answering, code_of, connect_s3
+from registry.sending import Sending, UnfinishedUpload, abort_upload, list_unfinished
 from registry.settings import RegistrySettings
+from registry.transfer import WORKERS, copy_inside, fetch_all, patiently
 
 _PREFIX, _DERIVED = "models", "derived"
 _HEXADECIMAL = re.compile("[0-9a-f]{64}")
-_TRANSFER = TransferConfig(
-    multipart_threshold=64 << 20, multipart_chunksize=32 << 20, max_concurrency=4
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +44,6 @@ def _ignore(_: int) -> None:
     """Nobody wants to know the progress."""
 
 
-def _is_copy_of(folder: Path, digest: Digest) -> bool:
-    """Whether `folder` holds exactly what `digest` names."""
-    # Something that is no file was put into it, or another process discards it.
-    with contextlib.suppress(IntegrityError, FileNotFoundError):
-        return describe_folder(folder).digest == digest
-    return False
-
-
-def _discard(folder: Path) -> None:
-    """Takes `folder` away at once, so that two processes that do so do not meet halfway."""
-    aside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=".discarded-")
-    with aside as name, contextlib.suppress(FileNotFoundError):
-        folder.rename(Path(name) / "artifact")
-
-
 class ArtifactStore:
     """One bucket. Every method raises `ArtifactStoreUnavailable` when S3 does not answer or refuses."""
 
@@ -67,33 +51,53 @@ class ArtifactStore:
         """`client` is a boto3 S3 client with bounded timeouts and retries."""
         self._client = client
         self._bucket = bucket
+        self._known = KnownFiles(client, bucket)
 
-    def put(self, folder: Path, *, on_bytes: Callable[[int], None] = _ignore) -> StoredArtifact:
-        """Uploads the files below `folder` and then their manifest; does nothing when all of that is there.
+    def put(
+        self,
+        folder: Path,
+        *,
+        manifest: ArtifactManifest | None = None,
+        on_bytes: Callable[[int], None] = _ignore,
+    ) -> StoredArtifact:
+        """Sends what S3 does not have yet of the files below `folder`, and then their manifest.
 
-        What is there under this digest and not whole is replaced. `on_bytes` is called with the size of each piece
-        sent, from several threads.
+        `manifest` is that of the folder where it is known already. What lies under this digest and is not as Shipway
+        wrote it is replaced. `on_bytes` is called with the size of each piece sent, from several threads.
+
+        Raises:
+            IntegrityError: a file is not, or no longer, as the manifest says. There is no finished artifact then.
         """
-        manifest = describe_folder(folder)
+        manifest = describe_folder(folder) if manifest is None else manifest
         prefix = f"{_PREFIX}/{_hexadecimal(manifest.digest)}"
         source = f"s3://{self._bucket}/{prefix}"
-        was_there = self._is_whole(source, manifest)
-        if not was_there:
-            with answering(f"the upload to {source}"):
-                for entry in manifest.files:
-                    self._client.upload_file(
-                        str(folder / entry.path),
-                        self._bucket,
-                        f"{prefix}/{entry.path}",
-                        Callback=on_bytes,
-                        Config=_TRANSFER,
-                    )
-                self._client.put_object(
-                    Bucket=self._bucket,
-                    Key=f"{prefix}/{MANIFEST_NAME}",
-                    Body=manifest.to_json().encode(),
+        is_finished = self._is_finished(source, manifest)
+        with answering(f"the upload to {source}"):
+            missing = self._known.missing(prefix, manifest.files)
+            copied = self._known.copy_from_others(missing, below=_PREFIX, to=prefix)
+            with Sending(self._client, self._bucket, prefix, on_bytes=on_bytes) as sending:
+                for file in missing:
+                    if file not in copied:
+                        sending.send(folder / file.path, file)
+        if missing and (wrong := _wrong_sizes(manifest, self._sizes(source))):
+            message = f"{', '.join(wrong)} at {source} is gone again: somebody deletes there. Nothing was registered; run again."
+            raise ArtifactStoreUnavailable(message)
+        with answering(f"the upload to {source}"):
+            # Even where it is there: what was written lately is spared by `gc`, though no version names it yet.
+            self._write(prefix, {MANIFEST_NAME: manifest.to_json().encode()})
+        return StoredArtifact(
+            source=source, manifest=manifest, was_there=is_finished and not missing
+        )
+
+    def _write(self, prefix: str, files: Mapping[str, bytes]) -> None:
+        """Small files, in this order."""
+        for name, content in files.items():
+            key = f"{prefix}/{name}"
+            patiently(
+                lambda key=key, content=content: self._client.put_object(
+                    Bucket=self._bucket, Key=key, Body=content
                 )
-        return StoredArtifact(source=source, manifest=manifest, was_there=was_there)
+            )
 
     def compose(
         self, source: str, digest: Digest, *, under: str, beside: Mapping[str, bytes]
@@ -123,23 +127,22 @@ class ArtifactStore:
         names = (_DERIVED, _hexadecimal(digest), _hexadecimal(manifest.digest))
         prefix = "/".join(names)
         stored = f"s3://{self._bucket}/{prefix}"
-        was_there = self._is_whole(stored, manifest)
+        sizes = self._sizes(stored)
+        was_there = self._is_finished(stored, manifest) and not _wrong_sizes(manifest, sizes)
         if not was_there:
-            sizes = {name: item["Size"] for name, item in self._objects(stored)}
             left = {path: one for path, one in moved.items() if sizes.get(path) != one.size_bytes}
+
+            def copy(path: str) -> None:
+                given = (from_bucket, f"{from_prefix}/{left[path].path}")
+                patiently(
+                    lambda: copy_inside(self._client, given, self._bucket, f"{prefix}/{path}")
+                )
+
             with answering(f"the copy of {source} to {stored}"):
-                for path, file in left.items():
-                    self._client.copy(
-                        {"Bucket": from_bucket, "Key": f"{from_prefix}/{file.path}"},
-                        self._bucket,
-                        f"{prefix}/{path}",
-                        Config=_TRANSFER,
-                    )
-                last = {**beside, MANIFEST_NAME: manifest.to_json().encode()}
-                for path, content in last.items():
-                    self._client.put_object(
-                        Bucket=self._bucket, Key=f"{prefix}/{path}", Body=content
-                    )
+                with ThreadPoolExecutor(WORKERS) as pool:
+                    for _ in pool.map(copy, left):
+                        pass
+                self._write(prefix, {**beside, MANIFEST_NAME: manifest.to_json().encode()})
         return StoredArtifact(source=stored, manifest=manifest, was_there=was_there)
 
     def _promised(self, source: str, digest: Digest) -> ArtifactManifest:
@@ -172,13 +175,13 @@ class ArtifactStore:
             raise IntegrityError(message)
         return manifest
 
-    def _is_whole(self, source: str, manifest: ArtifactManifest) -> bool:
-        """Whether `source` has that manifest and an object of the right size for each of its files."""
+    def _is_finished(self, source: str, manifest: ArtifactManifest) -> bool:
+        """Whether `source` has that manifest, which is written last."""
         try:
             self._promised(source, manifest.digest)
         except (NotFound, IntegrityError):
             return False
-        return not _wrong_sizes(manifest, self._sizes(source))
+        return True
 
     def _sizes(self, source: str) -> Mapping[str, int]:
         return {name: item["Size"] for name, item in self._objects(source)}
@@ -251,29 +254,22 @@ class ArtifactStore:
         """
         final = into / _hexadecimal(digest)
         if final.is_dir():
-            if _is_copy_of(final, digest):
+            if is_copy_of(final, digest):
                 return final
-            _discard(final)
+            discard(final)
         manifest = self._promised(source, digest)
-        into.mkdir(parents=True, exist_ok=True)
         bucket, prefix = split_source(source)
-        with tempfile.TemporaryDirectory(dir=into, prefix=".fetching-") as name:
-            partial = Path(name) / "artifact"
-            partial.mkdir()
+        with appearing_whole(final) as partial:
+            targets: dict[str, Path] = {}
             for entry in manifest.files:
                 target = partial / entry.path
                 if not target.resolve().is_relative_to(partial.resolve()):
                     message = f"The manifest of {source} names {entry.path!r}, outside its folder. Do not serve it."
                     raise IntegrityError(message)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with answering(f"{source}/{entry.path}"):
-                    self._client.download_file(
-                        bucket,
-                        f"{prefix}/{entry.path}",
-                        str(target),
-                        Callback=on_bytes,
-                        Config=_TRANSFER,
-                    )
+                targets[f"{prefix}/{entry.path}"] = target
+            with answering(source):
+                fetch_all(self._client, bucket, targets, on_bytes=on_bytes)
             arrived = describe_folder(partial)
             if arrived != manifest:
                 changed = {f.path for f in manifest.files} - {
@@ -284,25 +280,37 @@ class ArtifactStore:
                     "They are not served; delete that folder in S3, then run the release again."
                 )
                 raise IntegrityError(message)
-            try:
-                os.rename(partial, final)  # noqa: PTH104 - Path.rename would do; this says that it must not replace
-            except OSError:
-                if not final.is_dir():
-                    raise
         return final
 
     def written(self) -> Mapping[str, datetime]:
-        """Every artifact folder of the bucket, finished or not, with the time of its last write."""
+        """Every artifact folder of the bucket, finished or not, with the time of the last write to it or what is composed of it."""
         newest: dict[str, datetime] = {}
-        for name, item in self._objects(f"s3://{self._bucket}/{_PREFIX}"):
-            folder = name.partition("/")[0]
-            if _HEXADECIMAL.fullmatch(folder):
-                source, time = f"s3://{self._bucket}/{_PREFIX}/{folder}", item["LastModified"]
-                newest[source] = max(newest.get(source, time), time)
+        for parent in (_PREFIX, _DERIVED):
+            for name, item in self._objects(f"s3://{self._bucket}/{parent}"):
+                folder = name.partition("/")[0]
+                if _HEXADECIMAL.fullmatch(folder):
+                    source, time = f"s3://{self._bucket}/{_PREFIX}/{folder}", item["LastModified"]
+                    newest[source] = max(newest.get(source, time), time)
         return newest
 
-    def delete(self, source: str) -> None:
-        """Deletes the artifact, and what was composed of it. Manifests go first: what is half deleted is not whole.
+    def unfinished(self) -> tuple[UnfinishedUpload, ...]:
+        """What is on its way in parts, or was cut off there; S3 keeps the parts, and shows them to nobody."""
+        with answering("the unfinished uploads"):
+            return tuple(
+                one
+                for parent in (_PREFIX, _DERIVED)
+                for one in list_unfinished(self._client, self._bucket, parent)
+            )
+
+    def give_up(self, upload: UnfinishedUpload) -> None:
+        """Deletes its parts; one that is finished or given up already is fine."""
+        with answering(f"the end of the upload of {upload.key}"):
+            abort_upload(self._client, self._bucket, upload)
+
+    def delete(self, source: str, *, unless_written_since: datetime | None = None) -> bool:
+        """Deletes the artifact, and what was composed of it; False, and nothing is, where somebody wrote there since.
+
+        Manifests go first: what is half deleted is not whole.
 
         Raises:
             NotFound: `source` is not the address of an artifact; a folder of them, say, is never deleted.
@@ -313,11 +321,17 @@ class ArtifactStore:
             message = f"{source} is not an artifact of the bucket {self._bucket}, so it is not deleted. Give s3://{self._bucket}/{_PREFIX}/DIGEST."
             raise NotFound(message)
         with answering(f"the deletion of {source}"):
-            self._client.delete_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
             composed = self._objects(f"s3://{bucket}/{_DERIVED}/{name}")
-            keys = [item["Key"] for found in (self._objects(source), composed) for _, item in found]
+            items = [item for found in (self._objects(source), composed) for _, item in found]
+            if unless_written_since is not None and any(
+                item["LastModified"] >= unless_written_since for item in items
+            ):
+                return False
+            # The artifact's own comes before those composed of it.
+            keys = [item["Key"] for item in items]
             for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST_NAME}")):
                 self._client.delete_object(Bucket=bucket, Key=key)
+            return True
 
     def ensure_bucket(self) -> None:
         """Creates the bucket where it is missing."""
@@ -339,7 +353,7 @@ class ArtifactStore:
             IntegrityError: an object's name leads out of the folder.
         """
         bucket, _ = split_source(source)
-        found = False
+        targets: dict[str, Path] = {}
         for name, item in self._objects(source):
             target = into / name
             if not target.resolve().is_relative_to(into.resolve()):
@@ -347,15 +361,13 @@ class ArtifactStore:
                 raise IntegrityError(message)
             if name in BESIDE or name.endswith("/"):
                 continue
-            found = True
             target.parent.mkdir(parents=True, exist_ok=True)
-            with answering(f"{source}/{name}"):
-                self._client.download_file(
-                    bucket, item["Key"], str(target), Callback=on_bytes, Config=_TRANSFER
-                )
-        if not found:
+            targets[item["Key"]] = target
+        if not targets:
             message = f"There are no files at {source}. Look at the address."
             raise NotFound(message)
+        with answering(source):
+            fetch_all(self._client, bucket, targets, on_bytes=on_bytes)
 
     def listing_digest(self, source: str) -> Digest:
         """The SHA-256 over names, sizes and entity tags below an `s3://` folder: another one means other bytes.

@@ -4,6 +4,7 @@ On the standard library alone, for it runs inside engines, too, which compare wh
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from registry.errors import IntegrityError
@@ -13,6 +14,7 @@ MANIFEST_NAME = "shipway-manifest.json"
 SIGNATURE_NAME = "shipway-signature.json"
 BESIDE = frozenset({MANIFEST_NAME, SIGNATURE_NAME})
 """Lie beside an artifact's files and are none of them."""
+_WORKERS = 4
 
 
 def describe_folder(folder: Path) -> ArtifactManifest:
@@ -21,7 +23,7 @@ def describe_folder(folder: Path) -> ArtifactManifest:
     Raises:
         IntegrityError: a link or another thing that is no plain file lies there.
     """
-    entries: list[FileEntry] = []
+    paths: list[Path] = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             message = (
@@ -29,14 +31,16 @@ def describe_folder(folder: Path) -> ArtifactManifest:
             )
             raise IntegrityError(message)
         if path.is_file() and path.name not in BESIDE:
-            entries.append(
-                FileEntry(
-                    path=path.relative_to(folder).as_posix(),
-                    digest=digest_file(path),
-                    size_bytes=path.stat().st_size,
-                )
+            paths.append(path)
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        return ArtifactManifest.of(
+            FileEntry(
+                path=path.relative_to(folder).as_posix(),
+                digest=digest,
+                size_bytes=path.stat().st_size,
             )
-    return ArtifactManifest.of(entries)
+            for path, digest in zip(paths, pool.map(digest_file, paths), strict=True)
+        )
 
 
 def digest_file(path: Path) -> Digest:

@@ -51,12 +51,21 @@ def plan_collection(
         of_model.sort(key=lambda version: int(version.version), reverse=True)
         newest |= {(model, version.version) for version in of_model[: rule.keep_last]}
     needed = {*aliased, *in_use, *newest}
-    garbage = tuple(
-        version
+    doomed = {
+        (version.model, version.version)
         for version in ours
         if (version.model, version.version) not in needed
         and version.stage in {"None", "Archived"}
         and datetime.fromtimestamp(version.updated_ms / 1000, tz=now.tzinfo) < young
+    }
+    kept = [version for version in versions if (version.model, version.version) not in doomed]
+    # "Promote model" copies a version into another model, and what a copy is can be read only through its origin.
+    copied = {(version.source, version.model) for version in kept}
+    garbage = tuple(
+        version
+        for version in ours
+        if (version.model, version.version) in doomed
+        and not any(source == version.source and model != version.model for source, model in copied)
     )
     gone = {(version.model, version.version) for version in garbage}
     kept = [version for version in versions if (version.model, version.version) not in gone]

@@ -14,6 +14,9 @@ from registry.settings import RegistrySettings
 
 ABSENT = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 """S3's own names for what is not there."""
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+SERVER_ERROR = 500
+"""From this status on the request was right and S3 could not."""
 
 
 def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = None) -> Any:
@@ -35,6 +38,7 @@ def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = Non
             config=Config(
                 connect_timeout=5,
                 read_timeout=60,
+                max_pool_connections=16,
                 retries={"max_attempts": 4, "mode": "standard"},
                 s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
             ),
@@ -50,6 +54,12 @@ def code_of(error: ClientError) -> str:
     return str(answer.get("Error", {}).get("Code"))
 
 
+def status_of(error: ClientError) -> int:
+    """The status of HTTP; 0 where there was none."""
+    answer: Any = error.response
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 @contextlib.contextmanager
 def answering(what: str) -> Generator[None]:
     """Turns the SDK's exceptions into ours."""
@@ -58,12 +68,21 @@ def answering(what: str) -> Generator[None]:
     except ClientError as error:
         code = code_of(error)
         if code in ABSENT:
-            message = f"S3 does not have {what}."
+            why = " There is no such bucket." if code == "NoSuchBucket" else ""
+            message = f"S3 does not have {what}.{why}"
             raise NotFound(message) from error
-        message = f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."
-        raise ArtifactStoreUnavailable(message) from error
+        raise ArtifactStoreUnavailable(_refusal(what, error)) from error
     except (BotoCoreError, Boto3Error) as error:
         message = (
             f"S3 did not give {what}: {error}. Is the server up, and AWS_ENDPOINT_URL_S3 right?"
         )
         raise ArtifactStoreUnavailable(message) from error
+
+
+def _refusal(what: str, error: ClientError) -> str:
+    code, status = code_of(error), status_of(error)
+    if code in _EXPIRED:
+        return f"S3 refused {what}: the credentials have expired ({code}). Renew them and run the same again: what arrived is not sent again."
+    if status >= SERVER_ERROR:
+        return f"S3 failed at {what} ({status} {code}), however often it was asked. Run the same again when it can: what arrived is not sent again."
+    return f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."

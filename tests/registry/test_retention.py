@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registry.release import BASE_SOURCE_TAG, ModelVersion
+from registry.release import SOURCE_TAG, ModelVersion
 from registry.retention import Garbage, Retention, plan_collection
 from tests.builders import NOON, a_version
 
@@ -61,6 +61,21 @@ def test_bytes_that_another_version_shares_stay() -> None:
     assert garbage.sources == ()
 
 
+def test_the_origin_of_a_copy_in_another_model_stays_as_long_as_the_copy() -> None:
+    """What a copy is, is read through the version that it was made of."""
+    origin = old("1")
+    copy = replace(old("1"), model="production")
+    young_copy = replace(copy, updated_ms=int(NOON.timestamp() * 1000))
+    others = (old("2"), old("3"))
+    assert collect(origin, *others, young_copy).versions == ()
+    later = (old("2", model="production"), old("3", model="production"))
+    both = collect(origin, *others, copy, *(replace(v, source=f"{v.source}-p") for v in later))
+    assert {(one.model, one.version) for one in both.versions} == {
+        ("smollm2", "1"),
+        ("production", "1"),
+    }
+
+
 def test_bytes_written_lately_stay_even_without_a_version() -> None:
     stored = {"s3://shipway/models/new": NOON, "s3://shipway/models/orphan": LONG_AGO}
     assert collect(stored=stored).sources == ("s3://shipway/models/orphan",)
@@ -72,7 +87,7 @@ def test_a_version_that_shipway_did_not_make_is_never_deleted() -> None:
 
 
 def test_the_unquantized_base_of_a_version_stays_as_long_as_the_version() -> None:
-    tags = {BASE_SOURCE_TAG: "s3://shipway/bases/1"}
+    tags = {SOURCE_TAG: "s3://shipway/bases/1"}
     stored = {f"s3://shipway/models/{number}": LONG_AGO for number in "123"}
     stored["s3://shipway/bases/1"] = LONG_AGO
 
