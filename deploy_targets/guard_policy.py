@@ -22,7 +22,7 @@ class Limits(Declared):
     """What may be asked for; what is left out has no limit."""
 
     requests_per_minute: Count | None = None
-    """In any 60 seconds."""
+    """In any 60 seconds; where Redis is not there to count, in about 60."""
     concurrent_requests: Count | None = None
     """Under way at once."""
     tokens_per_minute: Count | None = None

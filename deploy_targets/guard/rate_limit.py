@@ -1,8 +1,9 @@
 """Limits of each key and of the endpoint: reserved before a request is sent on, settled when it is over.
 
-Requests are counted one by one in a moving window, which is exact. Tokens are counted in a sliding window of two counters,
-which is what fits for amounts: under steady pressure it lets through no more than the limit, while a client that saves up
-its tokens for the end of a window can have up to twice as many in the 60 s around it. Requests under way have a counter
+In Redis requests are counted one by one in a moving window, which is exact. Tokens, which are amounts, are counted in a
+sliding window of two counters: under steady pressure it lets through no more than the limit, while a client that saves up
+its tokens for the end of a window can have up to twice as many in the 60 s around it. So are requests in this process's own
+memory, where `limits` has each hit of a moving window wait for a thread. Requests under way have a counter
 for each stretch of time that outlasts every request, so that what a killed process left behind is forgotten. Money has a
 counter for each day. A refused request has counted against its limit of requests, and against nothing else.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from limits import RateLimitItemPerMinute
+from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
 
 from deploy_targets.engine.chat import Usage
@@ -139,7 +141,10 @@ class RateLimiter:
         item = RateLimitItemPerMinute(limit, namespace="requests")
 
         async def take(store: Store) -> tuple[bool, float, int]:
-            window = MovingWindowRateLimiter(store)
+            is_shared = isinstance(store, RedisStorage)
+            window = (MovingWindowRateLimiter if is_shared else SlidingWindowCounterRateLimiter)(
+                store
+            )
             is_in = await window.hit(item, self._endpoint, scope.name)
             stats = await window.get_window_stats(item, self._endpoint, scope.name)
             return is_in, stats.reset_time, stats.remaining

@@ -254,3 +254,20 @@ def test_a_key_of_another_endpoint_and_a_users_pin_are_refused(
     pinned = world.post(Authorization="Bearer sk-user", **{"x-shipway-version": "7"})
     assert pinned.status_code == 403
     assert len(world.stub.bodies) == 1
+
+
+@pytest.mark.parametrize(("protocol", "prompt"), [("openai", "ok"), ("triton", "pieces")])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_tokens_and_costs_are_counted_by_version_through_either_protocol(
+    start_world: Start, protocol: str, prompt: str, *, is_streamed: bool
+) -> None:
+    world = start_world(protocol=protocol, policy=a_policy())
+    assert world.post(a_chat(prompt, stream=is_streamed)).status_code == 200
+    assert world.samples("llm_inference_prompt_tokens_total")["7", "chat"] == 3
+    assert world.samples("llm_inference_completion_tokens_total")["7", "chat"] == 2
+    assert world.samples("llm_inference_cost_micros_total")["7", "chat"] == 23
+    assert world.samples("llm_inference_cost_micros_total")["7", "pinned"] == 0
+    timed = world.samples("llm_inference_first_token_seconds_count")["7", "chat"]
+    assert timed == int(is_streamed)
+    between = world.samples("llm_inference_per_token_seconds_count")["7", "chat"]
+    assert between in ({0, 1} if is_streamed else {0})
