@@ -20,14 +20,16 @@ from starlette.types import ASGIApp
 
 from deploy_targets.declared import faults_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
-from deploy_targets.guard.chat import Chat, NoLimits
+from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import KeyFileInvalid
+from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid
 from deploy_targets.guard.key_file import KeyFile
+from deploy_targets.guard.limit_store import LimitStore
+from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.steps import steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
-from deploy_targets.guard_policy import GuardPolicy
+from deploy_targets.guard_policy import GuardPolicy, Limits
 from deploy_targets.process_log import log_to
 
 _KEEP_ALIVE_S = 75
@@ -68,13 +70,28 @@ async def _serve(
     admin: socket.socket,
 ) -> None:
     registry = CollectorRegistry()
-    counters = Counters(registry, endpoint=settings.endpoint)
-    async with upstream_session(settings.upstream_host) as session:
+    steps = steps_of(policy)
+    rules = (*REFUSALS, *Limits.model_fields, *steps.rules)
+    counters = Counters(registry, endpoint=settings.endpoint, rules=rules)
+    redis_url = settings.redis_url
+    store = LimitStore(
+        None if redis_url is None else redis_url.get_secret_value(), lost=counters.lost
+    )
+    limiter = RateLimiter(
+        policy,
+        store,
+        endpoint=settings.endpoint,
+        longest_s=settings.timeout_s + settings.drain_s,
+    )
+    async with (
+        contextlib.aclosing(store),
+        upstream_session(settings.upstream_host) as session,
+    ):
         chat = Chat(
             endpoint=settings.endpoint,
             admit=admission(keys, endpoint=settings.endpoint),
-            steps=steps_of(policy),
-            limiter=NoLimits(),
+            steps=steps,
+            limiter=limiter,
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
