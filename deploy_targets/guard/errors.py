@@ -4,6 +4,9 @@ GuardError
 ├── RequestRefused       the client can mend it; says nothing about a version
 │   ├── RequestInvalid       400
 │   ├── ModelRefused         400 the version itself has said so: an answer, and counted as one
+│   ├── ContextTooLong       400
+│   ├── ContentRefused       400
+│   ├── AnswerUnfit          502 an answer all the same, and counted as one
 │   ├── KeyRefused           401
 │   ├── NoSuchModel          404
 │   ├── RequestTooSlow       408
@@ -58,6 +61,28 @@ class ModelRefused(RequestRefused):
 
     status = HTTPStatus.BAD_REQUEST
     code = "refused_by_model"
+
+
+class ContextTooLong(RequestRefused):
+    """The prompt cannot fit into the model's context."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "context_length_exceeded"
+
+
+class ContentRefused(RequestRefused):
+    """A rule of the endpoint's policy refuses what the prompt holds."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "content_filter"
+
+
+class AnswerUnfit(RequestRefused):
+    """The version has answered, but not with the JSON that was asked for."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    kind = "server_error"
+    code = "answer_unfit"
 
 
 class KeyRefused(RequestRefused):
