@@ -12,7 +12,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from deploy_targets.batching import BatchPolicy
-from deploy_targets.judge_policy import NOT_YAML, Declared, faults_of
+from deploy_targets.declared import Declared, faults_of
+from deploy_targets.guard_policy import GuardPolicy
+from deploy_targets.judge_policy import NOT_YAML
 from deploy_targets.placement import Autoscaling, Kubernetes, RayServe, Replicas, Triton
 from deploy_targets.rollout_policy import RolloutPolicy
 from registry.errors import EndpointFileInvalid, ManifestInvalid, NotFound
@@ -118,6 +120,7 @@ class Endpoint(Declared):
     batching: BatchPolicy = BatchPolicy()
     rollout: RolloutPolicy = RolloutPolicy()
     serving: ServingPolicy = ServingPolicy()
+    guard: GuardPolicy = GuardPolicy()
     kubernetes: Kubernetes | None = None
     ray_serve: RayServe | None = None
     triton: Triton | None = None

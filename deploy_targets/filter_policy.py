@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from deploy_targets.judge_policy import Declared
+from deploy_targets.declared import Declared
 from deploy_targets.pattern_reach import PatternInvalid, measure_pattern
 
 RuleName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
@@ -19,10 +19,10 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class Action(StrEnum):
-    """What is done with a finding. All are counted."""
+    """What is done with a finding."""
 
     ALLOW = "allow"
-    """It stays as it is, and no later rule looks at it."""
+    """It stays as it is, and no later rule looks at it: an exception to those."""
     REDACT = "redact"
     """It is replaced."""
     REFUSE = "refuse"
@@ -58,7 +58,7 @@ class _Rule(Declared):
     name: RuleName
     """What refusals, metrics and logs call it."""
     action: Action
-    """What is done with a finding: `allow` counts it and hides it from later rules, `redact` replaces it, `refuse` ends
+    """What is done with a finding: `allow` leaves it and hides it from later rules, `redact` replaces it, `refuse` ends
     the request, or the answer where it stands."""
 
 

@@ -7,31 +7,17 @@ is refused here, when the file is read. How the rules are turned into tests is `
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
+
+from deploy_targets.declared import Declared
 
 Rate = Annotated[float, Field(ge=1e-12, lt=0.5)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Limit = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Declared(BaseModel):
-    """A part of a file that users write: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
 NOT_YAML = (yaml.YAMLError, ValueError)
 """What reading YAML raises where it is none; a date that there never was is a ValueError."""
-
-
-def faults_of(error: ValidationError) -> str:
-    """One line for each fault, with its place."""
-    return "\n".join(
-        f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-        for fault in error.errors()
-    )
 
 
 class Exposure(Declared):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from deploy_targets.judge_policy import Declared
+from deploy_targets.declared import Declared
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Hostname = Annotated[

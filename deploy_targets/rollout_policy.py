@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from deploy_targets import metrics
-from deploy_targets.judge_policy import Declared, JudgePolicy
+from deploy_targets.declared import Declared
+from deploy_targets.judge_policy import JudgePolicy
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 Seconds = Annotated[float, Field(ge=0)]

@@ -1,7 +1,7 @@
 """`python -m deploy_targets.guard`: builds the guard from its settings and serves until it is told to stop.
 
 SIGTERM or SIGINT: no new connections, requests in flight are finished (at most `drain_s`), then exit code 0. Wrong
-settings or keys that cannot be read: exit code 2 at once; a port that is taken: 1.
+settings, keys or a policy that cannot be read: exit code 2 at once; a port that is taken: 1.
 """
 
 import asyncio
@@ -18,12 +18,17 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from deploy_targets.guard.app import admin_app, guard_app
+from deploy_targets.declared import faults_of
+from deploy_targets.guard.app import admin_app, admission, guard_app
+from deploy_targets.guard.chat import Chat, NoLimits
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import KeyFileInvalid
+from deploy_targets.guard.errors import KeyFileInvalid, PolicyUnusable
+from deploy_targets.guard.http_heads import BoundedHeads
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.settings import GuardSettings
+from deploy_targets.guard.steps import Steps, steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
+from deploy_targets.guard_policy import GuardPolicy
 
 _KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections (httpx 5 s, aiohttp 15 s): they close first, and no request is lost."""
@@ -42,7 +47,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp, *, drain_s: int) -> _Server:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHeads,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -55,19 +60,26 @@ def _server(app: ASGIApp, *, drain_s: int) -> _Server:
 
 
 async def _serve(
-    settings: GuardSettings, keys: KeyFile | None, *, public: socket.socket, admin: socket.socket
+    settings: GuardSettings,
+    steps: Steps,
+    keys: KeyFile | None,
+    *,
+    public: socket.socket,
+    admin: socket.socket,
 ) -> None:
     registry = CollectorRegistry()
     counters = Counters(registry, endpoint=settings.endpoint)
     async with upstream_session(settings.upstream_host) as session:
-        app = guard_app(
+        chat = Chat(
             endpoint=settings.endpoint,
-            model=settings.model,
-            keys=keys,
+            admit=admission(keys, endpoint=settings.endpoint),
+            steps=steps,
+            limiter=NoLimits(),
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
         )
+        app = guard_app(chat, model=settings.model)
         front = _server(app, drain_s=settings.drain_s)
         back = _server(admin_app(registry, keys=keys), drain_s=1)
 
@@ -103,6 +115,21 @@ def _configure_logs() -> None:
     )
 
 
+class _PolicyInvalid(Exception):
+    """The policy file cannot be used."""
+
+
+def _policy(settings: GuardSettings) -> GuardPolicy:
+    try:
+        return settings.policy()
+    except OSError as error:
+        message = f"The policy file {settings.policy_file} cannot be read ({error.strerror})."
+        raise _PolicyInvalid(message) from error
+    except ValidationError as error:
+        message = f"The policy file {settings.policy_file} is not valid:\n{faults_of(error)}"
+        raise _PolicyInvalid(message) from error
+
+
 def main() -> int:
     """The exit code."""
     _configure_logs()
@@ -115,12 +142,13 @@ def main() -> int:
         )
         if keys is not None:
             keys.ring()
+        steps = steps_of(_policy(settings))
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
             sys.stderr.write(f"The guard does not start: {name}: {fault['msg']}.\n")
         return 2
-    except KeyFileInvalid as error:
+    except (KeyFileInvalid, PolicyUnusable, _PolicyInvalid) as error:
         sys.stderr.write(f"The guard does not start: {error}\n")
         return 2
     with contextlib.ExitStack() as stack:
@@ -137,7 +165,7 @@ def main() -> int:
             )
             return 1
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, keys, public=public, admin=admin))
+            runner.run(_serve(settings, steps, keys, public=public, admin=admin))
     return 0
 
 

@@ -6,26 +6,45 @@
 import hmac
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deploy_targets.guard.errors import KeyFileInvalid, KeyRefused
+from deploy_targets.guard.errors import KeyFileInvalid, KeyRefused, NotPermitted
 
 _SCHEME = "bearer"
 
 
-class _Key(BaseModel):
+Role = Literal["user", "operator"]
+
+
+class Key(BaseModel):
+    """One key, as the file has it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=64)]
+    name: Annotated[str, Field(pattern=r"^[\w.@-]{1,64}$")]
+    """Of whom or what it is for; logs and counts show it."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The hash of the key in hex."""
+    endpoints: tuple[str, ...] | None = None
+    """Those that it opens; all without."""
+    role: Role = "user"
+    """An operator may also choose the version that answers."""
 
 
 class _KeyFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keys: tuple[_Key, ...]
+    keys: tuple[Key, ...]
+
+    @model_validator(mode="after")
+    def _are_told_apart(self) -> Self:
+        names = [key.name for key in self.keys]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            message = f"each key needs a name of its own; used twice: {', '.join(twice)}"
+            raise ValueError(message)
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +52,13 @@ class Caller:
     """Whose key it is; the name is what logs show."""
 
     name: str
+    endpoints: tuple[str, ...] | None = None
+    """None: all of them."""
+    may_pin: bool = False
+    """May choose the version that answers."""
 
 
-ANYBODY = Caller(name="anybody")
+ANYBODY = Caller(name="anybody", may_pin=True)
 """The caller where access control is switched off."""
 
 
@@ -45,13 +68,14 @@ class KeyRing:
 
     entries: tuple[tuple[str, Caller], ...]
 
-    def admit(self, authorization: str | None) -> Caller:
+    def admit(self, authorization: str | None, *, endpoint: str) -> Caller:
         """The caller whose key this `Authorization` header holds.
 
         Every hash is compared, each in constant time, so that the time taken tells nothing about a key.
 
         Raises:
             KeyRefused: no key, not a bearer key, or one that is not on the ring.
+            NotPermitted: a key of other endpoints.
         """
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != _SCHEME or not key.strip():
@@ -65,6 +89,9 @@ class KeyRing:
         if found is None:
             message = "The API key is not known here. Check it, or ask for a new one."
             raise KeyRefused(message)
+        if found.endpoints is not None and endpoint not in found.endpoints:
+            message = f"This API key is not for {endpoint!r}. Use another, or ask for that endpoint to be added to it."
+            raise NotPermitted(message)
         return found
 
 
@@ -81,4 +108,8 @@ def parse_keys(text: str) -> KeyRing:
         place = ".".join(map(str, fault["loc"])) or "file"
         message = f"{place}: {fault['msg']}"
         raise KeyFileInvalid(message) from error
-    return KeyRing(entries=tuple((key.sha256, Caller(name=key.name)) for key in parsed.keys))
+    return KeyRing(entries=tuple((key.sha256, _caller(key)) for key in parsed.keys))
+
+
+def _caller(key: Key) -> Caller:
+    return Caller(name=key.name, endpoints=key.endpoints, may_pin=key.role == "operator")

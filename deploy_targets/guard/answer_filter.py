@@ -5,10 +5,11 @@ with the rule's name in `content_filter_rule`. Filtered is all text that an answ
 as they are. Log probabilities spell the text once more and are taken out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+from deploy_targets.filter_policy import Action
 from deploy_targets.guard.filtering import Rule, StreamFilter
 from deploy_targets.guard.json_answers import JsonCheck
 
@@ -27,6 +28,22 @@ class _Choice:
     has_finished: bool = False
 
 
+class Findings(Protocol):
+    """Who hears of what is done."""
+
+    def redacted(self, rule: str) -> None:
+        """A finding of this rule was replaced."""
+        ...
+
+    def refused(self, rule: str) -> None:
+        """A choice ends because of this rule."""
+        ...
+
+    def unfit(self) -> None:
+        """A choice is not the JSON that was asked for. May raise, to withhold the answer's rest."""
+        ...
+
+
 class AnswerFilter:
     """One answer on its way back."""
 
@@ -35,14 +52,17 @@ class AnswerFilter:
         rules: Sequence[Rule],
         *,
         json_check: JsonCheck | None,
-        on_found: Callable[[str, int], None],
-        on_invalid: Callable[[], None],
+        to: Findings,
+        choices: int = 1,
     ) -> None:
-        """`on_found` gets each rule's name and number of findings, `on_invalid` hears of a failed JSON check, and may raise."""
+        """Nothing has come yet. So many choices were asked for."""
+        self.is_over = False
+        """A rule has refused, and no choice goes on."""
+        self._asked = choices
         self._rules = rules
+        self._redacting = {rule.name for rule in rules if rule.action is Action.REDACT}
         self._json_check = json_check
-        self._on_found = on_found
-        self._on_invalid = on_invalid
+        self._to = to
         self._choices: dict[int, _Choice] = {}
         self._last: Document = {}
 
@@ -73,7 +93,8 @@ class AnswerFilter:
 
     def _choice(self, choice: Document, part: str) -> Document | None:
         """The choice to give; None where nothing of it is left to say."""
-        state = self._choices.setdefault(choice.get("index", 0), _Choice())
+        index: object = choice.get("index")
+        state = self._choices.setdefault(index if isinstance(index, int) else 0, _Choice())
         if state.has_finished:
             return None
         said: Document = choice.get(part) or {}
@@ -88,8 +109,7 @@ class AnswerFilter:
         changed = {name: text for name, text in texts.items() if text != (said.get(name) or "")}
         finish: Document = {}
         if rule is not None:
-            state.has_finished = True
-            finish = {"finish_reason": "content_filter", "content_filter_rule": rule}
+            finish = self._refuse(state, rule)
         elif is_last:
             state.has_finished = True
             finish = self._check_json(state, choice.get("finish_reason"))
@@ -108,13 +128,20 @@ class AnswerFilter:
         given = one.feed(text) if text else ""
         if is_last:
             given += one.end()
-        for rule, count in (one.found - before).items():
-            self._on_found(rule, count)
-        if one.refusal is not None and one.refusal.reason == "too_slow":
-            self._on_found(one.refusal.rule, 1)
+        for rule, times in (one.found - before).items():
+            for _ in range(times if rule in self._redacting else 0):
+                self._to.redacted(rule)
         if name == "content" and self._json_check is not None:
             state.said.append(given)
         return given
+
+    def _refuse(self, state: _Choice, rule: str) -> Document:
+        """How a refused choice ends."""
+        state.has_finished = True
+        self._to.refused(rule)
+        finished = sum(one.has_finished for one in self._choices.values())
+        self.is_over = finished >= self._asked
+        return {"finish_reason": "content_filter", "content_filter_rule": rule}
 
     def _check_json(self, state: _Choice, reason: object) -> Document:
         """What a finished choice says of it. One that was cut off by its number of tokens is not judged."""
@@ -122,7 +149,7 @@ class AnswerFilter:
             return {}
         if self._json_check.holds("".join(state.said)):
             return {}
-        self._on_invalid()
+        self._to.unfit()
         return {"content_filter_rule": JSON_RULE}
 
     def _rest(self) -> Iterator[Document]:
@@ -136,6 +163,6 @@ class AnswerFilter:
             refused = next((f.refusal.rule for f in state.filters.values() if f.refusal), None)
             state.has_finished = True
             if refused is not None:
-                choice |= {"finish_reason": "content_filter", "content_filter_rule": refused}
+                choice |= self._refuse(state, refused)
             if given or refused is not None:
                 yield {**self._last, "choices": [{**choice, "delta": given}]}

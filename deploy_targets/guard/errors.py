@@ -8,6 +8,7 @@ GuardError
 │   ├── ContentRefused       400
 │   ├── AnswerUnfit          502 an answer all the same, and counted as one
 │   ├── KeyRefused           401
+│   ├── NotPermitted         403 a good key, but not for this
 │   ├── NoSuchModel          404
 │   ├── RequestTooSlow       408
 │   └── RequestTooLarge      413
@@ -19,7 +20,7 @@ GuardError
     ├── UpstreamBroken       502 a connection, but no proper answer
     └── UpstreamTimeout      504
 
-KeyFileInvalid is not for clients: it tells the operator what is wrong with the file.
+KeyFileInvalid and PolicyUnusable are not for clients: they tell the operator what is wrong with a file.
 """
 
 from http import HTTPStatus
@@ -33,10 +34,11 @@ class GuardError(Exception):
     kind: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
-        """`param` names the field of the request that is at fault."""
+    def __init__(self, message: str, *, param: str | None = None, rule: str = "") -> None:
+        """`param` names the field of the request that is at fault, `rule` what an operator has called the rule."""
         super().__init__(message)
         self.param = param
+        self.rule = rule
 
     def envelope(self) -> dict[str, Any]:
         """The body of the response."""
@@ -90,6 +92,13 @@ class KeyRefused(RequestRefused):
 
     status = HTTPStatus.UNAUTHORIZED
     code = "invalid_api_key"
+
+
+class NotPermitted(RequestRefused):
+    """The key is good, and not for this."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "not_permitted"
 
 
 class NoSuchModel(RequestRefused):
@@ -157,6 +166,10 @@ class UpstreamTimeout(UpstreamFailed):
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     code = "upstream_timeout"
+
+
+class PolicyUnusable(Exception):
+    """The policy is well formed, but cannot be acted upon here."""
 
 
 class KeyFileInvalid(Exception):

@@ -7,7 +7,7 @@ known. No prompt, answer or key is in a record.
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import structlog
@@ -15,6 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deploy_targets.engine.chat import Usage
+from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import GuardError, ShuttingDown
 from deploy_targets.guard.outcome import Outcome
@@ -31,7 +33,8 @@ class Exchange:
     request_id: str
     route: str = ""
     """The route label, once the request is passed on or about to be; only then can it count."""
-    caller: str = ""
+    caller: Caller | None = None
+    """Once the key is known to be good."""
     is_streamed: bool = False
     version: str | None = None
     status: int | None = None
@@ -41,11 +44,39 @@ class Exchange:
     outcome: Outcome | None = None
     error: str = ""
     """The code of what went wrong."""
+    rule: str = ""
+    """The rule that refused the request or withheld its answer."""
+    redactions: list[str] = field(default_factory=list[str])
+    """The rules that changed something, once for each change."""
+    usage: Usage | None = None
+    """The tokens that the version says the request took."""
+    texts: int = 0
+    """Events of a stream that brought text; for engines that send token by token, its tokens so far."""
+    first_text_at: float | None = None
+    last_text_at: float | None = None
+    """By the clock of `started`; of streams alone."""
+    started: float = field(default_factory=time.perf_counter)
 
     def decide(self, outcome: Outcome, *, error: str = "") -> None:
         """Settles the outcome. The first word counts: a client that hangs up after the end mark has its answer."""
         if self.outcome is None:
             self.outcome, self.error = outcome, error
+
+    def refused_by(self, error: GuardError) -> None:
+        """Keeps what is to be told of a refusal."""
+        self.error = self.error or error.code
+        self.rule = error.rule or error.code
+
+    def saw_text(self, texts: int, *, now: float) -> None:
+        """So many events of the stream have brought text by now."""
+        if texts > self.texts:
+            self.texts, self.last_text_at = texts, now
+            if self.first_text_at is None:
+                self.first_text_at = now
+
+    def redacted_by(self, rule: str) -> None:
+        """The rule of that name has changed the request or the answer."""
+        self.redactions.append(rule)
 
 
 class Recorded:
@@ -59,7 +90,6 @@ class Recorded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Lets an error of the guard's own making through when its line is written."""
-        started = time.perf_counter()
         exchange = Exchange(request_id=uuid.uuid4().hex)
         scope.setdefault("state", {})["exchange"] = exchange
 
@@ -83,7 +113,7 @@ class Recorded:
                 await error_response(error)(scope, receive, send_marked)
             raise
         finally:
-            self._finish(scope, exchange, seconds=time.perf_counter() - started)
+            self._finish(scope, exchange, seconds=time.perf_counter() - exchange.started)
 
     def _finish(self, scope: Scope, exchange: Exchange, *, seconds: float) -> None:
         exchange.decide(Outcome.REFUSED)
@@ -100,12 +130,14 @@ class Recorded:
             method=scope["method"],
             path=scope["path"][:100],
             route=exchange.route,
-            caller=exchange.caller,
+            caller="" if exchange.caller is None else exchange.caller.name,
             version=exchange.version,
             status=exchange.status,
             is_streamed=exchange.is_streamed,
             outcome=exchange.outcome,
             error=exchange.error,
+            rule=exchange.rule,
+            redactions=len(exchange.redactions),
             duration_ms=round(seconds * 1000, 2),
         )
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from deploy_targets.engine import chat
 from deploy_targets.engine.generate_stream import (
@@ -22,6 +22,7 @@ from deploy_targets.engine.generate_stream import (
 from deploy_targets.engine.tensors import AnswerFailed, Piece
 from deploy_targets.guard import errors
 from deploy_targets.guard.upstream import MAX_ANSWER_BYTES, Answer
+from deploy_targets.guard.wire import Asked
 
 ProtocolName = Literal["openai", "triton"]
 
@@ -41,20 +42,20 @@ class Call(Protocol):
 
 
 def call_for(
-    protocol: ProtocolName, body: bytes, *, endpoint: str, request_id: str
+    protocol: ProtocolName, asked: Asked, *, endpoint: str, request_id: str
 ) -> "OpenAICall | TritonCall":
-    """The call for this body of POST /v1/chat/completions.
+    """The call for this request. A stream always ends with its usage, whether the client has asked for it or not.
 
     Raises:
         RequestInvalid: a field that has to be translated cannot be read.
     """
     if protocol == "openai":
-        return OpenAICall(body)
+        return OpenAICall(asked)
     try:
-        asked = chat.parse_chat(body)
+        parsed = chat.parse_chat(asked.body)
     except chat.BadRequest as error:
         raise errors.RequestInvalid(str(error), param=error.param) from error
-    return TritonCall(asked, endpoint=endpoint, request_id=request_id)
+    return TritonCall(parsed, endpoint=endpoint, request_id=request_id)
 
 
 class OpenAICall:
@@ -62,9 +63,14 @@ class OpenAICall:
 
     path = "/v1/chat/completions"
 
-    def __init__(self, body: bytes) -> None:
-        """`body` is the client's own."""
-        self.body = body
+    def __init__(self, asked: Asked) -> None:
+        """The body is the client's own; a stream's with one field more where the client has not asked for usage."""
+        self.body = asked.body
+        if asked.is_streamed and not asked.wants_usage:
+            document = asked.document()
+            options: dict[str, Any] = document.get("stream_options") or {}
+            document["stream_options"] = {**options, "include_usage": True}
+            self.body = asked.changed(document).body
 
     async def read(self, answer: Answer) -> Answer:
         """The answer itself."""
@@ -83,7 +89,7 @@ class TritonCall:
             request_id=request_id,
             created=int(time.time()),
             model=endpoint,
-            include_usage=asked.include_usage,
+            include_usage=True,
         )
 
     async def read(self, answer: Answer) -> Answer:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard_policy import GuardPolicy
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -36,10 +37,23 @@ class GuardSettings(BaseSettings):
     """`none` lets anybody in."""
     keys_file: Path | None = None
     """JSON with the names and hashes of keys; read again when it changes."""
+    policy_file: Path | None = None
+    """JSON with the endpoint file's `guard`, read once at the start; without it nothing is checked, filtered or limited."""
     timeout_s: Annotated[float, Field(gt=0)] = 65
     """For a whole answer. Longer than the split's own, whose 504 names the version that was too slow."""
     drain_s: Annotated[int, Field(ge=0)] = 30
     """How long requests in flight may take to finish when the guard is told to stop."""
+
+    def policy(self) -> GuardPolicy:
+        """What the policy file says.
+
+        Raises:
+            OSError: it cannot be read.
+            ValidationError: it is of another form.
+        """
+        if self.policy_file is None:
+            return GuardPolicy()
+        return GuardPolicy.model_validate_json(self.policy_file.read_bytes())
 
     @model_validator(mode="after")
     def _keys_go_with_auth(self) -> Self:

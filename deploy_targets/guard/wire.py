@@ -1,17 +1,22 @@
-"""OpenAI's chat request as far as the guard looks into it. Pure.
+"""OpenAI's requests as far as the guard looks into them. Pure.
 
-Checked is what gives a clear 400 here and a vague one, or none, further on. Nothing is rewritten: the client's own
-bytes are passed on, fields that are unknown here included. Limits that an operator sets are not here.
+Checked is what gives a clear 400 here and a vague one, or none, further on. Of a chat nothing is rewritten: the client's
+own bytes are passed on, fields that are unknown here included. Limits that an operator sets are not here.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+import json
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic_core import from_json
 
 from deploy_targets.guard.errors import RequestInvalid
 
 _CONTENT_RULE = 'must be a string, or a list of parts {"type": "text", "text": "..."}'
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class _Lenient(BaseModel):
@@ -28,6 +33,12 @@ class _TextPart(_Lenient):
 class _Message(_Lenient):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[_TextPart], Field(min_length=1)]
+
+    @property
+    def chars(self) -> int:
+        if isinstance(self.content, str):
+            return len(self.content)
+        return sum(len(part.text) for part in self.content)
 
 
 class _StreamOptions(_Lenient):
@@ -50,22 +61,69 @@ class _Body(_Lenient):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """What the guard needs to know of a request that it passes on."""
+class Asked:
+    """One request for tokens, in the words of a chat whichever path it came by."""
 
+    body: bytes
+    """Of POST /v1/chat/completions."""
     model: str
     is_streamed: bool
+    wants_usage: bool
+    """A stream is to end with the counts of its tokens."""
+    max_tokens: int | None
+    """The client's own bound of the answer."""
+    prompt_chars: int
+    """Of all messages together."""
+    messages: int
+    is_completion: bool = False
+    """It was asked at /v1/completions, and is answered in the words of that path."""
+
+    def document(self) -> dict[str, Any]:
+        """The body, parsed: a JSON object with `messages`."""
+        return from_json(self.body)
+
+    def changed(self, document: dict[str, Any]) -> "Asked":
+        """The same request with another body."""
+        return replace(self, body=json.dumps(document, ensure_ascii=False).encode())
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+def parse_chat(body: bytes, *, is_completion: bool = False) -> Asked:
     """What the body of POST /v1/chat/completions asks for.
 
     Raises:
         RequestInvalid: not a JSON object, or a field that is missing, of the wrong type or out of its range. Its
             message never repeats what the client sent.
     """
+    parsed = _parsed(_Body, body)
+    options = parsed.stream_options
+    return Asked(
+        body=body,
+        model=parsed.model,
+        is_streamed=bool(parsed.stream),
+        wants_usage=options is not None and bool(options.include_usage),
+        max_tokens=parsed.max_completion_tokens or parsed.max_tokens,
+        prompt_chars=sum(message.chars for message in parsed.messages),
+        messages=len(parsed.messages),
+        is_completion=is_completion,
+    )
+
+
+class _Fields(RootModel[dict[str, Any]]):
+    pass
+
+
+def parse_fields(body: bytes) -> dict[str, Any]:
+    """The fields of any JSON object.
+
+    Raises:
+        RequestInvalid: it is none.
+    """
+    return _parsed(_Fields, body).root
+
+
+def _parsed(model: type[M], body: bytes) -> M:
     try:
-        parsed = _Body.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = [str(part) for part in fault["loc"]]
@@ -76,4 +134,3 @@ def parse_chat(body: bytes) -> ChatRequest:
         name = ".".join(place)
         message = f"{name or 'The body'}: {rule}."
         raise RequestInvalid(message, param=name or None) from error
-    return ChatRequest(model=parsed.model, is_streamed=bool(parsed.stream))

@@ -1,4 +1,4 @@
-"""The guard of one endpoint in a cluster: Deployment, Services, PodDisruptionBudget, NetworkPolicy. Pure.
+"""The guard of one endpoint in a cluster: Deployment, ConfigMap, Services, PodDisruptionBudget, NetworkPolicy. Pure.
 
 Everything it is told is in the endpoint file already, but the Gateway's address, which all guards and the controller take
 from one ConfigMap, and the image, whose place and tag the overlay names. All guards live in the controller's namespace:
@@ -7,6 +7,7 @@ it counts their requests there. What the guard does with its environment is in `
 
 import math
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from deploy_targets.endpoint import Endpoint
@@ -36,6 +37,9 @@ SETTINGS, GATEWAY_URL = "shipway-settings", "SHIPWAY_GATEWAY_URL"
 CONTROLLER_POD_LABELS = {**PART_OF, "app.kubernetes.io/component": "controller"}
 
 _KEYS_FOLDER, _KEYS_FILE = "/etc/shipway/keys", "keys.json"
+_POLICY_FOLDER, _POLICY_FILE = "/etc/shipway/policy", "policy.json"
+_POLICY_DIGEST = "shipway/policy-digest"
+"""Of the pods: another policy makes other pods, which is what brings it into force."""
 _REPLICAS = 2
 _UNPRIVILEGED = 10001
 """The USER of the image."""
@@ -83,6 +87,7 @@ def render_guard(endpoint: Endpoint) -> tuple[Manifest, ...]:
         _deployment(endpoint, gateway),
         _front(endpoint),
         _counts(endpoint),
+        _policy(endpoint),
         _budget(endpoint),
         _network_policy(endpoint, gateway),
     )
@@ -115,13 +120,32 @@ def _name(endpoint: Endpoint) -> str:
 
 def _deployment(endpoint: Endpoint, gateway: Gateway) -> Manifest:
     labels = _labels(endpoint)
+    digest = sha256(endpoint.guard.document().encode()).hexdigest()
     spec = {
         "replicas": _REPLICAS,
         "selector": {"matchLabels": labels},
         "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-        "template": {"metadata": {"labels": labels}, "spec": _pod(endpoint, gateway)},
+        "template": {
+            "metadata": {"labels": labels, "annotations": {_POLICY_DIGEST: digest}},
+            "spec": _pod(endpoint, gateway),
+        },
     }
     return _object(endpoint, "apps/v1", "Deployment", _name(endpoint), spec)
+
+
+def _policy(endpoint: Endpoint) -> Manifest:
+    name = _policy_name(endpoint)
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": _labels(endpoint)},
+        "data": {_POLICY_FILE: endpoint.guard.document()},
+    }
+    return Manifest(name=f"{name}.configmap", body=body)
+
+
+def _policy_name(endpoint: Endpoint) -> str:
+    return f"{endpoint.name}-policy"
 
 
 def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
@@ -139,9 +163,16 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         "SHIPWAY_GUARD_AUTH": endpoint.serving.auth,
         "SHIPWAY_GUARD_TIMEOUT_S": f"{guard_timeout_s:g}",
         "SHIPWAY_GUARD_DRAIN_S": str(drain_s),
+        "SHIPWAY_GUARD_POLICY_FILE": f"{_POLICY_FOLDER}/{_POLICY_FILE}",
     }
-    mounts = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - a volume of its own
-    volumes: list[dict[str, Any]] = [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
+    mounts = [
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of its own
+        {"name": "policy", "mountPath": _POLICY_FOLDER},
+    ]
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": "policy", "configMap": {"name": _policy_name(endpoint)}},
+    ]
     if endpoint.serving.auth == "api-key":
         variables["SHIPWAY_GUARD_KEYS_FILE"] = f"{_KEYS_FOLDER}/{_KEYS_FILE}"
         mounts.append({"name": "keys", "mountPath": _KEYS_FOLDER})

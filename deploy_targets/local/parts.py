@@ -17,6 +17,8 @@ BIN = Path(sys.executable).parent
 REGION = "us-east-1"
 BUCKET = "shipway"
 MLFLOW_BUCKET = "mlflow"
+KEYS_FILE, POLICY_FILE = "keys.json", "guard-policy.json"
+"""Of a guard, in its endpoint's folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +190,11 @@ def guard(
     endpoint: Endpoint,
     *,
     folder: Path,
-    keys_file: Path,
     port: int,
     admin_port: int,
     envoy_port: int,
 ) -> Part:
-    """One endpoint's guard."""
+    """One endpoint's guard; its keys and its policy lie in `folder`."""
     return Part(
         command=(sys.executable, "-m", "deploy_targets.guard"),
         folder=folder,
@@ -204,7 +205,8 @@ def guard(
             "SHIPWAY_GUARD_PORT": str(port),
             "SHIPWAY_GUARD_ADMIN_PORT": str(admin_port),
             "SHIPWAY_GUARD_AUTH": endpoint.serving.auth,
-            "SHIPWAY_GUARD_KEYS_FILE": str(keys_file.resolve()),
+            "SHIPWAY_GUARD_KEYS_FILE": str((folder / KEYS_FILE).resolve()),
+            "SHIPWAY_GUARD_POLICY_FILE": str((folder / POLICY_FILE).resolve()),
             # Envoy's own 504 names the version that did not answer, so Envoy must be the first to give up.
             "SHIPWAY_GUARD_TIMEOUT_S": str(endpoint.serving.timeout_s + 5),
         },

@@ -173,7 +173,7 @@ def environment(home: Home, info: StackInfo) -> dict[str, str]:
 def keys_document(secrets: Secrets) -> str:
     """The guard's keys file: names and hashes, never keys."""
     digest = hashlib.sha256(secrets.api_key.encode()).hexdigest()
-    return json.dumps({"keys": [{"name": "owner", "sha256": digest}]}, indent=1)
+    return json.dumps({"keys": [{"name": "owner", "sha256": digest, "role": "operator"}]}, indent=1)
 
 
 class _Starter:
@@ -221,9 +221,11 @@ class _Starter:
             home.make_ray_temp()
         for endpoint in self._endpoints:
             name, folder = endpoint.name, home.endpoint(endpoint.name)
-            keys_file = folder / "keys.json"
+            keys_file = folder / parts.KEYS_FILE
             if not keys_file.exists():
                 write_private(keys_file, keys_document(secrets))
+            # The guard reads it when it starts, and is started anew when the endpoint file has changed.
+            write_private(folder / parts.POLICY_FILE, endpoint.guard.document())
             bootstrap = write_first_configuration(
                 home.folder(f"endpoints/{name}/envoy"),
                 port=ports[f"{name}.envoy"],
@@ -233,7 +235,6 @@ class _Starter:
             chosen[f"{name}.guard"] = parts.guard(
                 endpoint,
                 folder=folder,
-                keys_file=keys_file,
                 port=ports[f"{name}.guard"],
                 admin_port=ports[f"{name}.guard_admin"],
                 envoy_port=ports[f"{name}.envoy"],

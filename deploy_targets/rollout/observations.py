@@ -15,7 +15,8 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from deploy_targets.judge_policy import NOT_YAML, Declared, JudgePolicy, faults_of
+from deploy_targets.declared import Declared, faults_of
+from deploy_targets.judge_policy import NOT_YAML, JudgePolicy
 from deploy_targets.rollout.sequential import Array
 from registry.errors import BadInput
 

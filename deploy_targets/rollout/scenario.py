@@ -9,7 +9,8 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from deploy_targets.judge_policy import Declared, Share
+from deploy_targets.declared import Declared
+from deploy_targets.judge_policy import Share
 from deploy_targets.rollout.observations import PolicyFile, parse_declared
 
 _MOST_REQUESTS = 100_000

@@ -9,8 +9,9 @@ import pytest
 import structlog
 
 from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard.steps import Steps
 from tests.guard.stub import KEY, keys_json
-from tests.guard.world import World
+from tests.guard.world import NO_STEPS, World
 
 
 @pytest.fixture
@@ -46,8 +47,9 @@ def start_world(
         timeout_s: float = 10,
         auth: bool = True,
         protocol: ProtocolName = "openai",
+        steps: Steps = NO_STEPS,
     ) -> World:
-        world = World(lines, protocol)
+        world = World(lines, protocol, steps)
         world.start(
             keys_file=keys_file if auth else None, upstream_url=upstream_url, timeout_s=timeout_s
         )

@@ -14,20 +14,23 @@ RING = parse_keys(keys_json(anna="sk-a", ben="sk-b"))
 
 
 def test_each_key_names_its_caller() -> None:
-    assert [RING.admit(f"Bearer {key}").name for key in ("sk-a", "sk-b")] == ["anna", "ben"]
-    assert RING.admit("bearer  sk-b ").name == "ben"
+    assert [RING.admit(f"Bearer {key}", endpoint="chat").name for key in ("sk-a", "sk-b")] == [
+        "anna",
+        "ben",
+    ]
+    assert RING.admit("bearer  sk-b ", endpoint="chat").name == "ben"
 
 
 @given(st.none() | st.text().map("Bearer {}".format) | st.text())
 def test_nothing_else_is_let_in(authorization: str | None) -> None:
     """Any text at all gets a refusal and no other exception, and the refusal does not repeat it."""
     with pytest.raises(KeyRefused):
-        RING.admit(authorization)
+        RING.admit(authorization, endpoint="chat")
 
 
 def test_an_empty_ring_lets_nobody_in() -> None:
     with pytest.raises(KeyRefused):
-        parse_keys('{"keys": []}').admit("Bearer ")
+        parse_keys('{"keys": []}').admit("Bearer ", endpoint="chat")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from deploy_targets.guard import app
+from deploy_targets.guard import relay
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.rollout.observe import parse_scrape
 from tests.builders import NOON
@@ -379,7 +379,7 @@ def test_a_bug_of_ours_is_a_500_in_the_envelope_and_no_versions_fault(
     def broken(*_: object, **__: object) -> Outcome:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app, "whole_outcome", broken)
+    monkeypatch.setattr(relay, "whole_outcome", broken)
     response = world.post()
     assert (response.status_code, error_of(response)["code"]) == (500, "internal_error")
     assert world.line()["outcome"] == "failed"

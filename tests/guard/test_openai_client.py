@@ -33,7 +33,10 @@ def stream(client: openai.OpenAI, behaviour: str) -> Iterator[str]:
     )
     with chunks:
         for chunk in chunks:
-            yield chunk.choices[0].delta.content or ""
+            if chunk.usage is not None:
+                assert (chunk.usage.prompt_tokens, chunk.usage.completion_tokens) == (3, 2)
+            for choice in chunk.choices:
+                yield choice.delta.content or ""
 
 
 def test_it_gets_an_answer(client: openai.OpenAI) -> None:

@@ -12,23 +12,31 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy_targets.guard.app import admin_app, guard_app
+from deploy_targets.guard.app import admin_app, admission, guard_app
+from deploy_targets.guard.chat import Chat, NoLimits
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard.steps import Steps
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from tests.guard.stub import ENDPOINT, KEY, StubEngine, a_chat, a_server
 from tests.guard.stub_triton import StubTriton
+
+NO_STEPS = Steps()
 
 
 class World:
     """The stub, the guard and its admin side, running."""
 
     def __init__(
-        self, lines: "queue.Queue[dict[str, Any]]", protocol: ProtocolName = "openai"
+        self,
+        lines: "queue.Queue[dict[str, Any]]",
+        protocol: ProtocolName = "openai",
+        steps: Steps = NO_STEPS,
     ) -> None:
         self.stub = StubTriton() if protocol == "triton" else StubEngine()
         self._protocol: ProtocolName = protocol
+        self._steps = steps
         self._lines = lines
         self._unread = 0
         self._servers: list[uvicorn.Server] = []
@@ -60,14 +68,16 @@ class World:
         counters = Counters(registry, endpoint=ENDPOINT)
         keys = None if keys_file is None else KeyFile(keys_file)
         async with upstream_session() as session:
-            guard = guard_app(
+            chat = Chat(
                 endpoint=ENDPOINT,
-                model="smollm2",
-                keys=keys,
+                admit=admission(keys, endpoint=ENDPOINT),
+                steps=self._steps,
+                limiter=NoLimits(),
                 upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
                 protocol=self._protocol,
                 counters=counters,
             )
+            guard = guard_app(chat, model="smollm2")
             apps = (self.stub.app, guard, admin_app(registry, keys=keys))
             self._servers = [a_server(app) for app in apps]
             await asyncio.gather(

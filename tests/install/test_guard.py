@@ -75,7 +75,7 @@ def test_without_keys_there_is_no_secret(settings) -> None:
     endpoint = a_ray_endpoint(serving={"auth": "none"})
 
     assert settings(endpoint).keys_file is None
-    assert [one["name"] for one in pod(endpoint)["volumes"]] == ["tmp"]
+    assert [one["name"] for one in pod(endpoint)["volumes"]] == ["tmp", "policy"]
 
 
 def test_a_triton_behind_it_is_spoken_to_as_one(settings) -> None:

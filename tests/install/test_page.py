@@ -28,7 +28,7 @@ def test_its_commands_make_a_key_that_the_guard_lets_in(tmp_path) -> None:
     ring = parse_keys((tmp_path / "keys.json").read_text())
     key = done.stdout.strip()
     assert len(key) > 40
-    assert ring.admit(f"Bearer {key}").name == "team-a"
+    assert ring.admit(f"Bearer {key}", endpoint="chat").name == "team-a"
 
 
 def test_it_explains_texts() -> None:

@@ -69,12 +69,11 @@ class Platform:
     def start_guard(self, endpoint: Endpoint) -> None:
         name = endpoint.name
         self._choose(f"{name}.guard", f"{name}.guard_admin")
-        keys_file = self.home.endpoint(name) / "keys.json"
-        write_private(keys_file, keys_document(self.secrets))
+        write_private(self.home.endpoint(name) / parts.KEYS_FILE, keys_document(self.secrets))
+        write_private(self.home.endpoint(name) / parts.POLICY_FILE, endpoint.guard.document())
         part = parts.guard(
             endpoint,
             folder=self.home.endpoint(name),
-            keys_file=keys_file,
             port=self.ports[f"{name}.guard"],
             admin_port=self.ports[f"{name}.guard_admin"],
             envoy_port=self.ports[f"{name}.envoy"],

@@ -45,7 +45,6 @@ def started(home: Home) -> dict[str, parts.Part]:
         "guard": parts.guard(
             an_endpoint(),
             folder=folder,
-            keys_file=folder / "keys.json",
             port=PORTS["guard"],
             admin_port=PORTS["guard_admin"],
             envoy_port=PORTS["envoy"],
@@ -127,7 +126,6 @@ def test_the_guard_speaks_what_its_revisions_speak(home: Home, target: str) -> N
     part = parts.guard(
         endpoint,
         folder=home.path,
-        keys_file=home.path / "keys.json",
         port=1,
         admin_port=2,
         envoy_port=3,
