@@ -15,11 +15,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from deploy_targets.guard.errors import PolicyUnusable
 from deploy_targets.guard.steps import steps_of
 from deploy_targets.guard_policy import GuardPolicy
+from tests.guard.filter_rules import AWS_KEY as AWS
 from tests.guard.stub import DONE, KEY, a_chat
 from tests.guard.world import World
 
 CARD = "4111 1111 1111 1111"
-AWS = "AKIAIOSFODNN7EXAMPLE"
 PII = {"name": "pii", "kind": "personal_data", "action": "redact"}
 NO_KEYS = {"name": "no-keys", "kind": "secrets", "action": "refuse"}
 

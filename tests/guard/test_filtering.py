@@ -20,7 +20,7 @@ from deploy_targets.guard.filtering import (
 from deploy_targets.guard.patterns import compile_bounded
 from deploy_targets.guard.text_views import View
 from deploy_targets.pattern_reach import PatternInvalid
-from tests.guard.filter_rules import rules, streamed
+from tests.guard.filter_rules import AWS_KEY, BEGIN, END, rules, streamed
 
 SOME = rules(
     {"kind": "secrets", "types": ["aws_key", "private_key", "github_token", "high_entropy"]},
@@ -30,7 +30,7 @@ SOME = rules(
     {"kind": "hidden_text"},
 )
 PIECES = (
-    "AKIAIOSFODNN7EXAMPLE", "AKIA", "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----", "MIIEvQ+/=",
+    AWS_KEY, "AKIA", BEGIN.format(""), END.format(""), "MIIEvQ+/=",
     "ghp_" + "aZ9" * 12, "bob@example.com", "@", ".com", "4111 1111 1111 1111", "4111", " ", "\n", "\u200b", "\u0301",
     "DE89 3704 0044 0532 0130 00", "DE89", "123-45-6789", "+49 30 123456", "10.0.0.1", "::1", "project", "x", "Caf\u00e9",
     "\uff30roject", "STRASSE", "ticket-", "12", "ticket-12345", ".", "\u202e", "\U000e0041", "\U0001f3f4", "a", "-", "k",

@@ -4,18 +4,18 @@ import pytest
 
 from deploy_targets.filter_policy import PersonalData, Secret
 from deploy_targets.guard.filtering import filter_text
-from tests.guard.filter_rules import rules, streamed
+from tests.guard.filter_rules import AWS_KEY, BEGIN, END, rules, streamed
 
-KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\n-----END RSA PRIVATE KEY-----"
+KEY = BEGIN.format("RSA ") + "\nMIIEpAIBAAKCAQEA7\n" + END.format("RSA ")
 JWT = (
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0."
     "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 )
 FOUND = [
     ("private_key", f"a {KEY} b", "a [private_key] b"),
-    ("private_key", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbn", "[private_key]"),
-    ("private_key", "-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: 1\n-----END PGP PRIVATE KEY BLOCK-----!", "[private_key]!"),
-    ("aws_key", "id=AKIAIOSFODNN7EXAMPLE;", "id=[aws_key];"),
+    ("private_key", BEGIN.format("OPENSSH ") + "\nb3Blbn", "[private_key]"),
+    ("private_key", (BEGIN + "\nVersion: 1\n" + END).format("PGP ", "PGP ").replace("KEY-", "KEY BLOCK-") + "!", "[private_key]!"),
+    ("aws_key", f"id={AWS_KEY};", "id=[aws_key];"),
     ("github_token", "ghp_" + "a1B2c3" * 6, "[github_token]"),
     ("github_token", "github_pat_" + "a" * 22 + "_" + "b" * 59, "[github_token]"),
     ("openai_key", "sk-proj-" + "aB3_-" * 8, "[openai_key]"),
@@ -39,7 +39,7 @@ FOUND = [
 ]  # fmt: skip
 NOT_FOUND = [
     ("private_key", "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----"),
-    ("aws_key", "AKIAIOSFODNN7EXAMPLEX and AKIAIOSFODNN7EXAMPL1"),
+    ("aws_key", f"{AWS_KEY}X and {AWS_KEY[:-1]}1"),
     ("github_token", "ghp_short and xghp_" + "a" * 36),
     ("openai_key", "task-force-of-the-long-named-kind and sk-learn"),
     ("slack_token", "xoxo-hugs-and-kisses"),
