@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy_targets.compose import compose
+from deploy_targets.cost_commands import cost_app
 from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
+from deploy_targets.local.key_commands import keys_app
 from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
 from deploy_targets.rollout.webhook_commands import webhook_app
@@ -38,11 +40,13 @@ app = typer.Typer(
 endpoints_app = typer.Typer(help="The endpoint file.", no_args_is_help=True)
 app.add_typer(endpoints_app, name="endpoints")
 app.add_typer(stack_app)
+app.add_typer(keys_app, name="keys")
 app.add_typer(judging_app)
 
 
 app.add_typer(webhook_app(compose), name="webhook")
 app.add_typer(audit_app(compose))
+app.add_typer(cost_app(compose))
 
 
 @app.command(epilog="Example: shipway status --json")

@@ -18,6 +18,7 @@ from registry.errors import EndpointFileInvalid
 if TYPE_CHECKING:
     from deploy_targets.rollout.controller import Unit
     from deploy_targets.rollout.leadership import Leadership
+    from deploy_targets.rollout.observe import GuardMetrics
     from deploy_targets.rollout.settings import ControllerSettings
     from deploy_targets.rollout.status import Status
     from deploy_targets.rollout.store import StateStore
@@ -79,6 +80,10 @@ class ControlPlane(Protocol):
 
     def unit(self, endpoint: Endpoint) -> "Unit":
         """Everything that the controller needs for one endpoint."""
+        ...
+
+    def guard_counts(self, endpoint: Endpoint) -> "GuardMetrics":
+        """What the guards in front of the endpoint count."""
         ...
 
     def leadership(self, settings: "ControllerSettings") -> "Leadership":

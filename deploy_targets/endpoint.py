@@ -164,6 +164,8 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
         if getattr(endpoint, part) is not None and target not in owners:
             named = " or ".join(owners)
             yield f"{part} is for target {named}, not {target}; leave it out or change the target"
+    if endpoint.rollout.metrics.cost is not None and not endpoint.guard.prices.are_set:
+        yield "rollout.metrics.cost judges by what requests cost, and nothing has a price; give guard.prices, or leave it out"
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
     if target in tritons:

@@ -1,6 +1,7 @@
 """Every Prometheus series, declared once: guard and controller emit them, rules, dashboards and the rollout read them.
 
-Durations are in seconds. Labels are bounded: an endpoint, a version that this endpoint really serves, a route.
+Durations are in seconds, money in micros. Labels are bounded: an endpoint, a version that this endpoint really serves, a
+route, a rule or a key that its operator has named. A guard is one process and one scrape target; several are added up.
 A request that no version can be named for is counted under `UNATTRIBUTED`, never guessed.
 """
 
@@ -10,6 +11,11 @@ UNATTRIBUTED = "unattributed"
 
 ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
 SENDER, RESULT, PHASE = "sender", "result", "phase"
+RULE, ACTION, KEY, WHAT = "rule", "action", "key", "what"
+
+REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
+LOST = ("rates", "budgets", "settlements")
+"""What Redis was needed for when it did not answer."""
 
 CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
 """Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
@@ -38,6 +44,64 @@ DURATION = Series(
     help="From the request's arrival at the guard to the answer's last byte.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 60.0, 120.0),
 )
+FIRST_TOKEN = Series(
+    name="llm_inference_first_token_seconds",
+    help="From the request's arrival at the guard to the first text of its answer. Streams alone.",
+    buckets=(0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 30.0, 60.0),
+)
+PER_TOKEN = Series(
+    name="llm_inference_per_token_seconds",
+    help="Mean time between the tokens of an answer, after the first. Streams of at least two tokens alone.",
+    buckets=(0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0),
+)
+PROMPT_TOKENS = Series(
+    name="llm_inference_prompt_tokens_total",
+    help="Tokens of the prompts of finished requests, as the version counts them.",
+)
+COMPLETION_TOKENS = Series(
+    name="llm_inference_completion_tokens_total",
+    help="Tokens of the answers to finished requests, as the version counts them.",
+)
+COST = Series(
+    name="llm_inference_cost_micros_total",
+    help="What finished requests cost by the endpoint's prices, in millionths of its currency.",
+)
+IN_FLIGHT = Series(
+    name="llm_inference_in_flight",
+    help="Requests that were let in and are not over.",
+    labels=(ENDPOINT,),
+)
+RULES = Series(
+    name="llm_guard_rules_total",
+    help="What was refused or redacted, by the rule that did it.",
+    labels=(ENDPOINT, RULE, ACTION),
+)
+LIMITS_LOST = Series(
+    name="llm_guard_limits_lost_total",
+    help="Times that Redis was needed for limits and did not answer. Rates are then each process's own, budgets refuse.",
+    labels=(ENDPOINT, WHAT),
+)
+KEY_REQUESTS = Series(
+    name="llm_guard_key_requests_total",
+    help="Requests that were sent on for each key, those that their client cancelled included.",
+    labels=(ENDPOINT, VERSION, KEY),
+)
+KEY_TOKENS = Series(
+    name="llm_guard_key_tokens_total",
+    help="Tokens of prompts and answers that each key was charged for.",
+    labels=(ENDPOINT, VERSION, KEY),
+)
+KEY_COST = Series(
+    name="llm_guard_key_cost_micros_total",
+    help="What each key was charged, in millionths of the endpoint's currency.",
+    labels=(ENDPOINT, VERSION, KEY),
+)
+BOUNDS = {
+    "latency": DURATION.buckets,
+    "first_token": FIRST_TOKEN.buckets,
+    "per_token": PER_TOKEN.buckets,
+}
+"""The bucket bounds of what a rollout is judged by, by the judge's name for it."""
 HINTS = Series(
     name="shipway_hints_total",
     help="Hints of MLflow and of its Shipway app that came to the controller: accepted, or why refused.",

@@ -147,7 +147,7 @@ class RolloutPolicy(JudgePolicy):
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:
-        unmeasured = self.metrics.given().keys() & {"first_token", "per_token", "quality", "cost"}
+        unmeasured = self.metrics.given().keys() & {"quality"}
         if unmeasured:
             message = (
                 f"metrics.{min(unmeasured)}: the guard does not measure it yet, so a rollout could not be judged by it; "
@@ -158,13 +158,14 @@ class RolloutPolicy(JudgePolicy):
         if self.first_release_requests and not any(limits):
             message = "first_release_requests needs a metric to judge by; give one a limit"
             raise ValueError(message)
-        latency, bounds = self.metrics.latency, metrics.DURATION.buckets
-        if latency is not None and latency.slo_s not in bounds:
-            message = (
-                f"metrics.latency.slo_s is {latency.slo_s:g}, but the guard counts requests up to "
-                f"{', '.join(f'{bound:g}' for bound in bounds)} s; choose one of these"
-            )
-            raise ValueError(message)
+        for name, metric in self.metrics.timed().items():
+            bounds = metrics.BOUNDS[name]
+            if metric.slo_s not in bounds:
+                message = (
+                    f"metrics.{name}.slo_s is {metric.slo_s:g}, but the guard counts requests up to "
+                    f"{', '.join(f'{bound:g}' for bound in bounds)} s; choose one of these"
+                )
+                raise ValueError(message)
         return self
 
     def is_frozen(self, now: datetime) -> bool:

@@ -79,7 +79,19 @@ def test_an_unknown_key_is_refused_with_its_place(changes: dict[str, Any], place
         ({"rollout": {"metrics": {"errors": {"tolerance": 0}}}}, "or promote: {by: exposure"),
         ({"rollout": {"metrics": {"errors": None}}}, "no metric is left"),
         ({"rollout": {"metrics": {"quality": {}}}}, "the guard does not measure it yet"),
-        ({"rollout": {"metrics": {"cost": {"max_per_request_micros": 1}}}}, "shipway judge"),
+        (
+            {"rollout": {"metrics": {"cost": {"max_per_request_micros": 9}}}},
+            "nothing has a price; give guard.prices",
+        ),
+        (
+            {"rollout": {"metrics": {"first_token": {"slo_s": 0.21}}}},
+            "metrics.first_token.slo_s is 0.21, but the guard counts",
+        ),
+        (
+            {"guard": {"limits": {"key": {"micros_per_day": 5}}}},
+            "nothing has a price",
+        ),
+        ({"rollout": {"metrics": {"quality": {}}}}, "shipway judge"),
         ({"rollout": {"metrics": {"latency": {"slo_s": 1.5}}}}, "1, 2, .* choose one of these"),
         (
             {

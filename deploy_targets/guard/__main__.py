@@ -20,15 +20,17 @@ from starlette.types import ASGIApp
 
 from deploy_targets.declared import faults_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
-from deploy_targets.guard.chat import Chat, NoLimits
+from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import KeyFileInvalid, PolicyUnusable
+from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
 from deploy_targets.guard.http_heads import BoundedHeads
 from deploy_targets.guard.key_file import KeyFile
+from deploy_targets.guard.limit_store import LimitStore
+from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.steps import Steps, steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
-from deploy_targets.guard_policy import GuardPolicy
+from deploy_targets.guard_policy import GuardPolicy, Limits
 
 _KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections (httpx 5 s, aiohttp 15 s): they close first, and no request is lost."""
@@ -61,6 +63,7 @@ def _server(app: ASGIApp, *, drain_s: int) -> _Server:
 
 async def _serve(
     settings: GuardSettings,
+    policy: GuardPolicy,
     steps: Steps,
     keys: KeyFile | None,
     *,
@@ -68,13 +71,27 @@ async def _serve(
     admin: socket.socket,
 ) -> None:
     registry = CollectorRegistry()
-    counters = Counters(registry, endpoint=settings.endpoint)
-    async with upstream_session(settings.upstream_host) as session:
+    rules = (*REFUSALS, *Limits.model_fields, *steps.rules)
+    counters = Counters(registry, endpoint=settings.endpoint, rules=rules)
+    redis_url = settings.redis_url
+    store = LimitStore(
+        None if redis_url is None else redis_url.get_secret_value(), lost=counters.lost
+    )
+    limiter = RateLimiter(
+        policy,
+        store,
+        endpoint=settings.endpoint,
+        longest_s=settings.timeout_s + settings.drain_s,
+    )
+    async with (
+        contextlib.aclosing(store),
+        upstream_session(settings.upstream_host) as session,
+    ):
         chat = Chat(
             endpoint=settings.endpoint,
             admit=admission(keys, endpoint=settings.endpoint),
             steps=steps,
-            limiter=NoLimits(),
+            limiter=limiter,
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
@@ -142,7 +159,8 @@ def main() -> int:
         )
         if keys is not None:
             keys.ring()
-        steps = steps_of(_policy(settings))
+        policy = _policy(settings)
+        steps = steps_of(policy)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
@@ -165,7 +183,7 @@ def main() -> int:
             )
             return 1
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, steps, keys, public=public, admin=admin))
+            runner.run(_serve(settings, policy, steps, keys, public=public, admin=admin))
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deploy_targets.guard.errors import KeyFileInvalid, KeyRefused, NotPermitted
+from deploy_targets.guard_policy import NO_LIMITS, Limits
 
 _SCHEME = "bearer"
 
@@ -29,11 +30,15 @@ class Key(BaseModel):
     """The hash of the key in hex."""
     endpoints: tuple[str, ...] | None = None
     """Those that it opens; all without."""
+    limits: Limits = NO_LIMITS
+    """Its own; those that it does not name are the endpoint's for each key."""
     role: Role = "user"
     """An operator may also choose the version that answers."""
 
 
-class _KeyFile(BaseModel):
+class KeyList(BaseModel):
+    """The file of all keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     keys: tuple[Key, ...]
@@ -46,6 +51,36 @@ class _KeyFile(BaseModel):
             raise ValueError(message)
         return self
 
+    def with_key(self, key: Key) -> "KeyList":
+        """One more.
+
+        Raises:
+            KeyFileInvalid: there is one of that name.
+        """
+        if any(one.name == key.name for one in self.keys):
+            message = (
+                f"there is a key named {key.name!r} already; revoke it, or choose another name"
+            )
+            raise KeyFileInvalid(message)
+        return KeyList(keys=(*self.keys, key))
+
+    def without(self, name: str) -> "KeyList":
+        """One less.
+
+        Raises:
+            KeyFileInvalid: there is none of that name.
+        """
+        kept = tuple(one for one in self.keys if one.name != name)
+        if len(kept) == len(self.keys):
+            known = ", ".join(one.name for one in self.keys) or "none"
+            message = f"there is no key named {name!r} (there: {known})"
+            raise KeyFileInvalid(message)
+        return KeyList(keys=kept)
+
+    def document(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=1, exclude_defaults=True) + "\n"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
@@ -54,6 +89,7 @@ class Caller:
     name: str
     endpoints: tuple[str, ...] | None = None
     """None: all of them."""
+    limits: Limits = NO_LIMITS
     may_pin: bool = False
     """May choose the version that answers."""
 
@@ -81,7 +117,7 @@ class KeyRing:
         if scheme.lower() != _SCHEME or not key.strip():
             message = "No API key was given. Send the header 'Authorization: Bearer <key>'."
             raise KeyRefused(message)
-        digest = sha256(key.strip().encode()).hexdigest()
+        digest = hash_of(key.strip())
         found: Caller | None = None
         for known, caller in self.entries:
             if hmac.compare_digest(known, digest):
@@ -95,21 +131,35 @@ class KeyRing:
         return found
 
 
+def hash_of(key: str) -> str:
+    """What is kept of a key."""
+    return sha256(key.encode()).hexdigest()
+
+
 def parse_keys(text: str) -> KeyRing:
-    """The keys of a file `{"keys": [{"name": "...", "sha256": "<hex>"}]}`. An empty list lets nobody in.
+    """The ring that `parse_key_list` describes. An empty list lets nobody in."""
+    return KeyRing(entries=tuple((key.sha256, _caller(key)) for key in parse_key_list(text).keys))
+
+
+def parse_key_list(text: str) -> KeyList:
+    """The keys of a file `{"keys": [{"name": "...", "sha256": "<hex>"}]}`.
 
     Raises:
         KeyFileInvalid: another form, an unknown field, or a hash that is none.
     """
     try:
-        parsed = _KeyFile.model_validate_json(text)
+        return KeyList.model_validate_json(text)
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, fault["loc"])) or "file"
         message = f"{place}: {fault['msg']}"
         raise KeyFileInvalid(message) from error
-    return KeyRing(entries=tuple((key.sha256, _caller(key)) for key in parsed.keys))
 
 
 def _caller(key: Key) -> Caller:
-    return Caller(name=key.name, endpoints=key.endpoints, may_pin=key.role == "operator")
+    return Caller(
+        name=key.name,
+        endpoints=key.endpoints,
+        limits=key.limits,
+        may_pin=key.role == "operator",
+    )

@@ -4,6 +4,7 @@ Here are the routes, who is let in, and what an error becomes; `chat` takes one 
 """
 
 from http import HTTPStatus
+from math import ceil
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -107,6 +108,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
     response = error_response(error)
     if isinstance(error, errors.KeyRefused):
         response.headers["www-authenticate"] = "Bearer"
+    if isinstance(error, errors.RateLimited | errors.BudgetSpent):
+        response.headers["retry-after"] = str(max(ceil(error.retry_after_s), 1))
     return response
 
 

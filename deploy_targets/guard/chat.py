@@ -6,8 +6,8 @@ gives a clear error, even in the middle of a stream.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,15 +43,6 @@ class Limiter(Protocol):
         ...
 
 
-class NoLimits:
-    """Nothing is reserved."""
-
-    @asynccontextmanager
-    async def reserved(self, asked: Asked, exchange: Exchange) -> AsyncGenerator[None]:  # noqa: ARG002
-        """As `Limiter` has it."""
-        yield
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
     """Both ways to ask for tokens."""
@@ -74,6 +65,7 @@ class Chat:
                 f"This API key may not choose a version. Leave the header {VERSION_HEADER} out."
             )
             raise errors.NotPermitted(message)
+        self.counters.let_in()
         try:
             body = await _bounded_body(request)
             asked = self._parse(scope["path"], body)
@@ -88,6 +80,8 @@ class Chat:
                 await _while_client_waits(self._forward(exchange, asked, call, pin, send), receive)
         except ClientDisconnect:
             exchange.decide(Outcome.CANCELLED)
+        finally:
+            self.counters.let_in(is_over=True)
 
     def _parse(self, path: str, body: bytes) -> Asked:
         asked = parse_completion(body) if path == "/v1/completions" else parse_chat(body)

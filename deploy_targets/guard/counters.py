@@ -1,51 +1,137 @@
-"""The guard's side of `deploy_targets.metrics`: counts what each version finished.
+"""The guard's side of `deploy_targets.metrics`: counts what each version finished, each rule did and each key was charged.
 
-A request that its client cancelled counts neither as request nor as error. All series of a version appear together, at
-zero: those of no version when the guard starts, those of a version with its first answer's first byte. Prometheus
-computes a rate from what it saw before, so a series that is born with its first error hides that error.
+A request that its client cancelled counts neither as request nor as error, though its key is charged. All series of a
+version appear together, at zero: those of no version when the guard starts, those of a version with its first answer's
+first byte. Prometheus computes a rate from what it saw before, so a series that is born with its first error hides it.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from deploy_targets import metrics
+from deploy_targets.engine.chat import Usage
+
+NO_TOKENS = Usage(prompt=0, completion=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What is known of a request that a version finished."""
+
+    seconds: float
+    is_error: bool = False
+    usage: Usage = NO_TOKENS
+    cost_micros: int = 0
+    first_token_s: float | None = None
+    per_token_s: float | None = None
 
 
 class Counters:
     """The series of one endpoint, in a registry of their own."""
 
-    def __init__(self, registry: CollectorRegistry, *, endpoint: str) -> None:
-        """Adds the process's own series as well: its start time tells a reader that counters began again."""
+    def __init__(
+        self, registry: CollectorRegistry, *, endpoint: str, rules: Iterable[str] = ()
+    ) -> None:
+        """Adds the process's own series as well: its start time tells a reader that counters began again.
+
+        `rules` are all that may refuse or redact; what another one does is counted under its error's code alone.
+        """
+        self._registry = registry
         self._endpoint = endpoint
         ProcessCollector(registry=registry)
-        requests, errors, duration = metrics.REQUESTS, metrics.ERRORS, metrics.DURATION
-        self._requests = Counter(
-            requests.name, requests.help, labelnames=requests.labels, registry=registry
-        )
-        self._errors = Counter(
-            errors.name, errors.help, labelnames=errors.labels, registry=registry
-        )
-        self._duration = Histogram(
-            duration.name,
-            duration.help,
-            labelnames=duration.labels,
-            buckets=duration.buckets,
-            registry=registry,
-        )
+        self._requests = self._counter(metrics.REQUESTS)
+        self._errors = self._counter(metrics.ERRORS)
+        self._prompts = self._counter(metrics.PROMPT_TOKENS)
+        self._completions = self._counter(metrics.COMPLETION_TOKENS)
+        self._cost = self._counter(metrics.COST)
+        self._duration = self._histogram(metrics.DURATION)
+        self._first_token = self._histogram(metrics.FIRST_TOKEN)
+        self._per_token = self._histogram(metrics.PER_TOKEN)
+        flight = metrics.IN_FLIGHT
+        self._in_flight = Gauge(
+            flight.name, flight.help, labelnames=flight.labels, registry=registry
+        ).labels(endpoint)
+        self._rules = self._counter(metrics.RULES)
+        self._lost = self._counter(metrics.LIMITS_LOST)
+        self._key_requests = self._counter(metrics.KEY_REQUESTS)
+        self._key_tokens = self._counter(metrics.KEY_TOKENS)
+        self._key_cost = self._counter(metrics.KEY_COST)
+        self._known_rules = frozenset(rules)
+        for rule in self._known_rules:
+            for action in metrics.ACTIONS:
+                self._rules.labels(endpoint, rule, action)
+        for what in metrics.LOST:
+            self._lost.labels(endpoint, what)
+        self._seen: set[str | None] = set()
         self.appear(None)
+
+    def _counter(self, series: metrics.Series) -> Counter:
+        return Counter(series.name, series.help, labelnames=series.labels, registry=self._registry)
+
+    def _histogram(self, series: metrics.Series) -> Histogram:
+        return Histogram(
+            series.name,
+            series.help,
+            labelnames=series.labels,
+            buckets=series.buckets,
+            registry=self._registry,
+        )
 
     def appear(self, version: str | None) -> None:
         """Makes all series of this version exist, on every route."""
+        if version in self._seen:
+            return
+        self._seen.add(version)
         for route in metrics.ROUTES:
             labels = self._labels(version, route)
-            for series in (self._requests, self._errors, self._duration):
+            for series in (
+                self._requests,
+                self._errors,
+                self._prompts,
+                self._completions,
+                self._cost,
+                self._duration,
+                self._first_token,
+                self._per_token,
+            ):
                 series.labels(**labels)
 
-    def count(self, version: str | None, *, route: str, is_error: bool, seconds: float) -> None:
+    def count(self, version: str | None, *, route: str, finished: Finished) -> None:
         """One request that was finished; without a version it is counted as unattributed."""
         labels = self._labels(version, route)
         self._requests.labels(**labels).inc()
-        self._errors.labels(**labels).inc(int(is_error))
-        self._duration.labels(**labels).observe(seconds)
+        self._errors.labels(**labels).inc(int(finished.is_error))
+        self._duration.labels(**labels).observe(finished.seconds)
+        self._prompts.labels(**labels).inc(finished.usage.prompt)
+        self._completions.labels(**labels).inc(finished.usage.completion)
+        self._cost.labels(**labels).inc(finished.cost_micros)
+        if finished.first_token_s is not None:
+            self._first_token.labels(**labels).observe(finished.first_token_s)
+        if finished.per_token_s is not None:
+            self._per_token.labels(**labels).observe(finished.per_token_s)
+
+    def charge(self, version: str | None, *, key: str, usage: Usage, cost_micros: int) -> None:
+        """What a key has to pay for one request."""
+        labels = (self._endpoint, version or metrics.UNATTRIBUTED, key)
+        self._key_requests.labels(*labels).inc()
+        self._key_tokens.labels(*labels).inc(usage.prompt + usage.completion)
+        self._key_cost.labels(*labels).inc(cost_micros)
+
+    def acted(self, rule: str, action: str, *, code: str = "") -> None:
+        """A rule has refused or redacted something; one that was not announced counts under the error's code."""
+        known = rule if rule in self._known_rules else code
+        if known in self._known_rules:
+            self._rules.labels(self._endpoint, known, action).inc()
+
+    def lost(self, what: str) -> None:
+        """Redis was needed for `rates`, `budgets` or `settlements`, and did not answer."""
+        self._lost.labels(self._endpoint, what).inc()
+
+    def let_in(self, *, is_over: bool = False) -> None:
+        """A request is under way from now on; or not any more."""
+        self._in_flight.inc(-1 if is_over else 1)
 
     def _labels(self, version: str | None, route: str) -> dict[str, str]:
         return {

@@ -11,8 +11,11 @@ GuardError
 │   ├── NotPermitted         403 a good key, but not for this
 │   ├── NoSuchModel          404
 │   ├── RequestTooSlow       408
-│   └── RequestTooLarge      413
+│   ├── RequestTooLarge      413
+│   ├── RateLimited          429
+│   └── BudgetSpent          429 nothing is left of the day's money
 ├── KeysUnavailable      503 nobody can be let in (access control fails closed)
+├── BudgetUnknown        503 nor who has a budget, while that cannot be checked
 ├── ShuttingDown         503
 └── UpstreamFailed       counts as a failure of the version that is known, or of none
     ├── EngineFailed         500 Triton says so, in whichever of its ways
@@ -122,6 +125,37 @@ class RequestTooLarge(RequestRefused):
     code = "request_too_large"
 
 
+class _LaterError(RequestRefused):
+    """A request that may be sent again, and when."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, *, rule: str, retry_after_s: float) -> None:
+        """`rule` is the limit's name."""
+        super().__init__(message, rule=rule)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(_LaterError):
+    """A limit is reached."""
+
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class BudgetSpent(_LaterError):
+    """Nothing is left of the day's money, or not enough."""
+
+    kind = code = "insufficient_quota"
+
+
+class BudgetUnknown(GuardError):
+    """A budget cannot be checked, so nothing is let through that would be charged to it."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "budget_unknown"
+
+
 class KeysUnavailable(GuardError):
     """Keys cannot be checked, so nobody is let in."""
 
@@ -174,6 +208,18 @@ class PolicyUnusable(Exception):
 
 class KeyFileInvalid(Exception):
     """The key file is missing, unreadable or not in its form."""
+
+
+def _codes(error: type[GuardError]) -> set[str]:
+    return {error.code}.union(*map(_codes, error.__subclasses__()))
+
+
+REFUSALS = tuple(
+    sorted(
+        (_codes(RequestRefused) | {KeysUnavailable.code, BudgetUnknown.code}) - {GuardError.code}
+    )
+)
+"""The codes of all refusals, which are the rules that nobody has to name."""
 
 
 def envelope(

@@ -15,9 +15,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deploy_targets import metrics
 from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.access_control import Caller
-from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.counters import NO_TOKENS, Counters, Finished
 from deploy_targets.guard.errors import GuardError, ShuttingDown
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.upstream import REQUEST_ID_HEADER
@@ -56,6 +57,11 @@ class Exchange:
     last_text_at: float | None = None
     """By the clock of `started`; of streams alone."""
     started: float = field(default_factory=time.perf_counter)
+    charged: Usage | None = None
+    """The tokens that limits and budgets were charged for; None for a request that was not sent on."""
+    cost_micros: int = 0
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    """For the answer's head, whatever it will be."""
 
     def decide(self, outcome: Outcome, *, error: str = "") -> None:
         """Settles the outcome. The first word counts: a client that hangs up after the end mark has its answer."""
@@ -73,6 +79,31 @@ class Exchange:
             self.texts, self.last_text_at = texts, now
             if self.first_text_at is None:
                 self.first_text_at = now
+
+    def tell_limit(self, what: str, *, limit: int, remaining: int, reset_s: float) -> None:
+        """Has the client told about a limit, as OpenAI's API does; of several the first, which is its own."""
+        if f"x-ratelimit-limit-{what}" not in self.headers:
+            self.headers |= {
+                f"x-ratelimit-limit-{what}": str(limit),
+                f"x-ratelimit-remaining-{what}": str(remaining),
+                f"x-ratelimit-reset-{what}": f"{max(reset_s, 0):.3f}s",
+            }
+
+    def finished(self, *, seconds: float) -> Finished:
+        """What is counted of it for its version."""
+        usage, first, last = self.usage, self.first_text_at, self.last_text_at
+        gaps = 0 if usage is None else usage.completion - 1
+        per_token_s = None
+        if first is not None and last is not None and gaps > 0 and self.texts > 1:
+            per_token_s = (last - first) / gaps
+        return Finished(
+            seconds=seconds,
+            is_error=self.outcome is Outcome.FAILED,
+            usage=usage or NO_TOKENS,
+            cost_micros=self.cost_micros,
+            first_token_s=None if first is None else first - self.started,
+            per_token_s=per_token_s,
+        )
 
     def redacted_by(self, rule: str) -> None:
         """The rule of that name has changed the request or the answer."""
@@ -98,6 +129,7 @@ class Recorded:
                 exchange.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID_HEADER] = exchange.request_id
+                headers.update(exchange.headers)
                 if exchange.version:
                     headers[VERSION_HEADER] = exchange.version
             exchange.is_sending = True
@@ -118,12 +150,19 @@ class Recorded:
     def _finish(self, scope: Scope, exchange: Exchange, *, seconds: float) -> None:
         exchange.decide(Outcome.REFUSED)
         if exchange.route and exchange.outcome in {Outcome.ANSWERED, Outcome.FAILED}:
-            self._counters.count(
+            finished = exchange.finished(seconds=seconds)
+            self._counters.count(exchange.version, route=exchange.route, finished=finished)
+        if exchange.charged is not None and exchange.caller is not None:
+            self._counters.charge(
                 exchange.version,
-                route=exchange.route,
-                is_error=exchange.outcome is Outcome.FAILED,
-                seconds=seconds,
+                key=exchange.caller.name,
+                usage=exchange.charged,
+                cost_micros=exchange.cost_micros,
             )
+        if exchange.rule:
+            self._counters.acted(exchange.rule, metrics.REFUSED, code=exchange.error)
+        for rule in exchange.redactions:
+            self._counters.acted(rule, metrics.REDACTED)
         self._log.info(
             "request.served",
             request_id=exchange.request_id,
@@ -138,6 +177,9 @@ class Recorded:
             error=exchange.error,
             rule=exchange.rule,
             redactions=len(exchange.redactions),
+            prompt_tokens=None if exchange.usage is None else exchange.usage.prompt,
+            completion_tokens=None if exchange.usage is None else exchange.usage.completion,
+            cost_micros=exchange.cost_micros,
             duration_ms=round(seconds * 1000, 2),
         )
 

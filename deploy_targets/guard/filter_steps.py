@@ -19,7 +19,7 @@ from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import GuardPolicy
 from deploy_targets.pattern_reach import PatternInvalid
 
-_LONG_CHARS = 32_000
+_LONG_BYTES = 32_000
 """Beyond, rules take some milliseconds, for which other requests should not wait: a thread looks through the prompt."""
 
 
@@ -58,7 +58,7 @@ def input_check(policy: InputPolicy) -> Callable[[Asked, Exchange], Awaitable[As
             )
         if not rules:
             return asked
-        if asked.prompt_chars > _LONG_CHARS:
+        if len(asked.body) > _LONG_BYTES:
             done = await asyncio.to_thread(filter_prompt, rules, document)
         else:
             done = filter_prompt(rules, document)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy_targets.guard.protocol import ProtocolName
@@ -39,6 +39,9 @@ class GuardSettings(BaseSettings):
     """JSON with the names and hashes of keys; read again when it changes."""
     policy_file: Path | None = None
     """JSON with the endpoint file's `guard`, read once at the start; without it nothing is checked, filtered or limited."""
+    redis_url: SecretStr | None = None
+    """Where the guards of all processes count limits and budgets together, like redis://:password@host:6379/0. Without it
+    each process counts for itself, and begins anew when it is started anew."""
     timeout_s: Annotated[float, Field(gt=0)] = 65
     """For a whole answer. Longer than the split's own, whose 504 names the version that was too slow."""
     drain_s: Annotated[int, Field(ge=0)] = 30
@@ -54,6 +57,14 @@ class GuardSettings(BaseSettings):
         if self.policy_file is None:
             return GuardPolicy()
         return GuardPolicy.model_validate_json(self.policy_file.read_bytes())
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_of_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://")):
+            message = "must begin with redis:// or rediss://"
+            raise ValueError(message)
+        return url
 
     @model_validator(mode="after")
     def _keys_go_with_auth(self) -> Self:

@@ -35,10 +35,10 @@ class _Message(_Lenient):
     content: str | Annotated[list[_TextPart], Field(min_length=1)]
 
     @property
-    def chars(self) -> int:
-        if isinstance(self.content, str):
-            return len(self.content)
-        return sum(len(part.text) for part in self.content)
+    def size(self) -> int:
+        content = self.content
+        texts = (content,) if isinstance(content, str) else (part.text for part in content)
+        return sum(len(text.encode()) for text in texts)
 
 
 class _StreamOptions(_Lenient):
@@ -55,6 +55,7 @@ class _Body(_Lenient):
     max_completion_tokens: _Tokens = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -72,9 +73,11 @@ class Asked:
     """A stream is to end with the counts of its tokens."""
     max_tokens: int | None
     """The client's own bound of the answer."""
-    prompt_chars: int
+    prompt_bytes: int
     """Of all messages together."""
     messages: int
+    choices: int
+    """How many answers, by `n`."""
     is_completion: bool = False
     """It was asked at /v1/completions, and is answered in the words of that path."""
 
@@ -102,8 +105,9 @@ def parse_chat(body: bytes, *, is_completion: bool = False) -> Asked:
         is_streamed=bool(parsed.stream),
         wants_usage=options is not None and bool(options.include_usage),
         max_tokens=parsed.max_completion_tokens or parsed.max_tokens,
-        prompt_chars=sum(message.chars for message in parsed.messages),
+        prompt_bytes=sum(message.size for message in parsed.messages),
         messages=len(parsed.messages),
+        choices=parsed.n or 1,
         is_completion=is_completion,
     )
 

@@ -30,6 +30,7 @@ from deploy_targets.kubernetes_targets import (
     open_cluster,
 )
 from deploy_targets.rollout.controller import Unit
+from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.settings import ControllerSettings
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.webhook import HookAddress
@@ -116,9 +117,13 @@ class ClusterComposition(Backends):
         return self.unit_of(
             endpoint,
             target=self.target(endpoint),
-            counters=cluster_counters(endpoint, self.settings, clock=utc_now, trust=self.trust),
+            counters=self.guard_counts(endpoint),
             smoke=cluster_smoke(endpoint, self.settings, trust=self.trust),
         )
+
+    def guard_counts(self, endpoint: Endpoint) -> GuardMetrics:
+        """What the guards in front of the endpoint count."""
+        return cluster_counters(endpoint, self.settings, clock=utc_now, trust=self.trust)
 
     def leadership(self, settings: ControllerSettings) -> LeaseLeadership:
         """The Lease, on connections of its own: it asks once, and must know within half its deadline."""

@@ -34,6 +34,8 @@ IMAGE = "shipway-guard"
 PORT, ADMIN_PORT = 8080, 9090
 SETTINGS, GATEWAY_URL = "shipway-settings", "SHIPWAY_GATEWAY_URL"
 """The ConfigMap with the Gateway's address, and its key there."""
+REDIS = "shipway-guard-redis"
+"""The Secret whose `url` says where the guards' pods count limits together; without it each pod counts for itself."""
 CONTROLLER_POD_LABELS = {**PART_OF, "app.kubernetes.io/component": "controller"}
 
 _KEYS_FOLDER, _KEYS_FILE = "/etc/shipway/keys", "keys.json"
@@ -41,6 +43,7 @@ _POLICY_FOLDER, _POLICY_FILE = "/etc/shipway/policy", "policy.json"
 _POLICY_DIGEST = "shipway/policy-digest"
 """Of the pods: another policy makes other pods, which is what brings it into force."""
 _REPLICAS = 2
+_REDIS_PORT = 6379
 _UNPRIVILEGED = 10001
 """The USER of the image."""
 _LEAVING_S = 5
@@ -179,6 +182,8 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         # Mounted whole: a file mounted by itself would not follow the Secret, and a revoked key would still be let in.
         secret = {"secretName": keys_secret(endpoint.name), "defaultMode": 0o440}
         volumes.append({"name": "keys", "secret": secret})
+    # Optional, for without limits nothing is counted there. What it names can change only with the pods.
+    redis_url = {"secretKeyRef": {"name": REDIS, "key": "url", "optional": True}}
     gateway_url = {"configMapKeyRef": {"name": SETTINGS, "key": GATEWAY_URL}}
     container = {
         "name": "guard",
@@ -186,6 +191,7 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         "env": [
             *environment(variables),
             {"name": "SHIPWAY_GUARD_UPSTREAM_URL", "valueFrom": gateway_url},
+            {"name": "SHIPWAY_GUARD_REDIS_URL", "valueFrom": redis_url},
         ],
         "ports": [
             {"name": "http", "containerPort": PORT},
@@ -250,12 +256,21 @@ def _budget(endpoint: Endpoint) -> Manifest:
 
 
 def _network_policy(endpoint: Endpoint, gateway: Gateway) -> Manifest:
-    """Clients reach the one port, the controller and Prometheus the other; the guard itself reaches the Gateway alone."""
+    """Clients reach the one port, the controller and Prometheus the other; the guard itself reaches the Gateway and Redis alone."""
     proxies = gateway.proxies_namespace or gateway.namespace
     in_proxies = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": proxies}}}
     prometheus = {
         "namespaceSelector": {},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+    }
+    redis = {
+        "to": [
+            {
+                "namespaceSelector": {},
+                "podSelector": {"matchLabels": {"app.kubernetes.io/name": "redis"}},
+            }
+        ],
+        "ports": [{"protocol": "TCP", "port": _REDIS_PORT}],
     }
     spec = {
         "podSelector": {"matchLabels": _labels(endpoint)},
@@ -267,6 +282,6 @@ def _network_policy(endpoint: Endpoint, gateway: Gateway) -> Manifest:
                 "ports": [{"protocol": "TCP", "port": ADMIN_PORT}],
             },
         ],
-        "egress": [_DNS, {"to": [in_proxies]}],
+        "egress": [_DNS, {"to": [in_proxies]}, redis],
     }
     return _object(endpoint, "networking.k8s.io/v1", "NetworkPolicy", _name(endpoint), spec)

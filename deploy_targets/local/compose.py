@@ -180,17 +180,24 @@ class Composition(Backends):
             return self.unit_of(
                 endpoint,
                 target=target,
-                counters=cluster_counters(endpoint, settings, clock=utc_now, trust=self.trust),
+                counters=self.guard_counts(endpoint),
                 smoke=cluster_smoke(endpoint, settings, trust=self.trust),
             )
         http = httpx2.Client(timeout=_TIMEOUT_S, verify=self.trust)
-        metrics = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
         return self.unit_of(
             endpoint,
             target=target,
-            counters=GuardMetrics(http, metrics, endpoint=endpoint.name, clock=utc_now),
+            counters=self.guard_counts(endpoint),
             smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
         )
+
+    def guard_counts(self, endpoint: Endpoint) -> GuardMetrics:
+        """What the guards in front of the endpoint count."""
+        if not endpoint.target.is_local:
+            return cluster_counters(endpoint, ClusterSettings(), clock=utc_now, trust=self.trust)
+        http = httpx2.Client(timeout=_TIMEOUT_S, verify=self.trust)
+        url = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
+        return GuardMetrics(http, url, endpoint=endpoint.name, clock=utc_now)
 
     def hook_address(self) -> HookAddress:
         """Where MLflow reaches the controller."""

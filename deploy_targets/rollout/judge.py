@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy_targets import metrics
 from deploy_targets.judge_policy import (
     AnyMetric,
     Claim,
@@ -21,6 +20,7 @@ from deploy_targets.judge_policy import (
     JudgePolicy,
     LatencyMetric,
 )
+from deploy_targets.metrics import BOUNDS
 from deploy_targets.rollout import evidence as ev
 from deploy_targets.rollout.explain import explain, reading
 from deploy_targets.rollout.quantiles import QuantileReading, quantile_readings
@@ -110,15 +110,22 @@ def decide(
 
 
 def add_counts(total: Counts, more: Counts) -> Counts:
-    """The sum of both, field by field; the histogram of one that has none is that of the other."""
+    """The sum of both, field by field; what one has not measured is that of the other."""
+    costs = [cost for cost in (total.cost_micros, more.cost_micros) if cost is not None]
     return Counts(
         requests=total.requests + more.requests,
         errors=total.errors + more.errors,
         duration_s=total.duration_s + more.duration_s,
-        within=tuple(map(sum, zip(total.within, more.within, strict=True)))
-        if total.within and more.within
-        else total.within or more.within,
+        within=_added(total.within, more.within),
+        first_token=_added(total.first_token, more.first_token),
+        per_token=_added(total.per_token, more.per_token),
+        cost_micros=sum(costs) if costs else None,
     )
+
+
+def _added(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    both = one and other
+    return tuple(map(sum, zip(one, other, strict=True))) if both else one or other
 
 
 def learn(
@@ -222,26 +229,47 @@ def _table(name: str, policy: JudgePolicy, old: Counts, new: Counts) -> Table:
     """One metric's counts of both sides, as the guard measures them; zeros where it did not."""
     sides: list[float] = []
     for counts in (old, new):
-        n, bad = counts.requests, counts.errors
-        if policy.metrics.latency is not None and name == "latency":
-            bound = metrics.DURATION.buckets.index(policy.metrics.latency.slo_s)
-            n = counts.requests if counts.within else 0
-            bad = n - counts.within[bound] if counts.within else 0
-        sides += [n, bad]
+        sides += _pair(name, policy, counts)
     return Table(*(np.array([float(side)]) for side in sides))
+
+
+def _pair(name: str, policy: JudgePolicy, counts: Counts) -> tuple[float, float]:
+    """How many were measured, and how many of them were bad; of costs, their sum as a share of the most they can be."""
+    timed = policy.metrics.timed().get(name)
+    if timed is not None:
+        within = _histogram(name, counts)
+        if not within:
+            return 0, 0
+        return within[-1], within[-1] - within[BOUNDS[name].index(timed.slo_s)]
+    if name == "cost" and policy.metrics.cost is not None:
+        top = policy.metrics.cost.max_per_request_micros
+        # A request that costs more than any can says that the bound is wrong: nothing is learned from its interval.
+        if counts.cost_micros is None or counts.cost_micros > top * counts.requests:
+            return 0, 0
+        return counts.requests, counts.cost_micros / top
+    return counts.requests, counts.errors
+
+
+def _histogram(name: str, counts: Counts) -> tuple[int, ...]:
+    """The counts at the bounds of that metric's histogram, and all; empty where it was not measured."""
+    if name == "first_token":
+        return counts.first_token
+    if name == "per_token":
+        return counts.per_token
+    return (*counts.within, counts.requests) if counts.within else ()
 
 
 def _quantiles(
     evidence: Evidence, policy: JudgePolicy, *, has_champion: bool
 ) -> Iterator[QuantileReading]:
-    old, new, latency = evidence.champion, evidence.challenger, policy.metrics.latency
-    if latency is None or not new.within:
-        return
-    yield from quantile_readings(
-        "latency",
-        latency,
-        (*metrics.DURATION.buckets, math.inf),
-        champion=(*old.within, old.requests) if has_champion and old.within else None,
-        challenger=(*new.within, new.requests),
-        alpha=policy.false_promotion_rate,
-    )
+    for name, metric in policy.metrics.timed().items():
+        old, new = _histogram(name, evidence.champion), _histogram(name, evidence.challenger)
+        if new:
+            yield from quantile_readings(
+                name,
+                metric,
+                (*BOUNDS[name], math.inf),
+                champion=old if has_champion and old else None,
+                challenger=new,
+                alpha=policy.false_promotion_rate,
+            )

@@ -5,9 +5,11 @@ began again), or that went backwards teaches nothing about this interval. Where 
 their counts are added up, and each of them must be there at both looks.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,6 +18,7 @@ from deploy_targets import metrics
 from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
 from registry.errors import MetricsUnavailable
 
+T = TypeVar("T")
 JUDGED_ROUTE = metrics.CHAT_ROUTE
 """Pinned requests, the smoke test's among them, have a route of their own and take no part in a comparison."""
 
@@ -23,6 +26,11 @@ _FIELDS = {
     metrics.REQUESTS.name: "requests",
     metrics.ERRORS.name: "errors",
     f"{metrics.DURATION.name}_sum": "duration_s",
+    metrics.COST.name: "cost_micros",
+}
+_BUCKETS = {
+    f"{series.name}_bucket": series
+    for series in (metrics.DURATION, metrics.FIRST_TOKEN, metrics.PER_TOKEN)
 }
 
 
@@ -55,8 +63,23 @@ class GuardMetrics:
             MetricsUnavailable: a guard did not answer, or not with metrics.
         """
         at = self._clock()
+        return self._read(
+            lambda pages: combined(
+                [parse_scrape(page, endpoint=self._endpoint, at=at) for page in pages]
+            )
+        )
+
+    def pages(self) -> tuple[str, ...]:
+        """What each guard's page says, to be read by `costs.cost_lines`.
+
+        Raises:
+            MetricsUnavailable: as `scrape`.
+        """
+        return self._read(tuple)
+
+    def _read(self, made_of: Callable[[Iterable[str]], T]) -> T:
         try:
-            return combined([self._page(url, at) for url in self._addresses(self._url)])
+            return made_of([self._page(url) for url in self._addresses(self._url)])
         except (httpx2.HTTPError, OSError, ValueError) as error:
             message = (
                 f"The guard's metrics at {self._url} cannot be read ({error}). The rollout holds until they can; "
@@ -64,10 +87,9 @@ class GuardMetrics:
             )
             raise MetricsUnavailable(message) from error
 
-    def _page(self, url: httpx2.URL, at: datetime) -> Scrape:
+    def _page(self, url: httpx2.URL) -> str:
         host = self._url.netloc.decode("ascii")
-        response = self._client.get(url, headers={"Host": host}).raise_for_status()
-        return parse_scrape(response.text, endpoint=self._endpoint, at=at)
+        return self._client.get(url, headers={"Host": host}).raise_for_status().text
 
 
 def combined(scrapes: Iterable[Scrape]) -> Scrape:
@@ -93,15 +115,22 @@ def combined(scrapes: Iterable[Scrape]) -> Scrape:
 
 
 def _sum(counts: Sequence[Counts]) -> Counts:
-    is_timed = all(one.within for one in counts)
+    costs = [one.cost_micros for one in counts]
+    known = [cost for cost in costs if cost is not None]
     return Counts(
         requests=sum(one.requests for one in counts),
         errors=sum(one.errors for one in counts),
         duration_s=sum(one.duration_s for one in counts),
-        within=tuple(map(sum, zip(*(one.within for one in counts), strict=True)))
-        if is_timed
-        else (),
+        within=_added([one.within for one in counts]),
+        first_token=_added([one.first_token for one in counts]),
+        per_token=_added([one.per_token for one in counts]),
+        cost_micros=sum(known) if len(known) == len(costs) else None,
     )
+
+
+def _added(histograms: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Bound by bound; empty where one of them was not measured."""
+    return tuple(map(sum, zip(*histograms, strict=True))) if all(histograms) else ()
 
 
 def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
@@ -111,7 +140,7 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
         ValueError: the page is not in that format, or does not say when its process started.
     """
     totals: defaultdict[str, dict[str, float]] = defaultdict(dict)
-    within: defaultdict[str, dict[float, int]] = defaultdict(dict)
+    within: defaultdict[tuple[str, metrics.Series], dict[float, int]] = defaultdict(dict)
     source = ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -126,8 +155,9 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
                 continue
             if field is not None:
                 totals[labels[metrics.VERSION]][field] = sample.value
-            elif sample.name == f"{metrics.DURATION.name}_bucket":
-                within[labels[metrics.VERSION]][float(labels["le"])] = int(sample.value)
+            elif sample.name in _BUCKETS:
+                place = labels[metrics.VERSION], _BUCKETS[sample.name]
+                within[place][float(labels["le"])] = int(sample.value)
     if not source:
         message = "the page has no process_start_time_seconds"
         raise ValueError(message)
@@ -139,16 +169,19 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
                 requests=int(fields.get("requests", 0)),
                 errors=int(fields.get("errors", 0)),
                 duration_s=fields.get("duration_s", 0.0),
-                within=_buckets(within[version]),
+                within=_buckets(within[version, metrics.DURATION], metrics.DURATION)[:-1],
+                first_token=_buckets(within[version, metrics.FIRST_TOKEN], metrics.FIRST_TOKEN),
+                per_token=_buckets(within[version, metrics.PER_TOKEN], metrics.PER_TOKEN),
+                cost_micros=int(fields["cost_micros"]) if "cost_micros" in fields else None,
             )
             for version, fields in totals.items()
         },
     )
 
 
-def _buckets(within: Mapping[float, int]) -> tuple[int, ...]:
-    """The counts at the declared bounds; none where the page has others, as an older guard may."""
-    bounds = metrics.DURATION.buckets
+def _buckets(within: Mapping[float, int], series: metrics.Series) -> tuple[int, ...]:
+    """The counts at the declared bounds, and all; none where the page has others, as an older guard may."""
+    bounds = (*series.buckets, math.inf)
     return tuple(within[bound] for bound in bounds) if within.keys() >= set(bounds) else ()
 
 
@@ -166,8 +199,14 @@ def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
             errors=total.errors - earlier.errors,
             duration_s=total.duration_s - earlier.duration_s,
             within=_step(earlier.within, total.within),
+            first_token=_step(earlier.first_token, total.first_token),
+            per_token=_step(earlier.per_token, total.per_token),
+            cost_micros=None
+            if total.cost_micros is None
+            else total.cost_micros - (earlier.cost_micros or 0),
         )
-        if min(step.requests, step.errors, *step.within) < 0:
+        timed = (*step.within, *step.first_token, *step.per_token)
+        if min(step.requests, step.errors, step.cost_micros or 0, *timed) < 0:
             return NoData(reason=f"the counters of version {version} went backwards")
         if step.errors > step.requests:
             return NoData(reason=f"version {version} has more errors than requests")

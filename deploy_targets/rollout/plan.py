@@ -310,8 +310,8 @@ def _measure(
         index=rollout.points[-1].index + 1 if rollout.points else 0,
         at=situation.now,
         weight=situation.observed.traffic.percent(challenger),
-        champion=replace(old, within=()),
-        challenger=replace(new, within=()),
+        champion=replace(old, within=(), first_token=(), per_token=()),
+        challenger=replace(new, within=(), first_token=(), per_token=()),
         readings=verdict.readings,
     )
     points = (*rollout.points, point)

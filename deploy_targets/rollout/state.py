@@ -33,6 +33,12 @@ class Counts:
     """Sum over the requests."""
     within: tuple[int, ...] = ()
     """Requests that took at most each of `metrics.DURATION.buckets`; empty where that was not measured."""
+    first_token: tuple[int, ...] = ()
+    """Streams whose first token took at most each of `metrics.FIRST_TOKEN.buckets`, and at last all that were timed."""
+    per_token: tuple[int, ...] = ()
+    """Streams whose tokens took at most each of `metrics.PER_TOKEN.buckets` on average, and at last all timed ones."""
+    cost_micros: int | None = None
+    """Sum over the requests; None where that was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

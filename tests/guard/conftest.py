@@ -10,8 +10,9 @@ import structlog
 
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.steps import Steps
+from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.stub import KEY, keys_json
-from tests.guard.world import NO_STEPS, World
+from tests.guard.world import NO_POLICY, NO_STEPS, World
 
 
 @pytest.fixture
@@ -48,8 +49,10 @@ def start_world(
         auth: bool = True,
         protocol: ProtocolName = "openai",
         steps: Steps = NO_STEPS,
+        policy: GuardPolicy = NO_POLICY,
+        redis_url: str | None = None,
     ) -> World:
-        world = World(lines, protocol, steps)
+        world = World(lines, protocol, steps, policy, redis_url)
         world.start(
             keys_file=keys_file if auth else None, upstream_url=upstream_url, timeout_s=timeout_s
         )

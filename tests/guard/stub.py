@@ -189,8 +189,8 @@ class StubEngine:
                 finally:
                     self.ended.set()
             case "long":
-                for _ in range(200_000):
-                    yield chunk("x" * 1000)
+                async for piece in _endless():
+                    yield piece
             case _:
                 pass
         yield chunk("is.")
@@ -204,6 +204,13 @@ class StubEngine:
                 pass
         finally:  # in a stream, starlette notices first and cancels
             self.ended.set()
+
+
+async def _endless() -> AsyncIterator[bytes]:
+    """More than any buffer holds. Who has gone is noticed only when the loop comes round."""
+    for _ in range(2_000):
+        yield chunk("x" * 1000) * 100
+        await asyncio.sleep(0)
 
 
 class _CutError(Exception):

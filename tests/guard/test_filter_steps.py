@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from openai import BadRequestError, OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -86,6 +88,29 @@ def test_a_refusal_of_a_prompt_names_its_rule_and_repeats_nothing(start: Start) 
     line = world.line()
     assert (line["rule"], line["outcome"]) == ("no-keys", "refused")
     assert world.counted() is None
+
+
+def test_what_rules_do_is_counted_by_their_names_and_at_zero_before(start: Start) -> None:
+    world = start(input={"rules": [PII, NO_KEYS]}, output={"rules": [{**NO_KEYS, "name": "out"}]})
+
+    def counted() -> dict[tuple[str, str], float]:
+        page = httpx2.get(f"{world.admin_url}/metrics").text
+        return {
+            (sample.labels["rule"], sample.labels["action"]): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "llm_guard_rules_total"
+        }
+
+    before = counted()
+    assert before["pii", "redacted"] == before["no-keys", "refused"] == 0
+    world.post(a_chat(f"say {CARD} {CARD}"))
+    world.post(a_chat(f"say {AWS}"))
+    world.line()
+    world.line()
+    after = counted()
+    assert (after["pii", "redacted"], after["no-keys", "refused"]) == (2, 1)
+    assert (before["out", "refused"], after["out", "refused"]) == (0, 0)
 
 
 def test_an_older_completions_prompt_is_looked_at_as_well(start: Start) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import queue
 import socket
 import threading
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy_targets.guard.app import admin_app, admission, guard_app
-from deploy_targets.guard.chat import Chat, NoLimits
+from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.errors import REFUSALS
 from deploy_targets.guard.key_file import KeyFile
+from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.steps import Steps
 from deploy_targets.guard.upstream import Upstream, upstream_session
+from deploy_targets.guard_policy import GuardPolicy, Limits
 from tests.guard.stub import ENDPOINT, KEY, StubEngine, a_chat, a_server
 from tests.guard.stub_triton import StubTriton
 
 NO_STEPS = Steps()
+NO_POLICY = GuardPolicy()
 
 
 class World:
@@ -33,10 +39,14 @@ class World:
         lines: "queue.Queue[dict[str, Any]]",
         protocol: ProtocolName = "openai",
         steps: Steps = NO_STEPS,
+        policy: GuardPolicy = NO_POLICY,
+        redis_url: str | None = None,
     ) -> None:
         self.stub = StubTriton() if protocol == "triton" else StubEngine()
         self._protocol: ProtocolName = protocol
         self._steps = steps
+        self._policy = policy
+        self._redis_url = redis_url
         self._lines = lines
         self._unread = 0
         self._servers: list[uvicorn.Server] = []
@@ -65,14 +75,22 @@ class World:
 
     async def _run(self, keys_file: Path | None, upstream_url: str, timeout_s: float) -> None:
         registry = CollectorRegistry()
-        counters = Counters(registry, endpoint=ENDPOINT)
+        rules = (*REFUSALS, *Limits.model_fields, *self._steps.rules)
+        counters = Counters(registry, endpoint=ENDPOINT, rules=rules)
+        store = LimitStore(self._redis_url, lost=counters.lost)
+        limiter = RateLimiter(
+            self._policy,
+            store,
+            endpoint=ENDPOINT,
+            longest_s=timeout_s,
+        )
         keys = None if keys_file is None else KeyFile(keys_file)
-        async with upstream_session() as session:
+        async with aclosing(store), upstream_session() as session:
             chat = Chat(
                 endpoint=ENDPOINT,
                 admit=admission(keys, endpoint=ENDPOINT),
                 steps=self._steps,
-                limiter=NoLimits(),
+                limiter=limiter,
                 upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
                 protocol=self._protocol,
                 counters=counters,

@@ -7,8 +7,10 @@ from typer.testing import CliRunner
 
 from deploy_targets.cli import app
 from deploy_targets.guard.settings import GuardSettings
+from deploy_targets.guard_policy import GuardPolicy
 from deploy_targets.install.guard import (
     GATEWAY_URL,
+    REDIS,
     SETTINGS,
     counts_url,
     render_guard,
@@ -30,6 +32,10 @@ def environment(endpoint: Any) -> dict[str, str]:
     """As the kubelet would set it."""
     found = {}
     for one in pod(endpoint)["containers"][0]["env"]:
+        if secret := one.get("valueFrom", {}).get("secretKeyRef"):
+            assert secret == {"name": REDIS, "key": "url", "optional": True}
+            found[one["name"]] = "redis://redis.shipway:6379/0"
+            continue
         source = one.get("valueFrom", {}).get("configMapKeyRef")
         assert source in (None, {"name": SETTINGS, "key": GATEWAY_URL})
         found[one["name"]] = one["value"] if source is None else "http://llm.gateways"
@@ -71,6 +77,21 @@ def test_it_may_finish_what_it_has_before_it_is_killed(settings) -> None:
     assert pod(endpoint)["terminationGracePeriodSeconds"] >= read.drain_s + 5
 
 
+def test_its_policy_is_the_endpoints_and_another_one_makes_other_pods(settings) -> None:
+    def template(**limits: int) -> Any:
+        endpoint = a_ray_endpoint(guard={"limits": {"key": limits}})
+        deployment, _, _, config, *_ = render_guard(endpoint)
+        assert settings(endpoint).policy_file.name in config.body["data"]
+        document = config.body["data"][settings(endpoint).policy_file.name]
+        assert GuardPolicy.model_validate_json(document) == endpoint.guard
+        (volume,) = (one for one in pod(endpoint)["volumes"] if one["name"] == "policy")
+        assert volume["configMap"]["name"] == config.body["metadata"]["name"]
+        return deployment.body["spec"]["template"]
+
+    assert template(requests_per_minute=5) == template(requests_per_minute=5)
+    assert template(requests_per_minute=5) != template(requests_per_minute=6)
+
+
 def test_without_keys_there_is_no_secret(settings) -> None:
     endpoint = a_ray_endpoint(serving={"auth": "none"})
 
@@ -88,7 +109,7 @@ def test_the_proxies_namespace_is_the_gateways_own_or_the_declared_one() -> None
         base = {"name": "llm", "namespace": "gateways", "hostname": "chat.example.com"}
         own = {"namespace": "llm", "image": "engine:1", "gateway": {**base, **gateway}}
         policy = render_guard(a_ray_endpoint(kubernetes=own))[-1].body
-        (peer,) = policy["spec"]["egress"][-1]["to"]
+        (peer,) = policy["spec"]["egress"][1]["to"]
         return peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
 
     assert reached() == "gateways"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy_targets.endpoint import parse_endpoints
-from deploy_targets.install.guard import NAMESPACE, keys_secret, render_guards
+from deploy_targets.install.guard import NAMESPACE, REDIS, keys_secret, render_guards
 from deploy_targets.manifest import canonical_yaml
 from deploy_targets.monitoring.manifests import controller_pod_monitor, pod_monitor
 from tests.contracts.custom_resources import object_faults
@@ -40,7 +40,7 @@ def pods(objects: list[Any]) -> Iterator[tuple[str, Mapping[str, Any], Mapping[s
 
 def test_it_is_all_there(built) -> None:
     def name(one: Any) -> str:
-        hashed = one["kind"] == "ConfigMap"
+        hashed = one["kind"] == "ConfigMap" and one["metadata"]["name"] != "chat-policy"
         found: str = one["metadata"]["name"]
         return found.rpartition("-")[0] if hashed else found
 
@@ -48,6 +48,7 @@ def test_it_is_all_there(built) -> None:
 
     assert kinds == sorted(
         [
+            ("ConfigMap", "chat-policy"),
             ("ConfigMap", "shipway-endpoints"),
             ("ConfigMap", "shipway-settings"),
             ("Deployment", "chat-guard"),
@@ -146,7 +147,7 @@ def test_what_the_pods_read_is_built_too_but_the_secrets_that_are_documented(bui
 
     secrets = {name for kind, name in read - there if kind == "Secret"}
     assert read - there == {("Secret", name) for name in secrets}
-    assert secrets == {"shipway-controller", "shipway-signing-keys", keys_secret("chat")}
+    assert secrets == {"shipway-controller", "shipway-signing-keys", REDIS, keys_secret("chat")}
     assert [name for name in secrets if f"create secret generic {name}" not in page] == []
 
 

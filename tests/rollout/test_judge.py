@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from deploy_targets.judge_policy import Exposure, JudgePolicy
-from deploy_targets.metrics import DURATION
+from deploy_targets.metrics import DURATION, FIRST_TOKEN
 from deploy_targets.rollout.judge import Rule, judge, learn, metric_tests
 from deploy_targets.rollout.state import (
     Counts,
@@ -263,3 +263,65 @@ def test_the_parts_of_the_rate_add_up_to_what_is_stated(given: dict[str, Any]) -
     policy = JudgePolicy.model_validate({"metrics": given})
     tests = metric_tests(policy, has_champion=True, is_reported=True)
     assert sum(test.harm_alpha for test in tests) == pytest.approx(policy.false_rollback_rate)
+
+
+def a_costly(requests: int, micros: int | None, **timed: tuple[int, ...]) -> Counts:
+    return Counts(requests=requests, cost_micros=micros, **timed)
+
+
+COSTS = JudgePolicy.model_validate(
+    {"metrics": {"errors": None, "cost": {"max_per_request_micros": 100, "tolerance": 0.1}}}
+)
+
+
+def judged_by_cost(*, challenger: int | None, looks: int = 60) -> Verdict:
+    """The verdict on a champion whose requests cost 20 and a challenger whose cost `challenger`."""
+    evidence = Evidence()
+    for _ in range(looks):
+        step = Observation(
+            seconds=1,
+            increments={
+                "6": a_costly(20, 400),
+                "7": a_costly(20, None if challenger is None else 20 * challenger),
+            },
+        )
+        evidence = learn(step, evidence, COSTS, champion="6", challenger="7")
+    return judge(evidence, COSTS, champion="6", rule=COSTS.promote, exposed_s=1)
+
+
+def test_a_dearer_challenger_is_rolled_back_by_what_the_guard_counts() -> None:
+    found = judged_by_cost(challenger=60)
+    assert (found.decision, found.metric) == (Decision.ROLL_BACK, "cost")
+
+
+def test_one_that_costs_as_much_is_promoted() -> None:
+    assert judged_by_cost(challenger=20).decision is Decision.PROMOTE
+
+
+@pytest.mark.parametrize("micros", [None, 101])
+def test_costs_that_were_not_measured_or_cannot_be_teach_nothing(micros: int | None) -> None:
+    assert judged_by_cost(challenger=micros).decision is Decision.HOLD
+
+
+def test_a_challenger_whose_first_token_is_late_is_rolled_back() -> None:
+    policy = JudgePolicy.model_validate(
+        {"metrics": {"errors": None, "first_token": {"slo_s": 0.5}}, "promote": {"by": "claim"}}
+    )
+    bounds = FIRST_TOKEN.buckets
+
+    def streams(late: int) -> tuple[int, ...]:
+        """Of 20, so many past the objective."""
+        return (*(20 - late if bound <= 1 else 20 for bound in bounds), 20)
+
+    evidence = Evidence()
+    for _ in range(40):
+        step = Observation(
+            seconds=1,
+            increments={
+                "6": a_costly(30, None, first_token=streams(1)),
+                "7": a_costly(30, None, first_token=streams(12)),
+            },
+        )
+        evidence = learn(step, evidence, policy, champion="6", challenger="7")
+    found = judge(evidence, policy, champion="6", rule=policy.promote, exposed_s=1)
+    assert (found.decision, found.metric) == (Decision.ROLL_BACK, "first_token")

@@ -1,11 +1,15 @@
 """What `observe` makes of a metrics page, and of two of them."""
 
+import math
 from dataclasses import replace
 
 import httpx2
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from deploy_targets.metrics import DURATION
+from deploy_targets.engine.chat import Usage
+from deploy_targets.guard.counters import Counters, Finished
+from deploy_targets.metrics import DURATION, FIRST_TOKEN, PER_TOKEN
 from deploy_targets.rollout.observe import GuardMetrics, combined, difference, parse_scrape
 from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
 from registry.errors import MetricsUnavailable
@@ -52,6 +56,39 @@ def test_the_histogram_is_read_where_the_page_has_the_declared_bounds() -> None:
     assert parse_scrape(page, endpoint="chat", at=NOON).totals["7"].within == tuple(counts)
     coarser = page.replace('le="1.0"', 'le="1.5"')
     assert parse_scrape(coarser, endpoint="chat", at=NOON).totals["7"].within == ()
+
+
+def test_the_guards_own_page_has_tokens_times_and_costs() -> None:
+    registry = CollectorRegistry()
+    counters = Counters(registry, endpoint="chat")
+    usage = Usage(prompt=3, completion=2)
+    for route in ("chat", "pinned"):
+        finished = Finished(
+            seconds=1, usage=usage, cost_micros=23, first_token_s=0.3, per_token_s=0.004
+        )
+        counters.appear("7")
+        counters.count("7", route=route, finished=finished)
+    page = generate_latest(registry).decode()
+    seen = parse_scrape(page, endpoint="chat", at=NOON).totals["7"]
+    assert (seen.requests, seen.cost_micros) == (1, 23)
+    assert dict(zip((*FIRST_TOKEN.buckets, math.inf), seen.first_token, strict=True)) == {
+        bound: int(bound >= 0.3) for bound in (*FIRST_TOKEN.buckets, math.inf)
+    }
+    assert seen.per_token == (1,) * (len(PER_TOKEN.buckets) + 1)
+    assert combined([replace(BEFORE, source=one, totals={"7": seen}) for one in ("1", "2")]).totals[
+        "7"
+    ] == Counts(
+        requests=2,
+        duration_s=2,
+        within=tuple(2 * one for one in seen.within),
+        first_token=tuple(2 * one for one in seen.first_token),
+        per_token=tuple(2 * one for one in seen.per_token),
+        cost_micros=46,
+    )
+    doubled = replace(seen, requests=2, cost_micros=50)
+    step = difference(replace(BEFORE, totals={"7": seen}), replace(BEFORE, totals={"7": doubled}))
+    assert isinstance(step, Observation)
+    assert step.increments["7"].cost_micros == 27
 
 
 def test_the_histograms_increment_is_the_difference_and_may_not_go_backwards() -> None:

@@ -1,0 +1,110 @@
+"""Where limits are counted: in Redis for all processes together, or in this process alone.
+
+While Redis is gone rates are counted here, each process for itself, and budgets are not counted at all: whoever has one is
+not let through. Each time is counted. `limits` and its errors are met here and in `rate_limit` only.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.errors import StorageError
+from redis.asyncio import ConnectionPool
+
+from deploy_targets.guard.errors import BudgetUnknown
+
+Store = RedisStorage | MemoryStorage
+T = TypeVar("T")
+
+_PATIENCE_S = 0.25
+"""For one answer of Redis; limits are on every request's way."""
+_PAUSE_S = 1.0
+"""Until Redis is asked again, so that a dead one delays one request a second and not all of them."""
+_log = structlog.get_logger()
+
+
+class LimitStore:
+    """The counters of all limits."""
+
+    def __init__(
+        self,
+        redis_url: str | None,
+        *,
+        lost: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`lost` is told `rates`, `budgets` or `settlements` each time that Redis was needed and did not answer."""
+        self._memory = MemoryStorage()
+        self._pool = None if redis_url is None else _pool(redis_url)
+        self._redis = None if self._pool is None else _storage(self._pool)
+        self._lost = lost
+        self._clock = clock
+        self._asks_from = 0.0
+
+    async def aclose(self) -> None:
+        """Ends the connections to Redis."""
+        if self._pool is not None:
+            await self._pool.aclose()
+
+    async def rate(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        """What `work` makes of the shared counters, or of this process's own."""
+        try:
+            return await self._shared(work)
+        except _GoneError:
+            self._lost("rates")
+            return await work(self._memory)
+
+    async def budget(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        """What `work` makes of the shared counters.
+
+        Raises:
+            BudgetUnknown: they cannot be reached.
+        """
+        try:
+            return await self._shared(work)
+        except _GoneError as error:
+            self._lost("budgets")
+            message = "The budget of this API key cannot be checked at present. Try again later."
+            raise BudgetUnknown(message) from error
+
+    async def settled(self, work: Awaitable[object]) -> None:
+        """Waits until what was reserved is settled. Where that fails, the reservation stands."""
+        try:
+            await work
+        except StorageError as error:
+            self._lost("settlements")
+            _log.warning("guard.limit_store_lost", reason=str(error.storage_error))
+
+    async def _shared(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        if self._redis is None:
+            return await work(self._memory)
+        if self._clock() < self._asks_from:
+            raise _GoneError
+        try:
+            return await work(self._redis)
+        except StorageError as error:
+            self._asks_from = self._clock() + _PAUSE_S
+            _log.warning("guard.limit_store_lost", reason=str(error.storage_error))
+            raise _GoneError from error
+
+
+class _GoneError(Exception):
+    """Redis does not answer."""
+
+
+def _pool(url: str) -> ConnectionPool:
+    made: Any = ConnectionPool  # its options are untyped
+    return made.from_url(url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)
+
+
+def _storage(pool: ConnectionPool) -> RedisStorage:
+    pooled: Any = pool  # the library's own types name options of single values alone
+    return RedisStorage(
+        "async+redis://",
+        wrap_exceptions=True,
+        implementation="redispy",
+        key_prefix="shipway",
+        connection_pool=pooled,
+    )
