@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from deploy_targets.declared import Declared
+from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 
 Count = Annotated[int, Field(ge=1)]
 Micros = Annotated[int, Field(ge=0)]
@@ -97,6 +98,10 @@ class Prices(Declared):
 class GuardPolicy(Declared):
     """How requests and answers are treated on their way."""
 
+    input: InputPolicy | None = None
+    """Which requests go on."""
+    output: OutputPolicy | None = None
+    """Which answers go out."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
 

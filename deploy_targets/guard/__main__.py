@@ -22,12 +22,13 @@ from deploy_targets.declared import faults_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid
+from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
+from deploy_targets.guard.http_heads import BoundedHeads
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.settings import GuardSettings
-from deploy_targets.guard.steps import steps_of
+from deploy_targets.guard.steps import Steps, steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
 from deploy_targets.process_log import log_to
@@ -49,7 +50,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp, *, drain_s: int) -> _Server:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedHeads,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -64,13 +65,13 @@ def _server(app: ASGIApp, *, drain_s: int) -> _Server:
 async def _serve(
     settings: GuardSettings,
     policy: GuardPolicy,
+    steps: Steps,
     keys: KeyFile | None,
     *,
     public: socket.socket,
     admin: socket.socket,
 ) -> None:
     registry = CollectorRegistry()
-    steps = steps_of(policy)
     rules = (*REFUSALS, *Limits.model_fields, *steps.rules)
     counters = Counters(registry, endpoint=settings.endpoint, rules=rules)
     redis_url = settings.redis_url
@@ -143,12 +144,13 @@ def main() -> int:
         if keys is not None:
             keys.ring()
         policy = _policy(settings)
+        steps = steps_of(policy)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
             sys.stderr.write(f"The guard does not start: {name}: {fault['msg']}.\n")
         return 2
-    except (KeyFileInvalid, _PolicyInvalid) as error:
+    except (KeyFileInvalid, PolicyUnusable, _PolicyInvalid) as error:
         sys.stderr.write(f"The guard does not start: {error}\n")
         return 2
     with contextlib.ExitStack() as stack:
@@ -165,7 +167,7 @@ def main() -> int:
             )
             return 1
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, policy, keys, public=public, admin=admin))
+            runner.run(_serve(settings, policy, steps, keys, public=public, admin=admin))
     return 0
 
 

@@ -21,6 +21,7 @@ from deploy_targets.guard.chat import Admit, Chat
 from deploy_targets.guard.errors import GuardError, KeyFileInvalid
 from deploy_targets.guard.exchange import Recorded, error_response, exchange_of
 from deploy_targets.guard.key_file import KeyFile
+from deploy_targets.guard.openapi import openapi_document
 from deploy_targets.guard.outcome import Outcome
 
 _log = structlog.get_logger()
@@ -52,8 +53,13 @@ def guard_app(chat: Chat, *, model: str) -> ASGIApp:
         card = {"id": chat.endpoint, "object": "model", "created": 0, "owned_by": "shipway"}
         return JSONResponse({"object": "list", "data": [card | ({"root": model} if model else {})]})
 
+    async def openapi(request: Request) -> Response:
+        exchange_of(request.scope).decide(Outcome.ANSWERED)
+        return JSONResponse(openapi_document(chat.endpoint))
+
     app = Starlette(
         routes=[
+            Route("/openapi.json", openapi, methods=["GET"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", chat, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),

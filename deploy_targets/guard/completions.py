@@ -44,6 +44,8 @@ def parse_completion(body: bytes) -> Asked:
 class CompletionWords:
     """The last filter of an answer that was asked for at /v1/completions."""
 
+    is_over = False
+
     def whole(self, document: dict[str, Any]) -> dict[str, Any]:
         """A `text_completion` of a `chat.completion`."""
         return self._worded(document, "message")

@@ -4,6 +4,9 @@ GuardError
 ├── RequestRefused       the client can mend it; says nothing about a version
 │   ├── RequestInvalid       400
 │   ├── ModelRefused         400 the version itself has said so: an answer, and counted as one
+│   ├── ContextTooLong       400
+│   ├── ContentRefused       400
+│   ├── AnswerUnfit          502 an answer all the same, and counted as one
 │   ├── KeyRefused           401
 │   ├── NotPermitted         403 a good key, but not for this
 │   ├── NoSuchModel          404
@@ -20,7 +23,7 @@ GuardError
     ├── UpstreamBroken       502 a connection, but no proper answer
     └── UpstreamTimeout      504
 
-KeyFileInvalid is not for clients: it tells the operator what is wrong with the file.
+KeyFileInvalid and PolicyUnusable are not for clients: they tell the operator what is wrong with a file.
 """
 
 from http import HTTPStatus
@@ -63,6 +66,28 @@ class ModelRefused(RequestRefused):
 
     status = HTTPStatus.BAD_REQUEST
     code = "refused_by_model"
+
+
+class ContextTooLong(RequestRefused):
+    """The prompt cannot fit into the model's context."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "context_length_exceeded"
+
+
+class ContentRefused(RequestRefused):
+    """A rule of the endpoint's policy refuses what the prompt holds."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "content_filter"
+
+
+class AnswerUnfit(RequestRefused):
+    """The version has answered, but not with the JSON that was asked for."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    kind = "server_error"
+    code = "answer_unfit"
 
 
 class KeyRefused(RequestRefused):
@@ -175,6 +200,10 @@ class UpstreamTimeout(UpstreamFailed):
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     code = "upstream_timeout"
+
+
+class PolicyUnusable(Exception):
+    """The policy is well formed, but cannot be acted upon here."""
 
 
 class KeyFileInvalid(Exception):

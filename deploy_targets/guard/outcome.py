@@ -34,7 +34,7 @@ def whole_outcome(status: int, body: bytes, *, is_streamed: bool) -> Outcome:
     """How a request ended that was answered at once; `is_streamed` says that a stream was asked for instead."""
     if HTTPStatus(400) <= status < HTTPStatus(500):
         return Outcome.ANSWERED
-    is_completion = status == HTTPStatus.OK and bool(_read_object(body).get("choices"))
+    is_completion = status == HTTPStatus.OK and _has_choices(_read_object(body), "message")
     return Outcome.ANSWERED if is_completion and not is_streamed else Outcome.FAILED
 
 
@@ -46,6 +46,8 @@ def is_envelope(body: bytes) -> bool:
 
 class Filter(Protocol):
     """What may change the events of a stream; `steps.AnswerFilter` says more."""
+
+    is_over: bool
 
     def event(self, event: dict[str, Any]) -> Iterable[dict[str, Any]]:
         """Those to give in its place."""
@@ -75,6 +77,11 @@ class StreamScan:
         self._drops_blank = False
 
     @property
+    def is_over(self) -> bool:
+        """A filter gives nothing of this stream any more."""
+        return any(one.is_over for one in self._filters)
+
+    @property
     def outcome(self) -> Outcome | None:
         """How the request ended; None while it may still go either way."""
         if self.has_error:
@@ -96,6 +103,11 @@ class StreamScan:
             raise UpstreamBroken(message)
         return b"".join(map(self._pass, lines.splitlines(keepends=True)))
 
+    def cut(self) -> bytes:
+        """The end mark of a stream that is over before the version has ended it."""
+        self._tail = b""
+        return self._close(_DATA + b" " + _DONE + b"\n\n")
+
     def end(self) -> bytes:
         """What is left when the stream has ended: nothing, or the end mark without a line end."""
         rest, self._tail = self._tail, b""
@@ -113,7 +125,7 @@ class StreamScan:
             return self._close(line)
         event = _read_object(payload)
         choices = event.get("choices")
-        if not event or (event.get("error") and not choices):
+        if not event or ((choices or event.get("error")) and not _has_choices(event, "delta")):
             self.has_error = True
             return line
         self.usage = read_usage(event) or self.usage
@@ -160,6 +172,24 @@ def brings_text(event: dict[str, Any]) -> bool:
         return any(choice["delta"].get("content") for choice in choices)
     except (TypeError, KeyError, AttributeError):
         return False
+
+
+def _has_choices(document: dict[str, Any], part: str) -> bool:
+    """Whether there are any, each of them an object in which `part` is one whose content is text."""
+    choices: object = document.get("choices")
+    if not isinstance(choices, list):
+        return False
+
+    def is_choice(one: object) -> bool:
+        if not isinstance(one, dict):
+            return False
+        said: object = cast("dict[str, Any]", one).get(part) or {}
+        return isinstance(said, dict) and isinstance(
+            cast("dict[str, Any]", said).get("content") or "", str
+        )
+
+    told = cast("list[object]", choices)
+    return bool(told) and all(map(is_choice, told))
 
 
 def _event(document: dict[str, Any]) -> bytes:

@@ -53,6 +53,9 @@ async def relay_stream(
 
     async for piece in answer.body:
         await send_on(scan.feed(piece))
+        if scan.is_over and scan.outcome is None:
+            await send_on(scan.cut())
+            break
     await send_on(scan.end())
     if scan.outcome is None:
         message = "The model's answer broke off. Try again."

@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deploy_targets.guard.exchange import Exchange
+from deploy_targets.guard.filter_steps import (
+    input_check,
+    json_form_check,
+    output_filter,
+    rule_names,
+)
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import GuardPolicy
 
@@ -21,9 +27,13 @@ Check = Callable[[Asked, Exchange], Awaitable[Asked]]
 class AnswerFilter(Protocol):
     """One answer on its way back.
 
+    `is_over`: nothing of this stream will be given any more, so that the version need not go on with it.
+
     Each method may raise RequestRefused, with the rule's name, to withhold the rest: before the first byte it becomes a
     status, in mid-stream an error event. Either way the version has answered.
     """
+
+    is_over: bool
 
     def whole(self, document: Document) -> Document:
         """The `chat.completion` to give; the same object where nothing is changed."""
@@ -51,6 +61,17 @@ class Steps:
     """The names of all rules that may refuse or redact: their series exist from the start."""
 
 
-def steps_of(policy: GuardPolicy) -> Steps:  # noqa: ARG001 - no part of it asks for a step yet
-    """The steps of this policy."""
-    return Steps()
+def steps_of(policy: GuardPolicy) -> Steps:
+    """The steps of this policy.
+
+    Raises:
+        PolicyUnusable: it names a file that cannot be read, or a pattern that cannot be matched.
+    """
+    checks: list[Check] = []
+    filters: list[FilterMaker] = []
+    if policy.input is not None:
+        checks.append(input_check(policy.input))
+    if policy.output is not None:
+        checks.append(json_form_check(policy.output))
+        filters.append(output_filter(policy.output))
+    return Steps(checks=tuple(checks), filters=tuple(filters), rules=rule_names(policy))

@@ -6,7 +6,7 @@ own bytes are passed on, fields that are unknown here included. Limits that an o
 
 import json
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from pydantic_core import from_json
@@ -110,6 +110,27 @@ def parse_chat(body: bytes, *, is_completion: bool = False) -> Asked:
         choices=parsed.n or 1,
         is_completion=is_completion,
     )
+
+
+def chat_schema() -> dict[str, Any]:
+    """The JSON schema of a chat's body, without references."""
+    schema = _Body.model_json_schema()
+    definitions: dict[str, Any] = schema.pop("$defs")
+
+    def written_out(part: Any) -> Any:
+        match part:
+            case {"$ref": str(ref)}:
+                return written_out(definitions[ref.rpartition("/")[2]])
+            case dict():
+                return {
+                    name: written_out(one) for name, one in cast("dict[str, Any]", part).items()
+                }
+            case list():
+                return [written_out(one) for one in cast("list[Any]", part)]
+            case _:
+                return part
+
+    return written_out(schema)
 
 
 class _Fields(RootModel[dict[str, Any]]):

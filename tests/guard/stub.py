@@ -19,6 +19,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from deploy_targets.guard.http_heads import BoundedHeads
+
 KEY = "sk-shipway-" + "k" * 43
 ENDPOINT = "chat"
 VERSION = {"x-shipway-version": "7"}
@@ -97,6 +99,39 @@ LAST_WORDS = {
 """With what a stream ends that has no end mark."""
 
 
+SAY = "say "
+"""With which a message begins whose rest is to be the answer, in a stream two characters at a time."""
+
+
+RAW = "raw "
+"""With which a message begins whose rest is the answer's document, or its one event."""
+
+
+def said_in_pieces(behaviour: str) -> list[str]:
+    text = behaviour.removeprefix(SAY)
+    return [text[at : at + 2] for at in range(0, len(text), 2)]
+
+
+def _told(behaviour: str) -> Iterator[bytes] | None:
+    """The events of an answer that the message itself spells; None where it does not."""
+    if behaviour.startswith(RAW):
+        return iter((event(json.loads(behaviour.removeprefix(RAW))), DONE))
+    if not behaviour.startswith(SAY):
+        return None
+    end = event({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    return iter((*map(chunk, said_in_pieces(behaviour)), end, DONE))
+
+
+def _completion(behaviour: str) -> dict[str, Any]:
+    if behaviour.startswith(RAW):
+        return json.loads(behaviour.removeprefix(RAW))
+    if not behaviour.startswith(SAY):
+        return COMPLETION
+    message = {"role": "assistant", "content": behaviour.removeprefix(SAY)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": {"content": []}}
+    return {**COMPLETION, "choices": [choice]}
+
+
 class StubEngine:
     """Answers as it is told to."""
 
@@ -125,9 +160,10 @@ class StubEngine:
         elif behaviour in ANSWERS:
             return ANSWERS[behaviour]
         elif asked.get("stream"):
-            events = self._events(behaviour, request, counts=bool(asked.get("stream_options")))
+            counts = bool(asked.get("stream_options"))
+            events = _told(behaviour) or self._events(behaviour, request, counts=counts)
             return StreamingResponse(events, media_type="text/event-stream", headers=VERSION)
-        return JSONResponse(COMPLETION, headers=VERSION)
+        return JSONResponse(_completion(behaviour), headers=VERSION)
 
     async def _events(
         self, behaviour: str, request: Request, *, counts: bool
@@ -183,7 +219,7 @@ class _CutError(Exception):
 
 def a_server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
-        app, http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        app, http=BoundedHeads, lifespan="off", log_config=None, timeout_graceful_shutdown=1
     )
     return uvicorn.Server(config)
 

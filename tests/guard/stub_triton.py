@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.guard.stub import ENDPOINT, VERSION, event
+from tests.guard.stub import ENDPOINT, SAY, VERSION, event, said_in_pieces
 
 NAMED = {"model_name": ENDPOINT, "model_version": "7"}
 
@@ -105,6 +105,10 @@ class StubTriton:
                 raise _CutError
             case "break at once":
                 raise _CutError
+            case _ if asked.startswith(SAY):
+                for said in said_in_pieces(asked):
+                    yield event(piece(said))
+                yield event(piece("", "stop"))
             case _:
                 yield ANSWERS[asked]
 

@@ -29,6 +29,8 @@ async def refusing(asked: Asked, exchange: Exchange) -> Asked:
 class Holding:
     """Holds text back until the end, to show that all of it passes."""
 
+    is_over = False
+
     def __init__(self) -> None:
         self._held: list[dict[str, Any]] = []
 
