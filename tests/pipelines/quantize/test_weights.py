@@ -9,7 +9,7 @@ from registry.errors import SourceInvalid
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_one_number_that_is_none_is_found_and_its_tensor_named(tmp_path, dtype, bad) -> None:
     spoilt = torch.zeros(40, 8, dtype=dtype)
     spoilt[17, 3] = bad
@@ -40,3 +40,10 @@ def test_a_file_that_is_cut_short_is_refused_by_its_header(tmp_path) -> None:
 def test_a_folder_without_weights_is_refused(tmp_path) -> None:
     with pytest.raises(SourceInvalid, match=r"no \*\.safetensors"):
         check_headers(tmp_path)
+
+
+def test_an_empty_tensor_and_eight_bit_floats_can_be_asked_too(tmp_path) -> None:
+    spoilt = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
+    save_file({"a": torch.ones(0), "b": spoilt}, tmp_path / "model.safetensors")
+    with pytest.raises(SourceInvalid, match="b in"):
+        check_numbers(tmp_path)
