@@ -38,6 +38,7 @@ REUSED_TAG = "shipway.reused_from"
 OUTPUT_TAG = "shipway.output"
 _MIB = 1 << 20
 _HOUR_S = 3600
+_DAY_S = 24 * _HOUR_S
 _TALKATIVE = (
     "lm_eval", "mlflow", "tokenicer", "torch.utils._pytree", "torchao", "transformers",
 )  # fmt: skip
@@ -199,6 +200,8 @@ class Session:
         # Before any work, which a key that cannot sign would lose.
         key_file = settings.signing_key_file
         signing_key = None if key_file is None else SigningKey.read(key_file)
+        bench = Workbench(settings.home, fresh=fresh)
+        bench.sweep(unused_since=time.time() - settings.keep_work_days * _DAY_S)
         client = connect_mlflow(where)
         tracking = Tracking(client)
         experiment = (
@@ -215,7 +218,7 @@ class Session:
                 store=connect_store(where),
                 connect_s3=partial(connect_s3, where),
                 tracking=tracking,
-                bench=Workbench(settings.home, fresh=fresh),
+                bench=bench,
                 signing_key=signing_key,
                 run_id=run_id,
                 experiment_id=experiment,

@@ -22,6 +22,8 @@ class PipelineSettings(BaseSettings):
         default=None, validation_alias="SHIPWAY_PRICE_PER_HOUR", ge=0
     )
     """What an hour of this machine costs, in your currency; with it each stage logs the metric `cost`."""
+    keep_work_days: int = Field(default=30, validation_alias="SHIPWAY_KEEP_WORK_DAYS", ge=1)
+    """Finished work and broken-off downloads that no run used for as long are deleted as a run begins."""
     experiment: str = Field(
         default="shipway/pipelines", validation_alias="MLFLOW_EXPERIMENT_NAME", min_length=1
     )

@@ -4,6 +4,7 @@ A folder without `done.json` was left by a process that died: it is thrown away 
 verified, file by file, and used again. One process works on a folder at a time (a file lock that dies with it).
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -60,11 +61,12 @@ class Finished:
 
 
 class Workbench:
-    """The work folders below `<home>/work`."""
+    """The work folders below `<home>/work`, and what downloads left half done below `<home>/incoming`."""
 
     def __init__(self, home: Path, *, fresh: bool = False) -> None:
         """`fresh` has every piece of work done again, once for this workbench."""
         self._root = home / "work"
+        self._incoming = home / "incoming"
         self._fresh = fresh
         self._renewed: set[str] = set()
 
@@ -93,12 +95,29 @@ class Workbench:
             again = self._fresh and folder.name not in self._renewed
             self._renewed.add(folder.name)
             if not again and (found := _verified(folder)) is not None:
-                (folder / _DONE).touch()  # last used now: see `sweep`
+                (folder / _DONE).touch()  # last used now, for `sweep`
                 return found
             if abandoned is not None and not (folder / _DONE).exists():
                 for run_id in abandoned.get("run_ids", ()):
                     on_abandoned(str(run_id))
             return _make(folder, dict(inputs), work, run_ids)
+
+    def sweep(self, *, unused_since: float) -> tuple[str, ...]:
+        """Deletes the folders that nobody used since then (seconds since the epoch), and returns their names.
+
+        What another process works on at present stays.
+        """
+        swept: list[str] = []
+        for folder in (*self._root.glob("*/"), *self._incoming.glob("*/")):
+            if _last_used(folder) >= unused_since:
+                continue
+            with contextlib.suppress(StageFailed), _alone_with(folder):
+                (folder / _DONE).unlink(
+                    missing_ok=True
+                )  # first: what is half deleted is not finished
+                shutil.rmtree(folder)
+                swept.append(folder.name)
+        return tuple(sorted(swept))
 
     def makers(self, digest: Digest) -> tuple["Maker", ...]:
         """The finished work whose `model/` has that digest, or whose inputs name it; last used last.
@@ -248,6 +267,14 @@ def _verified(folder: Path) -> Finished | None:
 def _files(folder: Path) -> ArtifactManifest:
     files = describe_folder(folder).files
     return ArtifactManifest.of(f for f in files if f.path not in {_DONE, _STARTED})
+
+
+def _last_used(folder: Path) -> float:
+    """When the finished work was made or taken, or anything of the unfinished was written."""
+    done = folder / _DONE
+    if done.exists():
+        return done.stat().st_mtime
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

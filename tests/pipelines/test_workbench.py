@@ -220,3 +220,29 @@ def test_a_change_of_the_code_is_other_work(tmp_path) -> None:
     (package / "notes.txt").write_text("no code")
     assert code_of(str(file), ["pytest"]) == seen[-1]
     assert code_of(str(file), ["hypothesis"]).keys() == {"source", "hypothesis"}
+
+
+def test_what_nobody_used_for_long_is_swept_away_and_what_was_used_stays(tmp_path) -> None:
+    bench = Workbench(tmp_path)
+    old, used = (bench.do("quantize", {"model": name}, Work()).folder for name in "ab")
+    half = tmp_path / "incoming" / "half"
+    half.mkdir(parents=True)
+    (half / "part").write_text("x")
+    for path in (old / "done.json", used / "done.json", half / "part", half):
+        os.utime(path, (1000, 1000))
+    bench.do("quantize", {"model": "b"}, Work())
+
+    swept = bench.sweep(unused_since=2000)
+
+    assert swept == tuple(sorted([old.name, "half"]))
+    assert (old.exists(), used.exists(), half.exists()) == (False, True, False)
+
+
+def test_what_another_process_works_on_is_not_swept_away(tmp_path) -> None:
+    bench = Workbench(tmp_path)
+    folder = bench.do("quantize", {}, Work()).folder
+    os.utime(folder / "done.json", (1000, 1000))
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert bench.sweep(unused_since=2000) == ()
+    assert folder.exists()
