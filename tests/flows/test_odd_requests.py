@@ -40,7 +40,7 @@ def test_an_alias_on_a_version_whose_artifacts_are_gone_is_refused_with_the_reas
         servers.store._client.delete_object(
             Bucket=bucket, Key=f"{prefix.rstrip('/')}/model.safetensors"
         )
-    inspector = ReleaseInspector(servers.store, world.endpoint, secret=None)
+    inspector = ReleaseInspector(servers.store, world.endpoint, secret=None, trusted=None)
     world.unit = replace(world.unit, inspector=inspector)
     world.restart()
     world.target.shifts.clear()
