@@ -25,7 +25,6 @@ from deploy_targets.guard.counters import NO_TOKENS
 from deploy_targets.guard.errors import BudgetSpent, BudgetUnknown, RateLimited
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.limit_store import LimitStore, Store
-from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import GuardPolicy, Limits
 
@@ -218,16 +217,16 @@ class RateLimiter:
             await self._store.settled(settle(tokens, micros))
 
     def _used(self, asked: Asked, exchange: Exchange, expected: Usage) -> Usage:
-        """What the version says, where it does; what failed costs nothing.
+        """What the version says, where it does; what failed before any text costs nothing.
 
-        A stream that the client left, or a filter cut off, costs what came of it. Who left before a whole answer pays for
-        all that was reserved: what a version did for an answer that nobody heard, nobody knows.
+        A stream that ended early costs what came of it, whether its client left, a filter cut it off or its time was over:
+        whoever asks for more than can be given in time would pay nothing else. Who left before a whole answer pays for all
+        that was reserved: what a version did for an answer that nobody heard, nobody knows.
         """
         if exchange.usage is not None:
             return exchange.usage
         is_left = exchange.outcome is None
-        is_cut_off = exchange.outcome is Outcome.ANSWERED and exchange.texts > 0
-        if (is_left and asked.is_streamed) or is_cut_off:
+        if exchange.texts or (is_left and asked.is_streamed):
             return Usage(prompt=expected.prompt, completion=exchange.texts)
         return expected if is_left else NO_TOKENS
 
