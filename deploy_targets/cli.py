@@ -42,8 +42,6 @@ app.add_typer(endpoints_app, name="endpoints")
 app.add_typer(stack_app)
 app.add_typer(keys_app, name="keys")
 app.add_typer(judging_app)
-
-
 app.add_typer(webhook_app(compose), name="webhook")
 app.add_typer(audit_app(compose))
 app.add_typer(cost_app(compose))
