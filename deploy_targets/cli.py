@@ -42,14 +42,17 @@ app.add_typer(endpoints_app, name="endpoints")
 app.add_typer(stack_app)
 app.add_typer(keys_app, name="keys")
 app.add_typer(judging_app)
-
-
 app.add_typer(webhook_app(compose), name="webhook")
 app.add_typer(audit_app(compose))
 app.add_typer(cost_app(compose))
 # Groups of commands of other packages, which this one does not know: `schedule` of the pipelines.
 for _group in entry_points(group="shipway.commands"):
-    app.add_typer(_group.load(), name=_group.name)
+    try:
+        app.add_typer(_group.load(), name=_group.name)
+    except Exception as _error:  # noqa: BLE001 - whatever is wrong with it, the other commands are needed
+        sys.stderr.write(
+            f"`shipway {_group.name}` cannot be loaded ({_error!r}). Mend its package.\n"
+        )
 
 
 @app.command(epilog="Example: shipway status --json")

@@ -2,7 +2,8 @@
 
 Without them it takes fields by the thousand, fields of 50 MB and clients that never come to the end of a head; a path of
 20 MB keeps the whole process busy for 19 s (measured). A head that is too large gets a 431, one that takes too long a
-408; either way the connection ends.
+408; either way the connection ends. What else is no body has the same bound: fields behind a body in chunks, and what
+stands beside a chunk's length.
 """
 
 import asyncio
@@ -40,18 +41,17 @@ class BoundedHeads(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes of a head before it is parsed; a piece is cut where the bound would be passed."""
+        """Counts what comes before it is parsed, as long as it brings no body; a piece is cut where the bound would be passed."""
         if self._is_in_head and self._deadline is None:
             self._await_head()
         while data and not self.transport.is_closing():
-            room = MAX_HEAD_BYTES - self._head_bytes if self._is_in_head else len(data)
+            room = MAX_HEAD_BYTES - self._head_bytes
             if room <= 0:
                 self._is_too_large = True
                 self.send_400_response("")
                 return
             piece, data = data[:room], data[room:]
-            if self._is_in_head:
-                self._head_bytes += len(piece)
+            self._head_bytes += len(piece)
             super().data_received(piece)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -67,9 +67,14 @@ class BoundedHeads(HttpToolsProtocol):
         self._end_wait()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """What comes next is a head again."""
-        self._is_in_head = True
+        self._is_in_head, self._head_bytes = True, 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -92,7 +92,7 @@ class StreamScan:
         """The whole lines that may be passed on. A begun line is held back, so that a broken one is never sent.
 
         Raises:
-            UpstreamBroken: a line without an end.
+            UpstreamBroken: a line without an end; or, where there are filters, one that they cannot read.
             RequestRefused: by a filter.
         """
         held = self._tail + piece
@@ -127,6 +127,10 @@ class StreamScan:
         choices = event.get("choices")
         if not event or ((choices or event.get("error")) and not _has_choices(event, "delta")):
             self.has_error = True
+            if self._filters and (choices or not event):
+                # It may hold text that no filter could see.
+                message = "The model sent what is no event of an answer. Try again."
+                raise UpstreamBroken(message)
             return line
         self.usage = read_usage(event) or self.usage
         self.texts += brings_text(event)

@@ -22,7 +22,7 @@ from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.cost import cost_micros, expected_usage
 from deploy_targets.guard.counters import NO_TOKENS
-from deploy_targets.guard.errors import BudgetSpent, BudgetUnknown, GuardError, RateLimited
+from deploy_targets.guard.errors import BudgetSpent, BudgetUnknown, RateLimited
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.limit_store import LimitStore, Store
 from deploy_targets.guard.wire import Asked
@@ -87,7 +87,7 @@ class RateLimiter:
                 await self._hold(
                     held, scope, expected.prompt + expected.completion, micros, exchange
                 )
-        except GuardError:
+        except BaseException:  # one that is ended while it reserves among them
             await self._settle(held, 0, 0)
             raise
         try:
@@ -217,20 +217,18 @@ class RateLimiter:
             await self._store.settled(settle(tokens, micros))
 
     def _used(self, asked: Asked, exchange: Exchange, expected: Usage) -> Usage:
-        """What the version says, where it does; what failed costs nothing.
+        """What the version says, where it does; what failed before any text costs nothing.
 
-        A client that left pays for what it saw of a stream, or for all that it had reserved: what a version did for an
-        answer that nobody heard, nobody knows.
+        A stream that ended early costs what came of it, whether its client left, a filter cut it off or its time was over:
+        whoever asks for more than can be given in time would pay nothing else. Who left before a whole answer pays for all
+        that was reserved: what a version did for an answer that nobody heard, nobody knows.
         """
         if exchange.usage is not None:
             return exchange.usage
-        if exchange.outcome is None:
-            return (
-                Usage(prompt=expected.prompt, completion=exchange.texts)
-                if asked.is_streamed
-                else expected
-            )
-        return NO_TOKENS
+        is_left = exchange.outcome is None
+        if exchange.texts or (is_left and asked.is_streamed):
+            return Usage(prompt=expected.prompt, completion=exchange.texts)
+        return expected if is_left else NO_TOKENS
 
     def _key(self, scope: _Scope, what: str) -> str:
         return f"{self._endpoint}:{scope.name}:{what}"

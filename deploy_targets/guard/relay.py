@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Send
 
 from deploy_targets.guard import errors
-from deploy_targets.guard.errors import GuardError
+from deploy_targets.guard.errors import GuardError, RequestRefused
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import (
     Outcome,
@@ -40,9 +40,12 @@ async def relay_stream(
     """
     scan = StreamScan(keeps_usage=asked.wants_usage, filters=filters)
 
-    async def send_on(lines: bytes) -> None:
+    def keep_counts() -> None:
         exchange.saw_text(scan.texts, now=time.perf_counter())
         exchange.usage = scan.usage
+
+    async def send_on(lines: bytes) -> None:
+        keep_counts()
         if scan.outcome is not None:
             exchange.decide(scan.outcome, error="error_in_stream" if scan.has_error else "")
         if not lines:
@@ -51,12 +54,16 @@ async def relay_stream(
             await send(_head(HTTPStatus.OK, "text/event-stream; charset=utf-8"))
         await send({"type": "http.response.body", "body": lines, "more_body": True})
 
-    async for piece in answer.body:
-        await send_on(scan.feed(piece))
-        if scan.is_over and scan.outcome is None:
-            await send_on(scan.cut())
-            break
-    await send_on(scan.end())
+    try:
+        async for piece in answer.body:
+            await send_on(scan.feed(piece))
+            if scan.is_over and scan.outcome is None:
+                await send_on(scan.cut())
+                break
+        await send_on(scan.end())
+    except RequestRefused:
+        keep_counts()  # of what came with the piece that was refused
+        raise
     if scan.outcome is None:
         message = "The model's answer broke off. Try again."
         raise errors.UpstreamBroken(message)

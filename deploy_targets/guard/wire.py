@@ -45,7 +45,8 @@ class _StreamOptions(_Lenient):
     include_usage: bool | None = None
 
 
-_Tokens = Annotated[int, Field(ge=1)] | None
+_Tokens = Annotated[int, Field(ge=1, lt=1 << 31)] | None
+"""More than any model gives, and few enough that Redis can count what they may cost."""
 
 
 class _Body(_Lenient):

@@ -87,10 +87,11 @@ def render_guard(endpoint: Endpoint) -> tuple[Manifest, ...]:
         )
         raise ManifestInvalid(message)
     return (
+        # First, for a pod reads it once: one that the Deployment starts must not find the policy of before.
+        _policy(endpoint),
         _deployment(endpoint, gateway),
         _front(endpoint),
         _counts(endpoint),
-        _policy(endpoint),
         _budget(endpoint),
         _network_policy(endpoint, gateway),
     )

@@ -400,3 +400,22 @@ def test_a_tokenizer_that_is_not_there_keeps_the_guard_from_starting(tmp_path: P
 def test_a_policy_survives_its_file() -> None:
     policy = GuardPolicy.model_validate({"input": {"rules": [PII]}, "output": {"rules": [NO_KEYS]}})
     assert GuardPolicy.model_validate_json(policy.document()) == policy
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"choices": [{"index": 0, "delta": {"content": [{"type": "text", "text": AWS}]}}]},
+        {"error": {"message": "no"}, "choices": [{"delta": {"content": [AWS]}}]},
+        [{"choices": [{"delta": {"content": AWS}}]}],
+    ],
+)
+def test_what_filters_cannot_read_of_a_stream_is_not_passed_on(
+    start_world: Start, told: object
+) -> None:
+    steps = steps_of(GuardPolicy.model_validate({"output": {"rules": [NO_KEYS]}}))
+    world = start_world(steps=steps)
+    response = world.post(a_chat(f"raw {json.dumps(told)}", stream=True))
+    assert AWS not in response.text
+    assert response.json()["error"]["code"] == "upstream_broken"
+    assert world.counted() == (1, 1)

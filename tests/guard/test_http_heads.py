@@ -51,6 +51,15 @@ def test_a_head_that_is_too_large_is_turned_away_at_once(world: World, head: byt
     assert world.post().status_code == 200
 
 
+@pytest.mark.parametrize("behind", [b"0\r\nbig: ", b"5;"], ids=["a trailer", "beside a length"])
+def test_what_is_no_body_behind_a_head_is_bounded_too(world: World, behind: bytes) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with connected(world) as connection:  # without a key: nobody may do this
+        send(connection, head + b"3\r\nabc\r\n" + behind + b"x" * (5 << 20))
+        assert b"HTTP/1.1 2" not in told(connection)  # which ends, though the client would go on
+    assert world.post().status_code == 200
+
+
 def test_a_head_that_never_ends_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_heads, "HEAD_S", 0.2)
     for begun in (b"", b"\r\n", b"POST /v1/chat/completions HTTP/1.1\r\nhost"):

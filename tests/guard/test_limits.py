@@ -13,6 +13,12 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy_targets.guard.access_control import ANYBODY
+from deploy_targets.guard.exchange import Exchange
+from deploy_targets.guard.limit_store import LimitStore
+from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.steps import steps_of
+from deploy_targets.guard.wire import parse_chat
 from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.redis_server import RedisServer, a_redis
 from tests.guard.stub import ENDPOINT, KEY, a_chat
@@ -271,3 +277,67 @@ def test_tokens_and_costs_are_counted_by_version_through_either_protocol(
     assert timed == int(is_streamed)
     between = world.samples("llm_inference_per_token_seconds_count")["7", "chat"]
     assert between in ({0, 1} if is_streamed else {0})
+
+
+def test_a_client_whose_answer_a_rule_cuts_off_pays_for_what_was_made_of_it(
+    start_world: Start,
+) -> None:
+    policy = GuardPolicy.model_validate(
+        {
+            "prices": PRICES,
+            "output": {
+                "rules": [{"name": "no", "kind": "words", "words": ["is"], "action": "refuse"}]
+            },
+        }
+    )
+    world = start_world(policy=policy, steps=steps_of(policy))
+    assert "content_filter" in world.post(a_chat("say Paris is", stream=True)).text
+    assert world.line()["outcome"] == "answered"
+    assert series(world, "llm_guard_key_cost_micros_total", "version", "key")["7", "owner"] > 10
+    assert world.samples("llm_inference_cost_micros_total")["7", "chat"] > 10
+
+
+def test_a_client_pays_for_what_came_of_a_stream_that_ran_out_of_time(start_world: Start) -> None:
+    policy = GuardPolicy.model_validate({"prices": PRICES})
+    world = start_world(policy=policy, timeout_s=0.5)
+    assert "upstream_timeout" in world.post(a_chat("hang in stream", stream=True)).text
+    assert world.line()["outcome"] == "failed"
+    assert series(world, "llm_guard_key_cost_micros_total", "version", "key")["7", "owner"] > 10
+
+
+def test_a_client_pays_for_a_stream_that_ends_unfit(start_world: Start) -> None:
+    policy = GuardPolicy.model_validate({"prices": PRICES, "output": {"json_answers": "refuse"}})
+    world = start_world(policy=policy, steps=steps_of(policy))
+    asked = a_chat("say Paris", stream=True, response_format={"type": "json_object"})
+    assert "answer_unfit" in world.post(asked).text
+    assert world.line()["outcome"] == "answered"
+    assert series(world, "llm_guard_key_cost_micros_total", "version", "key")["7", "owner"] > 10
+
+
+def test_more_tokens_than_can_be_counted_are_refused_and_no_budget_is_lost(start: Start) -> None:
+    world = start(a_policy(micros_per_day=1000))
+    asked = a_chat(max_tokens=10**18, n=128)
+    assert world.post(asked).status_code == 400
+    assert world.post().status_code == 200
+
+
+def test_a_place_is_given_back_by_a_request_that_is_ended_while_it_reserves() -> None:
+    async def run() -> None:
+        policy = a_policy(concurrent_requests=1, micros_per_day=1000)
+        store = LimitStore(None, lost=lambda _: None)
+        limiter = RateLimiter(policy, store, endpoint=ENDPOINT, longest_s=5)
+        asked = parse_chat(json.dumps(a_chat()).encode())
+        counted = store.budget
+
+        async def ended(_: object) -> None:
+            raise asyncio.CancelledError
+
+        store.budget = ended  # pyright: ignore[reportAttributeAccessIssue]
+        with pytest.raises(asyncio.CancelledError):
+            async with limiter.reserved(asked, Exchange(request_id="1", caller=ANYBODY)):
+                pass
+        store.budget = counted
+        async with limiter.reserved(asked, Exchange(request_id="2", caller=ANYBODY)):
+            pass
+
+    asyncio.run(run())

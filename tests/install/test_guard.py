@@ -25,7 +25,7 @@ SERVING = {"auth": "api-key", "timeout_s": 90}
 
 
 def pod(endpoint: Any) -> Any:
-    return render_guard(endpoint)[0].body["spec"]["template"]["spec"]
+    return render_guard(endpoint)[1].body["spec"]["template"]["spec"]
 
 
 def environment(endpoint: Any) -> dict[str, str]:
@@ -80,7 +80,7 @@ def test_it_may_finish_what_it_has_before_it_is_killed(settings) -> None:
 def test_its_policy_is_the_endpoints_and_another_one_makes_other_pods(settings) -> None:
     def template(**limits: int) -> Any:
         endpoint = a_ray_endpoint(guard={"limits": {"key": limits}})
-        deployment, _, _, config, *_ = render_guard(endpoint)
+        config, deployment, *_ = render_guard(endpoint)  # in this order: a pod reads it once
         assert settings(endpoint).policy_file.name in config.body["data"]
         document = config.body["data"][settings(endpoint).policy_file.name]
         assert GuardPolicy.model_validate_json(document) == endpoint.guard
@@ -118,7 +118,7 @@ def test_the_proxies_namespace_is_the_gateways_own_or_the_declared_one() -> None
 
 def test_the_controller_is_told_where_the_counts_are() -> None:
     deployment = (INSTALL / "controller" / "deployment.yaml").read_text()
-    service = render_guard(a_ray_endpoint())[2].body
+    service = render_guard(a_ray_endpoint())[3].body
 
     assert counts_url("{endpoint}") in deployment
     assert counts_url("chat").startswith(

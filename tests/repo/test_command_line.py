@@ -43,6 +43,20 @@ def test_help_takes_less_than_a_second_of_cpu() -> None:
     assert _cpu_s() - before < 1.0
 
 
+def test_a_broken_package_of_commands_takes_no_other_command_with_it(tmp_path, monkeypatch) -> None:
+    (tmp_path / "broken-1.dist-info").mkdir()
+    (tmp_path / "broken-1.dist-info" / "METADATA").write_text("Name: broken\nVersion: 1\n")
+    (tmp_path / "broken-1.dist-info" / "entry_points.txt").write_text(
+        "[shipway.commands]\nbroken = not_there:app\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+
+    done = _run(SHIPWAY, "rollback", "--help")
+
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert "`shipway broken` cannot be loaded" in done.stderr
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = f"import sys, deploy_targets.cli; print([m for m in {HEAVY} if m in sys.modules])"
 
