@@ -237,7 +237,7 @@ class ArtifactStore:
         bucket, prefix = split_source(source)
         with answering(f"the artifact at {source}"):
             found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
-            text = found["Body"].read().decode()
+            text = found["Body"].read()
         return ArtifactManifest.from_json(text)
 
     def fetch(

@@ -398,3 +398,19 @@ def test_what_was_composed_of_an_artifact_goes_with_it(
 
     assert [Bucket(store, one.source).keys() for one in composed] == [set(), set()]
     assert Bucket(store, kept.source).keys()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe\xfd",
+        b"[" * 100_000,
+        b'{"files": [{"path": "a", "digest": "%s", "size_bytes": 1e999}]}',
+    ],
+)
+def test_a_damaged_manifest_is_a_fault_of_the_artifact_whatever_is_damaged(
+    store: ArtifactStore, artifact: Artifact, text: bytes
+) -> None:
+    artifact.bucket.write(MANIFEST_NAME, text.replace(b"%s", artifact.digest.encode()))
+    with pytest.raises(IntegrityError, match="manifest cannot be read"):
+        store.check(artifact.source, artifact.digest)
