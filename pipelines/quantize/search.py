@@ -121,6 +121,7 @@ def _candidate(title: str, kept: Kept) -> Candidate:
         size_bytes=kept.model.manifest.size_bytes,
         loss=None if ratio is None else ratio - 1,
         loss_upper=None if upper is None else upper - 1,
+        refused="; ".join(kept.evaluation.gate.reasons),
     )
 
 
