@@ -369,20 +369,6 @@ class ArtifactStore:
         with answering(source):
             fetch_all(self._client, bucket, targets, on_bytes=on_bytes)
 
-    def listing_digest(self, source: str) -> Digest:
-        """The SHA-256 over names, sizes and entity tags below an `s3://` folder: another one means other bytes.
-
-        Raises:
-            NotFound: nothing lies there.
-        """
-        lines = [
-            f"{item['Key']} {item['Size']} {item['ETag']}\n" for _, item in self._objects(source)
-        ]
-        if not lines:
-            message = f"There are no files at {source}. Look at the address."
-            raise NotFound(message)
-        return Digest("sha256:" + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest())
-
 
 def connect_store(
     settings: RegistrySettings, *, keys: tuple[str, str] | None = None
