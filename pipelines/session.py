@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
+from pydantic import ValidationError
 
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
@@ -95,6 +96,8 @@ class Stage:
     _bench: Workbench
     _announcer: Announcer
     experiment_id: str
+    is_trial: bool = False
+    """Whether the run around it has several of these, so that what each says stays on its own."""
     work_s: float = 0.0
     """What the finished work took when it was done."""
     _is_new: bool = False
@@ -103,6 +106,11 @@ class Stage:
     def is_reused(self) -> bool:
         """Whether all that was done here had been done before."""
         return self.work_s > 0 and not self._is_new
+
+    @property
+    def _told(self) -> str | None:
+        """The run around it, where that is told what the stage says."""
+        return None if self.is_trial else self.parent_id
 
     def do(self, inputs: Mapping[str, Any], work: Callable[[Path], Product]) -> Finished:
         """The finished work on `inputs`, done now or before; its metrics and reports are in the run afterwards."""
@@ -129,16 +137,16 @@ class Stage:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Writes parameters on the stage's run, and on the one around it: that is the run which a version names."""
-        for run_id in (self.run_id, self.parent_id):
+        for run_id in (self.run_id, self._told):
             if run_id is not None:
                 self._tracking.log_params(run_id, params)
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Writes metrics on the stage's run, and on the one around it with the stage in front: `quantize/loss_mean`."""
         self._tracking.log_metrics(self.run_id, metrics)
-        if self.parent_id is not None:
+        if self._told is not None:
             named = {f"{self.name}/{name}": value for name, value in metrics.items()}
-            self._tracking.log_metrics(self.parent_id, named)
+            self._tracking.log_metrics(self._told, named)
 
     def log_inputs(self, inputs: Mapping[str, tuple[str, str]]) -> None:
         """Notes what the stage worked on: role to address and digest."""
@@ -181,6 +189,8 @@ class Session:
     price_per_hour: float | None
     is_chain: bool
     """Whether stages are children of the run, rather than the run itself."""
+    is_trial: bool = False
+    """Whether stages are attempts of which one is kept: MLflow lets no parameter of the run around them be changed."""
     announcer: Announcer = field(default_factory=Announcer)
     origins: dict[Digest, Mapping[str, str]] = field(
         default_factory=dict[Digest, Mapping[str, str]]
@@ -265,6 +275,7 @@ class Session:
             _bench=self.bench,
             _announcer=self.announcer,
             experiment_id=self.experiment_id,
+            is_trial=self.is_trial,
         )
 
 
@@ -278,6 +289,12 @@ def run_entry_point(entry: Callable[..., None]) -> None:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         typer.echo(f"error: {error}{notes}", err=True)
         sys.exit(2 if isinstance(error, BadInput) else 1)
+    except ValidationError as error:
+        if error.title not in {PipelineSettings.__name__, "RegistrySettings"}:
+            raise
+        for fault in error.errors(include_input=False, include_url=False):
+            typer.echo(f"error: {fault['loc'][0]} cannot be used: {fault['msg']}.", err=True)
+        sys.exit(2)
     except OSError as error:
         if not is_disk_full(error):
             raise

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import time
@@ -112,6 +113,8 @@ class Workbench:
             if _last_used(folder) >= unused_since:
                 continue
             with contextlib.suppress(StageFailed), _alone_with(folder):
+                if _last_used(folder) >= unused_since:
+                    continue  # somebody was faster
                 (folder / _DONE).unlink(
                     missing_ok=True
                 )  # first: what is half deleted is not finished
@@ -271,10 +274,14 @@ def _files(folder: Path) -> ArtifactManifest:
 
 def _last_used(folder: Path) -> float:
     """When the finished work was made or taken, or anything of the unfinished was written."""
-    done = folder / _DONE
-    if done.exists():
-        return done.stat().st_mtime
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    # What goes away while one looks is in use.
+    try:
+        done = folder / _DONE
+        if done.exists():
+            return done.stat().st_mtime
+        return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return math.inf
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -237,7 +237,7 @@ class ArtifactStore:
         bucket, prefix = split_source(source)
         with answering(f"the artifact at {source}"):
             found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
-            text = found["Body"].read().decode()
+            text = found["Body"].read()
         return ArtifactManifest.from_json(text)
 
     def fetch(
@@ -368,20 +368,6 @@ class ArtifactStore:
             raise NotFound(message)
         with answering(source):
             fetch_all(self._client, bucket, targets, on_bytes=on_bytes)
-
-    def listing_digest(self, source: str) -> Digest:
-        """The SHA-256 over names, sizes and entity tags below an `s3://` folder: another one means other bytes.
-
-        Raises:
-            NotFound: nothing lies there.
-        """
-        lines = [
-            f"{item['Key']} {item['Size']} {item['ETag']}\n" for _, item in self._objects(source)
-        ]
-        if not lines:
-            message = f"There are no files at {source}. Look at the address."
-            raise NotFound(message)
-        return Digest("sha256:" + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest())
 
 
 def connect_store(

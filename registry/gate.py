@@ -164,7 +164,7 @@ class Gate:
                     scorecard=Scorecard.from_document(champion["scorecard"]),
                 ),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             message = f"The gate's answer does not say what it rests on ({type(error).__name__}: {error})."
             raise IntegrityError(message) from error
 
@@ -215,7 +215,10 @@ def _compare(
         ]
     if least < MIN_SAMPLES[score.kind]:
         return [f"{name} rests on {least} samples, and {MIN_SAMPLES[score.kind]} are needed"]
-    loss = compare(score, reference)
+    try:
+        loss = compare(score, reference)
+    except (ArithmeticError, ValueError) as error:
+        return [f"{name} compares nothing ({error})"]  # nobody measured a perplexity of 0
     numbers[f"{name}.loss_to_{who}"] = loss.value
     numbers[f"{name}.loss_to_{who}_upper"] = loss.upper
     margin = margins.of(score.kind)

@@ -113,8 +113,8 @@ class KnownFiles:
             found = patiently(
                 lambda: self._client.get_object(Bucket=self._bucket, Key=f"{folder}{MANIFEST_NAME}")
             )
-            return ArtifactManifest.from_json(found["Body"].read().decode())
-        except (IntegrityError, UnicodeDecodeError):
+            return ArtifactManifest.from_json(found["Body"].read())
+        except IntegrityError:
             return None
         except ClientError as error:
             if code_of(error) in ABSENT:

@@ -102,7 +102,7 @@ class ArtifactManifest:
         return json.dumps({"digest": self.digest, "files": files}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """The manifest that `to_json` wrote.
 
         Raises:
@@ -119,7 +119,7 @@ class ArtifactManifest:
                 for file in document["files"]
             )
             promised = parse_digest(document["digest"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             message = (
                 f"The artifact's manifest cannot be read ({error}). Run the version stage again."
             )

@@ -58,6 +58,7 @@ def plan_collection(
         and version.stage in {"None", "Archived"}
         and datetime.fromtimestamp(version.updated_ms / 1000, tz=now.tzinfo) < young
     }
+    doomed -= _bases(versions, doomed)
     kept = [version for version in versions if (version.model, version.version) not in doomed]
     # "Promote model" copies a version into another model, and what a copy is can be read only through its origin.
     copied = {(version.source, version.model) for version in kept}
@@ -78,3 +79,26 @@ def plan_collection(
         if source not in needed_sources and written < young
     )
     return Garbage(versions=garbage, sources=tuple(sorted(sources)))
+
+
+def _bases(
+    versions: Collection[ModelVersion], doomed: Collection[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """The versions that those which are not `doomed` were made of, and what these were made of in turn."""
+    made_of = {
+        (version.model, version.version): _named(version.tags.get(SOURCE_TAG, ""))
+        for version in versions
+    }
+    found: set[tuple[str, str]] = set()
+    for pair in made_of.keys() - set(doomed):
+        base = made_of[pair]
+        while base is not None and base not in found:
+            found.add(base)
+            base = made_of.get(base)
+    return found
+
+
+def _named(source: str) -> tuple[str, str] | None:
+    """Model and version of `models:/name/version`."""
+    model, _, version = source.removeprefix("models:/").rpartition("/")
+    return (model, version) if source.startswith("models:/") and model else None

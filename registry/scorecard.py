@@ -136,8 +136,11 @@ class Scorecard:
                 )
                 for name, score in document["scores"].items()
             }
+            if wrong := [name for name, score in scores.items() if not _adds_up(score)]:
+                message = f"The scorecard's {', '.join(wrong)} is not what its samples add up to. Evaluate again."
+                raise IntegrityError(message)
             return cls(evaluation=str(document["evaluation"]), scores=scores)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             message = f"The scorecard cannot be read ({error}). Evaluate the model again."
             raise IntegrityError(message) from error
 
@@ -166,6 +169,18 @@ def compare(score: Score, reference: Score) -> Loss:
     if score.kind not in _UNBOUNDED:
         upper = min(upper, 1.0)
     return Loss(value=worse, upper=upper, is_paired=is_paired)
+
+
+def _adds_up(score: Score) -> bool:
+    """Whether the number that people read is that of the samples, by which models are compared."""
+    if not score.samples:
+        return True
+    again = Score.of(score.kind, score.samples)
+    pairs = ((score.value, again.value), (score.stderr, again.stderr))
+    return score.n == again.n and all(
+        math.isclose(said, is_so, rel_tol=1e-6, abs_tol=1e-6) or math.isnan(is_so)
+        for said, is_so in pairs
+    )
 
 
 def _finite(value: float) -> float | int | None:

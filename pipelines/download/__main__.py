@@ -51,11 +51,7 @@ def download(session: Session, *, source: str, digest: str = "") -> Model:
         _compare(source, promised, found.digest)
         incoming = session.home / "incoming" / key_of(found.identity)
         finished = stage.do(
-            {
-                "from": dict(found.identity),
-                "promised": promised or "",
-                "code": code_of(__file__, _LIBRARIES),
-            },
+            {"from": dict(found.identity), "code": code_of(__file__, _LIBRARIES)},
             lambda folder: _bring(
                 found,
                 folder,
@@ -66,6 +62,7 @@ def download(session: Session, *, source: str, digest: str = "") -> Model:
             ),
         )
         facts = {**finished.product.facts, **found.facts, "source": found.address}
+        _compare(source, promised, facts["source_digest"])
         model = Model(folder=finished.folder / "model", manifest=finished.files_of("model"))
         stage.log_inputs({"source": (found.address, facts["source_digest"])})
         stage.log_params({f"source.{name}": value for name, value in facts.items()})

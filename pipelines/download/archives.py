@@ -1,9 +1,12 @@
 """A checkpoint in a tar or zip archive: looked at by its names first, then unpacked where it cannot leave its folder."""
 
+import gzip
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +16,20 @@ from typing import IO, Any
 from pipelines.checkpoint import check_names
 from registry.errors import SourceInvalid
 
+_PIECE_BYTES = 1 << 20
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
 def is_archive(name: str) -> bool:
     """Whether a file of that name is taken for an archive."""
     return name.lower().endswith(_ENDINGS)
+
+
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+    FileExistsError, IsADirectoryError, NotADirectoryError,  # one name is both a file and a folder
+    ValueError,  # a name that no file can have
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +55,7 @@ def unpack(archive: Path, into: Path, *, where: str) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with member.open() as given, target.open("wb") as file:
                     shutil.copyfileobj(given, file)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _DAMAGED as error:
         message = f"The archive {where} cannot be read ({error}). Copy or download it again."
         raise SourceInvalid(message) from error
     inside = list(into.iterdir())
@@ -78,6 +89,9 @@ def _opened(archive: Path) -> Generator[list[_Member]]:
     else:
         with tarfile.open(archive) as packed:
             yield [_tarred(packed, info) for info in packed.getmembers() if not info.isdir()]
+            # The checksum of what is compressed comes after the last member.
+            while packed.fileobj.read(_PIECE_BYTES):
+                pass
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:

@@ -5,6 +5,7 @@ after a kill, so the bytes come by `parts`. Its Xet protocol is not used: each f
 """
 
 import fnmatch
+import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -129,6 +130,11 @@ def _file(repository: str, commit: str, sibling: Any) -> RemoteFile:
     )
 
 
+def _without_query(told: str) -> str:
+    """`told` without what follows `?` in addresses: large files come from signed ones, and errors go into MLflow."""
+    return re.sub(r"\?[^\s'\")]*", "", told)
+
+
 @contextmanager
 def _answering(where: str) -> Generator[None]:
     """Turns the hub client's exceptions into ours; a full disk passes through."""
@@ -138,7 +144,7 @@ def _answering(where: str) -> Generator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        told = str(error)[:300]
+        told = _without_query(str(error))[:300]
         if error.response.status_code in _LATER:
             message = f"The hub is busy and did not give {where} ({told}). Run again: what has arrived is kept."
             raise Unavailable(message) from error
@@ -149,5 +155,5 @@ def _answering(where: str) -> Generator[None]:
         )
         raise SourceInvalid(message) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
-        message = f"The hub did not answer for {where} ({str(error)[:300]}). Look at the network, then run again."
+        message = f"The hub did not answer for {where} ({_without_query(str(error))[:300]}). Look at the network, then run again."
         raise Unavailable(message) from error

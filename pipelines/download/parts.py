@@ -117,11 +117,16 @@ def _partial(parts: Path, file: RemoteFile) -> Path:
 def _arrived(parts: Path, file: RemoteFile) -> set[int]:
     """Where the parts begin that are on the disk. A line that was not written to its end does not count."""
     partial = _partial(parts, file)
+    journal = partial.with_suffix(".done")
+    if not partial.exists():
+        journal.unlink(
+            missing_ok=True
+        )  # of a file that went its way: it would vouch for the next one
     try:
-        lines = partial.with_suffix(".done").read_text().split("\n")[:-1]
+        lines = journal.read_text().split("\n")[:-1]
     except FileNotFoundError:
         return set()
-    return {int(line) for line in lines if line.isdigit()} if partial.exists() else set()
+    return {int(line) for line in lines if line.isdigit()}
 
 
 def _fetch(

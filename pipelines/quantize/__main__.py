@@ -170,6 +170,7 @@ def _run_method(
     if isinstance(recipe, NoRecipe):
         return ()
     windows = cut_windows(load_tokenizer(model.folder), read_texts(data.calibration), recipe)
+    pin_recipe(recipe, data)  # what was read is what the recipe names
     if recipe.method is Method.GPTQ_OPTIMUM:
         from pipelines.quantize.methods import gptq_optimum
 

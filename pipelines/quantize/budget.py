@@ -35,6 +35,8 @@ class Candidate:
     """Where the loss ends, allowing for noise."""
     not_tried: str = ""
     """Why there is nothing to measure."""
+    refused: str = ""
+    """Why its gate does not let it through: it could not be promoted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,8 @@ def _objection(candidate: Candidate, budget: Budget) -> str:
         reasons.append(f"may lose {_percent(upper)}, {_percent(budget.max_quality_loss)} allowed")
     if budget.max_bytes is not None and size > budget.max_bytes:
         reasons.append(f"{size} bytes, {budget.max_bytes} allowed")
+    if candidate.refused:
+        reasons.append(f"its gate failed: {candidate.refused}")
     return "; ".join(reasons)
 
 

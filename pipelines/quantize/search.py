@@ -3,7 +3,7 @@
 What is tried is kept in the workbench like any other work, so a second search with another budget measures nothing again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -80,18 +80,19 @@ def search(  # noqa: PLR0913 - as many things decide
     Raises:
         NoneWithinBudget: there is none; the table says why.
     """
+    trial = replace(session, is_trial=True)
     tried: dict[str, Kept] = {}
     candidates: list[Candidate] = []
     for title, recipe in recipes.items():
         try:
             check_served(recipe, engine)
             pinned = pin_recipe(recipe, data)
-            model = quantize(session, model=base, recipe=pinned, data=data)
+            model = quantize(trial, model=base, recipe=pinned, data=data)
         except RecipeInvalid as error:
             candidates.append(Candidate(name=title, recipe=str(recipe), not_tried=str(error)))
             continue
         evaluation, _ = evaluate(
-            session, base=base, model=model, data=data, margins=margins, name=name
+            trial, base=base, model=model, data=data, margins=margins, name=name
         )
         tried[title] = Kept(recipe=pinned, model=model, evaluation=evaluation)
         candidates.append(_candidate(title, tried[title]))
@@ -104,7 +105,10 @@ def search(  # noqa: PLR0913 - as many things decide
             "Allow more, or add a recipe to the folder."
         )
         raise NoneWithinBudget(message)
-    return tried[choice.kept]
+    kept = tried[choice.kept]
+    told = {f"recipe.{key}": value for key, value in kept.recipe.model_dump().items()}
+    session.tracking.log_params(session.run_id, told)
+    return kept
 
 
 def _candidate(title: str, kept: Kept) -> Candidate:
@@ -117,6 +121,7 @@ def _candidate(title: str, kept: Kept) -> Candidate:
         size_bytes=kept.model.manifest.size_bytes,
         loss=None if ratio is None else ratio - 1,
         loss_upper=None if upper is None else upper - 1,
+        refused="; ".join(kept.evaluation.gate.reasons),
     )
 
 

@@ -105,6 +105,15 @@ class Children:
                 _signal(group, signal.SIGKILL)
             _await(all_gone, time.monotonic() + self._grace_s)
 
+    def end_all(self) -> tuple[str, ...]:
+        """Has all end of which there is a file, and returns their runs."""
+        running = tuple(run_id for run_id in self._known() if self.runs(run_id))
+        self.end(running)
+        return running
+
+    def _known(self) -> tuple[str, ...]:
+        return tuple(sorted(file.stem for file in self._folder.glob("*.pid")))
+
     def _file(self, run_id: str) -> Path:
         return self._folder / f"{run_id}.pid"
 

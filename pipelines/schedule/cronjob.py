@@ -66,7 +66,7 @@ def render_cronjob(schedule: Schedule) -> dict[str, Any]:
             "failedJobsHistoryLimit": 3,
             "jobTemplate": {
                 "metadata": {"labels": labels},
-                # A run that failed is not tried again by itself: the next time it is due, it goes on from its cache.
+                # A run that failed is not tried again by itself.
                 "spec": {"backoffLimit": 0, "template": pod},
             },
         },

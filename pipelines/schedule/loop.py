@@ -54,10 +54,19 @@ class Loop:
                     assert_never(action)
 
     def stop(self) -> None:
-        """Has everything end that runs, and records it."""
-        for schedule in self._schedules:
-            history = self._settled(schedule.name)
-            self._end(schedule.name, history.past.running, Outcome.INTERRUPTED)
+        """Has everything end that runs, and records it.
+
+        Raises:
+            Unavailable: MLflow gives no answer. Everything is ended all the same, and the next loop records it.
+        """
+        try:
+            for schedule in self._schedules:
+                history = self._settled(schedule.name)
+                self._end(schedule.name, history.past.running, Outcome.INTERRUPTED)
+        except Unavailable:
+            for run_id in self._children.end_all():
+                self._say(f"ended, and not recorded yet: run {run_id}")
+            raise
 
     def _settled(self, name: str) -> History:
         """What is recorded of that schedule, once the runs whose process is gone are recorded as such."""

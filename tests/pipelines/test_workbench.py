@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import workbench
 from pipelines.workbench import Product, Workbench, code_of, is_disk_full, key_of, subfolder
 from registry.digests import describe_folder
 from registry.errors import StageFailed
@@ -245,4 +247,30 @@ def test_what_another_process_works_on_is_not_swept_away(tmp_path) -> None:
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert bench.sweep(unused_since=2000) == ()
+    assert folder.exists()
+
+
+def test_what_goes_away_or_is_used_while_one_sweeps_is_no_obstacle(tmp_path, monkeypatch) -> None:
+    bench = Workbench(tmp_path)
+    folder = bench.do("quantize", {}, Work()).folder
+    os.utime(folder / "done.json", (1000, 1000))
+    (tmp_path / "work" / "busy").mkdir()
+    (tmp_path / "work" / "busy" / "scratch").write_text("x")
+    there = Path.rglob
+
+    def vanishing(path: Path, pattern: str):
+        yield from there(path, pattern)
+        yield path / "gone"
+
+    monkeypatch.setattr(Path, "rglob", vanishing)
+    alone = workbench._alone_with
+
+    @contextmanager
+    def after_another(path: Path):
+        with alone(path):
+            os.utime(folder / "done.json", (3000, 3000))
+            yield
+
+    monkeypatch.setattr(workbench, "_alone_with", after_another)
+    assert bench.sweep(unused_since=2000) == ()
     assert folder.exists()

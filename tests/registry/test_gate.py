@@ -18,6 +18,8 @@ from registry.gate import (
     check_scores,
     decide,
 )
+from registry.promotion import check_gate
+from registry.release import DIGEST_TAG, GATE_TAG, SCORECARD_TAG, ModelVersion, Refused, Release
 from registry.scorecard import Kind, Score, Scorecard
 from tests.builders import a_digest
 from tests.builders import a_scorecard as a_card
@@ -246,3 +248,37 @@ def test_a_bare_answer_is_no_gate(lost) -> None:
     del document[lost]
     with pytest.raises(IntegrityError, match="does not say what it rests on"):
         Gate.from_document(document)
+
+
+@pytest.mark.parametrize("value", [-5, 10**400, 1e400])
+@pytest.mark.parametrize("field", ["value", "stderr", "n"])
+@pytest.mark.parametrize("tag", [SCORECARD_TAG, GATE_TAG])
+def test_impossible_numbers_in_a_tag_are_a_refusal_and_no_crash(value, field, tag) -> None:
+    score = {"kind": "perplexity", "value": 5, "stderr": 0.1, "n": 50, "samples": []}
+    cards = {
+        which: {"schema": 1, "evaluation": "e", "scores": {"perplexity": dict(score)}}
+        for which in (SCORECARD_TAG, GATE_TAG)
+    }
+    gate = {
+        "passed": True, "reasons": [], "numbers": {}, "margins": dataclasses.asdict(Margins()),
+        "base": cards[GATE_TAG], "champion": None,
+    }  # fmt: skip
+    tags = {DIGEST_TAG: "sha256:" + "0" * 64}
+
+    def answer() -> Release | Refused:
+        told = {GATE_TAG: json.dumps(gate), SCORECARD_TAG: json.dumps(cards[SCORECARD_TAG])}
+        source = "s3://shipway/models/1"
+        return check_gate(ModelVersion(model="m", version="1", source=source, tags=tags | told))
+
+    assert isinstance(answer(), Release)
+    cards[tag]["scores"]["perplexity"][field] = value
+    assert isinstance(answer(), Refused) or (field == "n" and value > 50)
+
+
+def test_a_score_that_is_not_what_its_samples_add_up_to_is_refused() -> None:
+    card = Scorecard(evaluation="e", scores={"p": Score.of(Kind.PERPLEXITY, [1.0, 1.1] * 10)})
+    document = card.to_document()
+    assert Scorecard.from_document(document) == card
+    document["scores"]["p"]["value"] = 2
+    with pytest.raises(IntegrityError, match="add up"):
+        Scorecard.from_document(document)

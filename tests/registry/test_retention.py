@@ -96,3 +96,13 @@ def test_the_unquantized_base_of_a_version_stays_as_long_as_the_version() -> Non
 
     assert "s3://shipway/bases/1" not in kept.sources
     assert gone.sources == ("s3://shipway/bases/1", "s3://shipway/models/1")
+
+
+def test_a_version_that_is_the_base_of_another_stays_as_long_as_that() -> None:
+    made = old("4", tags={SOURCE_TAG: "models:/smollm2/2"})
+    between = old("2", tags={SOURCE_TAG: "models:/smollm2/1"})
+
+    garbage = collect(old("1"), between, old("3"), made, old("5"), old("6"), aliased={"4"})
+
+    assert [version.version for version in garbage.versions] == ["3"]
+    assert garbage.sources == ("s3://shipway/models/3",)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import struct
 import tarfile
 import zipfile
@@ -193,3 +194,23 @@ def test_a_header_that_says_more_or_less_than_there_is_is_refused(tiny_copy, len
 )
 def test_a_card_states_its_licence_and_base(text, told) -> None:
     assert parse_card(text) == told
+
+
+def test_a_damaged_byte_in_a_compressed_archive_is_found_by_its_checksum(tmp_path) -> None:
+    archive, into = tmp_path / "a.tar.gz", tmp_path / "into"
+    into.mkdir()
+    write_archive(archive, {"m.safetensors": random.Random(0).randbytes(100_000)})
+    content = bytearray(archive.read_bytes())
+    content[50_000] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(SourceInvalid, match="cannot be read"):
+        unpack(archive, into, where="it")
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_an_archive_with_one_name_for_a_file_and_a_folder_is_told(tmp_path, kind) -> None:
+    archive, into = tmp_path / kind, tmp_path / "into"
+    into.mkdir()
+    write_archive(archive, {"m.safetensors": b"", "m.safetensors/n.safetensors": b""})
+    with pytest.raises(SourceInvalid, match="cannot be read"):
+        unpack(archive, into, where="it")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from pipelines.download.hub import _answering
 from registry.digests import describe_folder
-from registry.errors import Unavailable
+from registry.errors import SourceInvalid, Unavailable
 from tests.pipelines.download.fake_hub import COMMIT, FakeHub, serve_hub
 
 CARD = "---\nlicense: apache-2.0\nbase_model: org/base\n---\n# A model\n"
@@ -139,3 +140,12 @@ def test_a_hub_that_does_not_answer_may_work_later() -> None:
     with pytest.raises(Unavailable, match="Look at the network, then run again"):  # noqa: SIM117
         with _answering("hub://org/name"):
             raise httpx2.ConnectError("refused")
+
+
+def test_the_signature_of_an_address_is_not_told() -> None:
+    request = httpx2.Request("GET", "https://files.example/model?X-Signature=secret&Expires=1")
+    answer = httpx2.Response(403, request=request)
+    with pytest.raises(SourceInvalid) as refused, _answering("hub://org/name@abc"):
+        raise HfHubHTTPError(f"403 Forbidden for url '{request.url}'", response=answer)
+    assert "files.example/model" in str(refused.value)
+    assert "secret" not in str(refused.value)

@@ -188,3 +188,14 @@ def test_an_interrupt_ends_it_soon(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fetch_files([file], tmp_path, on_bytes=watch)
     assert time.monotonic() - began < 10
+
+
+def test_the_journal_of_a_file_that_went_its_way_vouches_for_no_other(tmp_path) -> None:
+    source = Source()
+    partial = parts._partial(tmp_path / "parts", source.file())
+    partial.parent.mkdir()
+    partial.with_suffix(".done").write_text("0\n1000\n")
+    parts._arrived(tmp_path / "parts", source.file())
+    partial.write_bytes(bytes(len(CONTENT)))
+    folder = fetch_files([source.file()], tmp_path, on_bytes=nothing)
+    assert (folder / "a" / "weights").read_bytes() == CONTENT

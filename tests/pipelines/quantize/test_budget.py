@@ -117,3 +117,9 @@ def test_a_folder_without_recipes_is_refused(tmp_path) -> None:
 def test_the_picture_is_a_picture_even_of_nothing_kept() -> None:
     choice = choose([GPTQ, one("nf4", None, None, not_tried="no")], BUDGET)
     assert draw(choice, Budget(max_quality_loss=0.02, max_bytes=7)).startswith(b"\x89PNG")
+
+
+def test_what_could_not_be_promoted_is_not_kept() -> None:
+    choice = choose([one("small", 1, 0.0, refused="golden is worse"), one("big", 2, 0.0)], BUDGET)
+    assert choice.kept == "big"
+    assert choice.rows[0].verdict == "its gate failed: golden is worse"

@@ -50,6 +50,9 @@ def test_the_smallest_within_the_budget_becomes_the_version_and_the_run_shows_al
     assert version.tags["shipway.size_bytes"] == kept["size_bytes"]
     assert f'"method":"{kept["name"]}"' in version.tags["shipway.recipe"]
     assert "transformers" in version.tags["shipway.engines"].split(",")
+    told = servers.client.get_run(version.run_id).data
+    assert told.params["recipe.method"] == kept["name"]
+    assert not [name for name in told.metrics if name.startswith(("quantize/", "evaluate/"))]
     assert artifact(servers, version.run_id, "budget.png", tmp_path).startswith(b"\x89PNG")
 
     refused = call(release, *given[:2], "--name", "starved", *given[4:], "--max-bytes", "10")

@@ -279,3 +279,21 @@ def test_mlflow_run_itself_is_what_is_scheduled_and_sigterm_ends_it(
     newest = servers.tracking.search(experiment, "", limit=1)[0]
     assert (newest["status"], newest["mlflow.project.entryPoint"]) == ("KILLED", "greet")
     assert newest[SCHEDULE_TAG] == name
+
+
+def test_what_runs_is_ended_with_the_loop_even_without_mlflow(world, monkeypatch) -> None:
+    loop = world.loop()
+    loop.tick(NOON)
+    [run] = world.runs()
+
+    def away(_records: Records, _name: str):
+        raise RegistryUnavailable("MLflow is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Records, "history", away)
+        with pytest.raises(RegistryUnavailable):
+            loop.stop()
+    assert not world.children.runs(run["run_id"])
+    assert world.said[-1] == f"ended, and not recorded yet: run {run['run_id']}"
+    world.loop().tick(NOON)
+    assert world.outcomes() == [("lost", "KILLED")]
