@@ -37,6 +37,7 @@ from deploy_targets.monitoring import limits, recordings
 from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
 from deploy_targets.target import Observed
+from registry.artifact_store import StoredArtifact
 from registry.promotion import CHAMPION, MoveAlias
 from registry.release import DIGEST_TAG
 from registry.signing import SigningKey
@@ -98,12 +99,17 @@ class Stack:
     def _file_of(self, command: str) -> tuple[str, ...]:
         return () if command in {"env", "down"} else ("-f", str(self.file))
 
-    def register(self, folder: Path, *, gate: bool = True, signed: bool = True) -> str:
+    def store(self, folder: Path, *, signed: bool = True) -> StoredArtifact:
+        """The model in S3, as the pipeline leaves it there."""
         artifacts = self.composition.artifacts()
         stored = artifacts.put(folder)
         if signed:
             key = SigningKey.read(self.home.signing().key_file)
             artifacts.sign(stored.source, key.sign(stored.manifest))
+        return stored
+
+    def register(self, folder: Path, *, gate: bool = True, signed: bool = True) -> str:
+        stored = self.store(folder, signed=signed)
         tags = {DIGEST_TAG: str(stored.manifest.digest)}
         if gate:
             tags |= gate_tags()

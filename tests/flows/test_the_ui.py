@@ -41,11 +41,8 @@ class Walk(Stack):
     def __init__(self, folder: Path, write: Callable[[Path, int], Path]) -> None:
         super().__init__(folder, ENDPOINTS + BY_STAGE)
         for seed in (1, 2):
-            stored = self.composition.artifacts().put(write(folder / f"model{seed}", seed))
-            tags = {
-                DIGEST_TAG: str(stored.manifest.digest),
-                **gate_tags(),
-            }
+            stored = self.store(write(folder / f"model{seed}", seed))
+            tags = {DIGEST_TAG: str(stored.manifest.digest), **gate_tags()}
             for model in ("tiny", "small"):
                 self.registry.register(model, source=stored.source, run_id=None, tags=tags)
 
