@@ -36,10 +36,13 @@ def find_origin(bench: Workbench, base: Digest) -> Mapping[str, str]:
 
 
 def find_data(bench: Workbench, model: Digest) -> Mapping[str, str]:
-    """The digests of what the model was made with and measured on, by what they are for."""
+    """The digests of what the model was made with and measured on, by what they are for.
+
+    What something else was made of it with is not among them.
+    """
     data: dict[str, str] = {}
     for maker in bench.makers(model):
-        if maker.stage != "download":
+        if maker.stage == "evaluate" or (maker.stage != "download" and maker.made == model):
             data |= _digests(maker.inputs)
     return data
 

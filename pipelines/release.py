@@ -16,7 +16,7 @@ from pipelines.quantize.__main__ import pin_recipe, read_recipe
 from pipelines.quantize.budget import Budget
 from pipelines.quantize.search import is_search, read_candidates, search
 from pipelines.quantize.served_by import check_served
-from pipelines.session import Session, Switch, run_entry_point
+from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.version import check_name
 from registry.engines import ServingEngine
 from registry.release import SOURCE_TAG
@@ -48,12 +48,12 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     with Session.open("release", fresh=fresh is Switch.TRUE, is_chain=True) as session:
         check_name(name)
         texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
-        lineage = {SOURCE_TAG: _lasting(source)}
         if is_search(recipe):
             recipes = read_candidates(recipe)
+            base = download(session, source=source, digest=digest)
             kept = search(
                 session,
-                base=download(session, source=source, digest=digest),
+                base=base,
                 recipes=recipes,
                 data=texts,
                 budget=Budget(max_quality_loss=max_quality_loss, max_bytes=max_bytes or None),
@@ -67,19 +67,20 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
                 model=kept.model,
                 evaluation=kept.evaluation,
                 recipe=kept.recipe,
-                lineage=lineage,
+                lineage=_origin(session, base),
             )
         else:
             parsed = pin_recipe(read_recipe(Path(recipe)), texts)
             check_served(parsed, engine)
+            base = download(session, source=source, digest=digest)
             made = make_version(
                 session,
                 name=name,
-                base=download(session, source=source, digest=digest),
+                base=base,
                 recipe=parsed,
                 data=texts,
                 margins=allowed,
-                lineage=lineage,
+                lineage=_origin(session, base),
             )
         session.announcer.say(
             "release",
@@ -88,10 +89,11 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
         )
 
 
-def _lasting(source: str) -> str:
-    """`source`, as it can be named from another working directory."""
-    is_path = ":/" not in source
-    return str(Path(source).expanduser().resolve()) if is_path else source
+def _origin(session: Session, base: Model) -> dict[str, str]:
+    """Where `base` came from, as it can be named tomorrow and from another working directory."""
+    address = session.origins[base.digest]["source"]
+    is_path = ":/" not in address
+    return {SOURCE_TAG: str(Path(address).expanduser().resolve()) if is_path else address}
 
 
 if __name__ == "__main__":

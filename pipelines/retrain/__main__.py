@@ -6,9 +6,9 @@ The merged checkpoint is kept in S3: the next retraining begins there.
 
 import csv
 import json
-import shutil
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -22,13 +22,15 @@ from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed
 from pipelines.quantize.__main__ import pin_recipe, read_recipe
 from pipelines.quantize.canonical import make_canonical
-from pipelines.retrain.examples import Example, divide, read_examples, tokenize
+from pipelines.quantize.served_by import check_served
+from pipelines.retrain.examples import Example, divide, parse_examples, read_content, tokenize
 from pipelines.retrain.parent import check_base, find_base, parse_parent
 from pipelines.retrain.recipe import AdapterRecipe, check_targets, parse_adapter
 from pipelines.session import Model, Session, Stage, Switch, run_entry_point
 from pipelines.version import check_name
 from pipelines.workbench import Product, code_of, is_disk_full, key_of
-from registry.digests import digest_file
+from registry.digests import digest_bytes
+from registry.engines import ServingEngine
 from registry.errors import (
     BadInput,
     IntegrityError,
@@ -40,6 +42,7 @@ from registry.errors import (
 from registry.promotion import AliasTrigger, MoveAlias
 from registry.release import (
     ADAPTER_TAG,
+    LICENCE_TAG,
     PARENT_TAG,
     SOURCE_TAG,
     TRAINING_DATA_TAG,
@@ -68,43 +71,43 @@ def read_adapter(file: Path) -> AdapterRecipe:
     return parse_adapter(text, where=str(file))
 
 
-def read_data(file: Path, *, digest: str) -> tuple[tuple[Example, ...], Digest]:
-    """The examples in `file` and its digest, which is `digest` where that is given.
+def read_data(content: bytes, *, where: str, digest: str) -> tuple[tuple[Example, ...], Digest]:
+    """The examples in `content` and its digest, which is `digest` where that is given.
 
     Raises:
         BadInput: they cannot be used.
         IntegrityError: other bytes were asked for.
     """
     promised = parse_digest(digest) if digest else None
-    examples = read_examples(file)
-    found = digest_file(file)
+    examples = parse_examples(content, where=where)
+    found = digest_bytes(content)
     if promised is not None and found != promised:
         message = (
-            f"{file} has the digest {found}, but {promised} was asked for. Somebody changed the data, "
+            f"{where} has the digest {found}, but {promised} was asked for. Somebody changed the data, "
             "or the digest belongs to other data."
         )
         raise IntegrityError(message)
     return examples, found
 
 
-def fetch_data(session: Session, address: str) -> Path:
-    """The file of training data that `address` names: a path, or an `s3://` folder with one `.jsonl` file in it.
+def fetch_data(session: Session, address: str) -> bytes:
+    """The training data that `address` names: a path, or an `s3://` folder with one `.jsonl` file in it.
 
     Raises:
         BadInput: the folder holds another number of them.
         NotFound, ArtifactStoreUnavailable: S3 does not have it, or does not answer.
     """
     if not address.startswith("s3://"):
-        return Path(address).expanduser()
-    folder = session.home / "training" / f"data-{key_of({'address': address})}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    session.store.download_plain(address.rstrip("/"), folder)
-    files = sorted(folder.rglob("*.jsonl"))
-    if len(files) != 1:
-        message = f"{address} holds {len(files)} .jsonl files. Name a folder that holds one."
-        raise BadInput(message)
-    return files[0]
+        return read_content(Path(address).expanduser())
+    training = session.home / "training"
+    training.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=training, prefix="data-") as name:
+        session.store.download_plain(address.rstrip("/"), Path(name))
+        files = sorted(Path(name).rglob("*.jsonl"))
+        if len(files) != 1:
+            message = f"{address} holds {len(files)} .jsonl files. Name a folder that holds one."
+            raise BadInput(message)
+        return read_content(files[0])
 
 
 def fetch_base(session: Session, parent: ModelVersion, *, named: str) -> Model:
@@ -296,6 +299,9 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     margins: Annotated[
         str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
     ] = "",
+    engine: Annotated[
+        ServingEngine, typer.Option(help="What will serve it.")
+    ] = ServingEngine.TRANSFORMERS,
     set_challenger: Annotated[
         Switch, typer.Option(help="Ask for its rollout once its gate has passed.")
     ] = Switch.FALSE,
@@ -306,19 +312,28 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     with Session.open("retrain", fresh=fresh is Switch.TRUE, is_chain=True) as session:
         check_name(name)
         training = read_adapter(adapter)
-        examples, data_digest = read_data(fetch_data(session, data), digest=digest)
+        examples, data_digest = read_data(fetch_data(session, data), where=data, digest=digest)
         texts = DataFolder.at(Path(evaluation_data)) if evaluation_data else demo_data(session.home)
         parsed = pin_recipe(read_recipe(recipe), texts)
+        check_served(parsed, engine)
         before = find_parent(session, name, parent)
+        learner = fetch_base(session, before, named=base)
         merged, stored = retrain(
             session,
             parent=before,
-            base=fetch_base(session, before, named=base),
+            base=learner,
             recipe=training,
             data=data,
             data_digest=data_digest,
             examples=examples,
         )
+        known = session.origins[learner.digest]
+        licence = known.get("licence") or before.tags.get(LICENCE_TAG, "")
+        session.origins[merged.digest] = {
+            "source": stored,
+            "licence": licence,
+            "base_model": known.get("base_model") or known["source"],
+        }
         made = make_version(
             session,
             name=name,

@@ -54,24 +54,27 @@ class Tokens:
     labels: tuple[int, ...]
 
 
-def read_examples(file: Path) -> tuple[Example, ...]:
-    """The examples of `file`, each only once, in the order of the file.
+def read_content(file: Path) -> bytes:
+    """What is in `file`: read once, so that its digest is that of the examples, whoever goes on writing there.
 
     Raises:
-        BadInput: it is not there, not UTF-8, has a line that is no example, or fewer than two examples.
+        BadInput: it is not there, or cannot be read.
     """
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         message = (
             f"The training data {file} cannot be read ({error.strerror}). Give a JSON Lines file."
         )
         raise BadInput(message) from error
-    return parse_examples(content, where=str(file))
 
 
 def parse_examples(content: bytes, *, where: str) -> tuple[Example, ...]:
-    """As `read_examples`, of bytes."""
+    """The examples in `content`, each only once, in its order; `where` is what the user calls it.
+
+    Raises:
+        BadInput: it is not UTF-8, has a line that is no example, or fewer than two examples.
+    """
     found: dict[Example, None] = {}
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
@@ -104,7 +107,7 @@ def divide(
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """The examples to train on and those held out, at least one of each; at least two are given.
 
-    No example is in both, for `read_examples` gives each once.
+    No example is in both, for `parse_examples` gives each once.
     """
     order = list(examples)
     random.Random(seed).shuffle(order)  # noqa: S311 - to be repeatable

@@ -12,7 +12,7 @@ from pipelines import release
 from pipelines.session import OUTPUT_TAG, REUSED_TAG, STAGE_TAG
 from pipelines.version import VERSION_TAG
 from registry.digests import describe_folder, digest_file
-from registry.promotion import Refused, check_gate
+from registry.promotion import MoveAlias, Refused, check_gate
 from registry.release import (
     BASE_TAG,
     BILL_TAG,
@@ -366,3 +366,20 @@ def test_a_stage_runs_under_mlflow_run_and_is_the_run_that_mlflow_made(
     [run] = [r for r in chain.command.runs() if r.get("mlflow.project.entryPoint") == "download"]
     assert (run[STAGE_TAG], run["status"]) == ("download", "FINISHED")
     assert run[OUTPUT_TAG] == child(servers, chain, "1", "download").data.tags[OUTPUT_TAG]
+
+
+def test_a_base_that_is_named_by_an_alias_is_noted_by_its_number(servers, chain, tmp_path) -> None:
+    recipe = tmp_path / "none.yaml"
+    recipe.write_text("method: none")
+    servers.registry.write("chain", MoveAlias(alias="gold", version="1"))
+    given = ("--source", "models:/chain@gold", "--name", "copied", "--recipe", str(recipe))
+    result = chain.command.run(MODULE, *given)
+    assert result.returncode == 0, result.stderr
+    assert servers.registry.version("copied", "1").tags[SOURCE_TAG] == "models:/chain/1"
+
+
+def test_a_setting_that_cannot_be_used_is_named_without_a_traceback(chain) -> None:
+    result = chain.command.run(MODULE, *chain.arguments, SHIPWAY_KEEP_WORK_DAYS="0")
+    assert result.returncode == 2
+    assert "SHIPWAY_KEEP_WORK_DAYS cannot be used" in result.stderr
+    assert "Traceback" not in result.stderr

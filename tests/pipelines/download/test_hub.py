@@ -23,9 +23,9 @@ def hub(tiny_copy):
 
 @pytest.fixture
 def fetch(command, hub, tmp_path):
-    def run(source: str = f"hub://org/name@{COMMIT}", **extra: str):
+    def run(source: str = f"hub://org/name@{COMMIT}", *more: str, **extra: str):
         return command.run(
-            "pipelines.download", "--source", source,
+            "pipelines.download", "--source", source, *more,
             HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "hf"), **extra,
         )  # fmt: skip
 
@@ -68,6 +68,9 @@ def test_a_branch_is_pinned_to_its_commit_and_a_pinned_one_needs_no_hub_again(fe
     assert again.returncode == 0, again.stderr
     assert "reused from an earlier run" in again.stdout
     assert len(hub.asked) == asked
+    other = fetch(f"hub://org/name@{COMMIT}", "--digest", "sha256:" + "0" * 64)
+    assert other.returncode == 1
+    assert "was asked for" in other.stderr
 
 
 @pytest.mark.real

@@ -12,7 +12,7 @@ from pipelines.retrain.examples import (
     Example,
     divide,
     parse_examples,
-    read_examples,
+    read_content,
     tokenize,
 )
 from registry.errors import BadInput
@@ -55,7 +55,7 @@ def test_bad_data_is_refused_with_its_line(content, says) -> None:
 
 def test_data_that_is_not_there_is_refused(tmp_path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
-        read_examples(tmp_path / "none.jsonl")
+        read_content(tmp_path / "none.jsonl")
 
 
 def test_chats_and_texts_with_any_line_ends_are_read_once_each() -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipelines.loading import load_tokenizer
-from pipelines.retrain.examples import divide, read_examples, tokenize
+from pipelines.retrain.examples import divide, parse_examples, tokenize
 from pipelines.retrain.lora import Fit, fit
 from pipelines.retrain.recipe import AdapterRecipe, parse_adapter
 from registry.digests import describe_folder
@@ -27,7 +27,9 @@ class KilledHereError(Exception):
 @pytest.fixture(scope="module")
 def parts(tiny_model, training_data):
     tokenizer = load_tokenizer(tiny_model)
-    divided = divide(read_examples(training_data), holdout_percent=20, seed=0)
+    divided = divide(
+        parse_examples(training_data.read_bytes(), where="it"), holdout_percent=20, seed=0
+    )
     return [tokenize(tokenizer, part, length=64) for part in divided]
 
 

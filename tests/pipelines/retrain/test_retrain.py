@@ -1,6 +1,7 @@
 """The whole chain on a tiny model, real libraries and real servers: a release, then what is trained of it, twice."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from registry.release import (
     ADAPTER_TAG,
     BASE_TAG,
     DIGEST_TAG,
+    LICENCE_TAG,
     PARENT_TAG,
     SOURCE_TAG,
     TRAINING_DATA_TAG,
@@ -59,7 +61,9 @@ def words(name: str, data: Path, recipe: Path, adapter: Path, margins: Path) -> 
 def given(training_data, recipe, adapter, tmp_path_factory) -> Callable[[str], tuple[str, ...]]:
     """The options under which a model of that name is trained."""
     wide = tmp_path_factory.mktemp("margins") / "wide.yaml"
-    wide.write_text("{perplexity_ratio: 1000, accuracy_drop: 1}")
+    wide.write_text(
+        "{perplexity_ratio: 1000, accuracy_drop: 1, divergence: 100, disagreement: 1, golden_drop: 1, repetition_rise: 1}"
+    )
     return lambda name: words(name, training_data, recipe, adapter, wide)
 
 
@@ -67,8 +71,10 @@ def given(training_data, recipe, adapter, tmp_path_factory) -> Callable[[str], t
 def chain(servers, tiny_model, training_data, recipe, given, tmp_path_factory) -> Chain:
     command = a_command(servers, tmp_path_factory.mktemp("taught"))
     options = given(NAME)
+    source = shutil.copytree(tiny_model, tmp_path_factory.mktemp("source") / "model")
+    (source / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     released = command.run(
-        "pipelines.release", "--source", str(tiny_model), "--name", NAME, "--recipe", str(recipe)
+        "pipelines.release", "--source", str(source), "--name", NAME, "--recipe", str(recipe)
     )
     assert released.returncode == 0, released.stderr
     servers.registry.write(NAME, MoveAlias(alias="champion", version="1"))
@@ -118,6 +124,10 @@ def test_the_version_says_its_parent_its_data_and_its_adapter(
     assert versions["3"].tags[PARENT_TAG] == f"models:/{NAME}/2"
     assert json.loads(tags[TRAINING_DATA_TAG])["digest"] == digest_file(training_data)
     assert json.loads(tags[ADAPTER_TAG])["rank"] == 4
+
+
+def test_the_licence_of_the_first_base_goes_along(versions) -> None:
+    assert [versions[number].tags[LICENCE_TAG] for number in "123"] == ["apache-2.0"] * 3
 
 
 def test_the_run_has_the_loss_curve_the_held_out_loss_and_the_adapter(
@@ -187,6 +197,7 @@ def test_what_cannot_work_is_refused_before_anything_is_fetched(
         (("--data", str(tmp_path / "none")), "cannot be read"),
         (("--adapter", str(recipe)), "method: Input should be 'lora'"),
         (("--recipe", str(adapter)), "method"),
+        (("--engine", "triton-python"), "which triton-python cannot serve"),
         ((), "nobody"),
     ):
         result = call(retrain, *options, *more)
