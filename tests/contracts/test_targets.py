@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +22,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy_targets.endpoint import Endpoint, Resources, TargetKind
-from deploy_targets.guard.app import guard_app
+from deploy_targets.guard.app import admission, guard_app
+from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.limit_store import LimitStore
+from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.steps import steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
+from deploy_targets.guard_policy import GuardPolicy
 from deploy_targets.local.process import find_marked
 from deploy_targets.local.split import Split
 from deploy_targets.local.triton_adapter import LocalTritonTarget
@@ -180,21 +186,28 @@ class TritonWorld(LocalWorld):
     def ask(self, body: Mapping[str, Any] | None = None, **pin: str) -> httpx2.Response:
         """Through a guard: before Triton nobody else speaks OpenAI's protocol."""
 
+        name, policy = self._endpoint.name, GuardPolicy()
+        counters = Counters(CollectorRegistry(), endpoint=name)
+
         async def ask() -> httpx2.Response:
-            async with upstream_session() as session:
-                url = self._platform.url(f"{self._endpoint.name}.envoy")
-                guard = guard_app(
-                    endpoint=self._endpoint.name,
-                    model="",
-                    keys=None,
-                    upstream=Upstream(session, url, timeout_s=60),
+            async with (
+                aclosing(LimitStore(None, lost=counters.lost)) as store,
+                upstream_session() as session,
+            ):
+                chat = Chat(
+                    endpoint=name,
+                    admit=admission(None, endpoint=name),
+                    steps=steps_of(policy),
+                    limiter=RateLimiter(policy, store, endpoint=name, longest_s=60),
+                    upstream=Upstream(session, self._platform.url(f"{name}.envoy"), timeout_s=60),
                     protocol="triton",
-                    counters=Counters(CollectorRegistry(), endpoint=self._endpoint.name),
+                    counters=counters,
                 )
-                transport = httpx2.ASGITransport(guard)
+                transport = httpx2.ASGITransport(guard_app(chat, model=""))
                 async with httpx2.AsyncClient(transport=transport, base_url="http://guard") as http:
-                    chat = body or a_chat("hello")
-                    return await http.post("/v1/chat/completions", json=chat, headers=pin)
+                    return await http.post(
+                        "/v1/chat/completions", json=body or a_chat("hello"), headers=pin
+                    )
 
         return asyncio.run(ask())
 

@@ -18,7 +18,7 @@ JSON = st.recursive(
     max_leaves=20,
 )
 FIELDS = (
-    "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "stream",
+    "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "stop", "stream",
     "stream_options",
 )  # fmt: skip
 
