@@ -45,11 +45,11 @@ class Backends(ABC):
 
     def registry(self) -> MlflowRegistry:
         """The model registry."""
-        return MlflowRegistry(connect_mlflow(self.registry_settings()))
+        return MlflowRegistry(self._mlflow)
 
     def tracking(self) -> Tracking:
         """The runs."""
-        return Tracking(connect_mlflow(self.registry_settings()))
+        return self._tracking
 
     def artifacts(self) -> ArtifactStore:
         """The models in S3."""
@@ -75,6 +75,15 @@ class Backends(ABC):
             trail=AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name),
             inspector=inspector,
         )
+
+    @cached_property
+    def _tracking(self) -> Tracking:
+        """One for all endpoints: what is bounded there is bounded for the process."""
+        return Tracking(self._mlflow)
+
+    @cached_property
+    def _mlflow(self) -> Any:
+        return connect_mlflow(self.registry_settings())
 
     @cached_property
     def _s3(self) -> Any:

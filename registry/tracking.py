@@ -39,8 +39,8 @@ _MAX_DATASET_NAME = 500
 """MLflow cuts beyond these; cut here, so that what is written is what is read back."""
 _PATIENCE = 2
 """Times the timeouts of all its attempts: what a whole call may take, pauses between attempts included."""
-_CALLS, _UPLOADS = 64, 8
-"""At the same time. Guesses, above what a controller's eight workers need."""
+_CALLS, _UPLOADS = 32, 8
+"""At the same time. Guesses, above what a controller's eight workers need, and below what chokes an MLflow of one worker."""
 
 
 def connect_mlflow(
@@ -264,10 +264,11 @@ class Tracking:
             with _answering(f"the artifacts of run {run_id}"):
                 # Not by the client's log_artifact, which takes an empty answer for a run whose artifacts are in this folder.
                 where = present("artifact address", self._run(run_id).info.artifact_uri)
-                repository: Any = get_artifact_repository(
-                    where, tracking_uri=self._client.tracking_uri
-                )
-                self._uploads.call(repository.log_artifact, str(file), folder or None)
+                self._uploads.call(self._upload, where, str(file), folder or None)
+
+    def _upload(self, where: str, file: str, folder: str | None) -> None:
+        repository: Any = get_artifact_repository(where, tracking_uri=self._client.tracking_uri)
+        repository.log_artifact(file, folder)
 
     def artifact_address(self, run_id: str) -> str:
         """Where the run's artifacts lie: an `s3://` folder, or `mlflow-artifacts:/…` where MLflow's server hands them out."""

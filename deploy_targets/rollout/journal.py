@@ -152,7 +152,7 @@ class Journal:
         self._tag(written, {STATUS_TAG: stage, REASON_TAG: reason})
         if stage != written.headline:
             written.headline = stage
-            self._picture(written, rollout, title=stage, reason=reason)
+            self._tell(written, rollout, title=stage, reason=reason)
 
     def _close(self, ended: EndedRollout) -> None:
         rollout, outcome = ended.rollout, ended.outcome
@@ -160,7 +160,7 @@ class Journal:
         self._write_points(written, rollout)
         told = {STATUS_TAG: outcome.value, OUTCOME_TAG: outcome.value, REASON_TAG: ended.reason}
         self._tag(written, told)
-        self._picture(written, rollout, title=outcome.value, reason=ended.reason)
+        self._tell(written, rollout, title=outcome.value, reason=ended.reason)
         status = "FINISHED" if outcome is Outcome.PROMOTED else "KILLED"
         self._tracking.finish(
             written.run_id, status="FAILED" if outcome is Outcome.ROLLED_BACK else status
@@ -217,18 +217,17 @@ class Journal:
             self._tracking.set_tags(written.run_id, changed)
             written.tags.update(changed)
 
-    def _picture(
-        self, written: _Written, rollout: RolloutState, *, title: str, reason: str
-    ) -> None:
-        release = rollout.challenger
-        heading = f"{self._endpoint.name}: v{rollout.champion or '-'} → v{release.version}, {title}"
-        picture = draw_rollout(rollout, title=heading)
-        self._tracking.log_bytes(written.run_id, picture, _PICTURE)
-        image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
-        self._tag(
-            written,
-            {"mlflow.note.content": f"**{title}**\n\n{reason}\n\n![the rollout]({image})\n"},
-        )
+    def _tell(self, written: _Written, rollout: RolloutState, *, title: str, reason: str) -> None:
+        """In words, and as a picture where anything was measured: an empty one says nothing, and takes a tenth of a second."""
+        note = f"**{title}**\n\n{reason}\n"
+        if rollout.points:
+            version = rollout.challenger.version
+            heading = f"{self._endpoint.name}: v{rollout.champion or '-'} → v{version}, {title}"
+            picture = draw_rollout(rollout, title=heading)
+            self._tracking.log_bytes(written.run_id, picture, _PICTURE)
+            image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
+            note += f"\n![the rollout]({image})\n"
+        self._tag(written, {"mlflow.note.content": note})
 
 
 def _accumulated(points: tuple[Point, ...]) -> Iterator[tuple[Point, tuple[Counts, Counts]]]:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import threading
 from itertools import accumulate
 from typing import Any
 
@@ -12,13 +13,22 @@ from deploy_targets.rollout.state import RolloutState
 
 # matplotlib leaves its keyword arguments untyped, hence the Any.
 _CHAMPION, _CHALLENGER = "tab:blue", "tab:orange"
+_DRAWING = threading.Lock()
 _HIGHEST = 1e30
 """What an e-value is drawn as at the most: far beyond any bound."""
 _COLORS = ("tab:red", "tab:purple", "tab:green", "tab:brown")
 
 
 def draw_rollout(rollout: RolloutState, *, title: str) -> bytes:
-    """A PNG of four panels, 900 by 1000 pixels; without points the panels are empty."""
+    """A PNG of four panels, 900 by 1000 pixels; without points the panels are empty.
+
+    One is drawn at a time: it takes several MiB, which many rollouts that move on together would take each.
+    """
+    with _DRAWING:
+        return _draw(rollout, title=title)
+
+
+def _draw(rollout: RolloutState, *, title: str) -> bytes:
     figure: Any = Figure(figsize=(9, 10), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     weight, requests, evidence, increase = figure.subplots(4, 1, sharex=True)

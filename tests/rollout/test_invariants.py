@@ -229,11 +229,11 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule()
     def lose_the_state(self) -> None:
-        """What the aliases name is all that is left to go by."""
+        """What the registry names is all that is left to go by."""
         self.memory.saved = Saved(
             EndpointState(endpoint="chat"), next_revision(self.memory.saved.revision)
         )
-        self.memory.clicked |= set(self.world.registry.aliases.values())
+        self.memory.clicked |= self._asked()
         self.memory.burned.clear()
 
     # The world
