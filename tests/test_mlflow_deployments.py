@@ -23,8 +23,19 @@ from tests.guard.stub import KEY, keys_json
 from tests.guard.world import World
 
 
+class Aliases(dict[str, str]):
+    """Also asked as MLflow's adapter is."""
+
+    def __call__(self, model: str) -> dict[str, str]:
+        return dict(self)
+
+
 class Registry(FakeRegistry):
-    """One that versions can be looked up in."""
+    """One that aliases and versions can be looked up in."""
+
+    def __init__(self, *versions: ModelVersion) -> None:
+        super().__init__(*versions)
+        self.aliases = Aliases()
 
     def version(self, model: str, version: str) -> ModelVersion:
         self._answer()

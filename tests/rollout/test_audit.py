@@ -167,11 +167,11 @@ def test_beyond_its_room_the_record_never_keeps_the_state_from_being_saved(
     serving: World,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(audit, "MAX_QUIET_BYTES", 4_000)
-    monkeypatch.setattr(audit, "MAX_PENDING_BYTES", 8_000)
+    monkeypatch.setattr(audit, "MAX_QUIET_BYTES", 12_000)
+    monkeypatch.setattr(audit, "MAX_PENDING_BYTES", 24_000)
     serving.trail.is_away = True
     serving.release("7")
-    assert sum(map(len, serving.state.audit.pending)) <= 8_000
+    assert sum(map(len, serving.state.audit.pending)) <= 24_000
     serving.trail.is_away = False
     serving.release("8")
     assert sum(entry.missed for entry in entries(serving)) > 0
