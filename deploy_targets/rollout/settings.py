@@ -17,7 +17,7 @@ class ControllerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True, extra="ignore")
 
-    poll_s: Annotated[float, Field(gt=0)] = 30
+    poll_s: Annotated[float, Field(gt=0)] = 60
     """How often the registry is read when nothing is under way."""
     tick_s: Annotated[float, Field(gt=0)] = 5
     """How often a rollout under way is looked at."""

@@ -30,6 +30,7 @@ from deploy_targets.local import parts
 from deploy_targets.local.home import Home
 from deploy_targets.local.process import free_port
 from deploy_targets.local.stack import StackInfo
+from deploy_targets.rollout.settings import ControllerSettings
 from tests.bench.many_models import MODELS, VERSIONS, an_artifact, fill_mlflow, model_name
 from tests.builders import GATEWAY
 from tests.kubernetes_api.resources import crd_folder
@@ -37,7 +38,7 @@ from tests.servers import Servers, start_servers
 
 ENDPOINTS, CLUSTER_ENDPOINTS = 100, 500
 CLICKS, SILENT_CLICKS = 100, 40
-POLL_S = 30.0
+POLL_S = ControllerSettings().poll_s
 REST_PERIODS = 4
 LIMIT_S = 300.0
 _ENDPOINT_PARTS = ("guard", "guard_admin", "envoy", "envoy_admin")
