@@ -11,7 +11,7 @@ import pytest
 from deploy_targets.endpoint import StageRequest
 from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.journal import Journal
-from deploy_targets.rollout.state import EndpointState, Phase
+from deploy_targets.rollout.state import Counts, EndpointState, Phase, Point
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import RegistryUnavailable
 from registry.mlflow_registry import MlflowRegistry
@@ -25,7 +25,7 @@ from registry.promotion import (
 )
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
-from tests.builders import an_endpoint, an_exposed_rollout
+from tests.builders import NOON, an_endpoint, an_exposed_rollout
 from tests.registry.bad_mlflow import (
     CONTENT_FAULTS,
     FAULTS,
@@ -71,7 +71,8 @@ class NoRecords:
 
 
 def write_journal(mlflow: BadMlflow) -> object:
-    rollout = replace(an_exposed_rollout(), phase=Phase.STEPPING)
+    point = Point(index=0, at=NOON, weight=5, champion=Counts(), challenger=Counts())
+    rollout = replace(an_exposed_rollout(), phase=Phase.STEPPING, points=(point,))
     state = EndpointState(endpoint="chat", rollout=rollout)
     return Journal(Tracking(client_of(mlflow)), an_endpoint()).write(state)
 
