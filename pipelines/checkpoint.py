@@ -52,12 +52,7 @@ def check_names(names: Iterable[str], *, where: str) -> None:
             "Only architectures that transformers knows itself can be served; remove the code if it is not needed."
         )
         raise SourceInvalid(message)
-    if not any(name.endswith(".safetensors") for name in listed):
-        message = (
-            f"{where} holds no *.safetensors weights (it holds: {_some(listed) or 'nothing'}). "
-            "Give a checkpoint as save_pretrained writes it, or a .gguf file."
-        )
-        raise SourceInvalid(message)
+    _check_has_weights(listed, where=where)
 
 
 def check_checkpoint(folder: Path, *, where: str) -> None:
@@ -77,7 +72,7 @@ def check_checkpoint(folder: Path, *, where: str) -> None:
                 "Use a model that transformers knows itself."
             )
             raise SourceInvalid(message)
-    _check_weights(folder, where=where)
+    check_weights(folder, where=where)
     if not any(
         (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
     ):
@@ -198,10 +193,24 @@ def _mapping(value: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _check_weights(folder: Path, *, where: str) -> None:
-    """Reads each weights file's header; the library compares it with the file's length."""
+def _check_has_weights(names: list[str], *, where: str) -> None:
+    if not any(name.endswith(".safetensors") for name in names):
+        message = (
+            f"{where} holds no *.safetensors weights (it holds: {_some(names) or 'nothing'}). "
+            "Give a checkpoint as save_pretrained writes it, or a .gguf file."
+        )
+        raise SourceInvalid(message)
+
+
+def check_weights(folder: Path, *, where: str) -> None:
+    """Refuses weights that are missing or cut short; reads the headers only, which the library compares with the lengths.
+
+    Raises:
+        SourceInvalid: they are.
+    """
     from safetensors import SafetensorError, safe_open
 
+    _check_has_weights(sorted(path.name for path in folder.rglob("*")), where=where)
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy"):

@@ -11,7 +11,7 @@ import typer
 from pipelines.chain import make_version, register
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.download.__main__ import download
-from pipelines.evaluate.margins import read_margins
+from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.quantize.__main__ import pin_recipe, read_recipe
 from pipelines.quantize.budget import Budget
 from pipelines.quantize.search import is_search, read_candidates, search
@@ -31,9 +31,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     ],
     digest: Annotated[str, typer.Option(help="What the source must have, sha256:...")] = "",
     data: Annotated[str, typer.Option(help="Folder of texts and tasks; demo data if empty.")] = "",
-    margins: Annotated[
-        str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
-    ] = "",
+    margins: MarginsFile = "",
     max_quality_loss: Annotated[
         float, typer.Option(min=0, help="Of several: perplexity's rise, 0.02 is 2 %.")
     ] = 0.02,

@@ -15,7 +15,7 @@ import typer
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.evaluate.agreement import KEPT_TOKENS, MAX_PROMPT_TOKENS
 from pipelines.evaluate.answers import MAX_ANSWER_TOKENS, MAX_JSON_TOKENS
-from pipelines.evaluate.margins import read_margins
+from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.evaluate.measure import Measures, measure
 from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS
 from pipelines.evaluate.prompts import read_prompts
@@ -273,9 +273,7 @@ def main(
     name: Annotated[
         str, typer.Option(help="Registered model whose champion is compared with.")
     ] = "",
-    margins: Annotated[
-        str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
-    ] = "",
+    margins: MarginsFile = "",
     fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
 ) -> None:
     """Measure a checkpoint against the unquantized one and decide whether it may be promoted."""

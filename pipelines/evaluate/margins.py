@@ -1,14 +1,20 @@
 """How much worse a model may be, from a file: `-P margins=FILE`. docs/gate.md says what each margin is."""
 
 from pathlib import Path
+from typing import Annotated
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+import typer
+from pydantic import TypeAdapter
 
-from registry.errors import BadInput
+from pipelines.declared import parse_declared, read_declared
 from registry.gate import Margins
 
+MarginsFile = Annotated[
+    str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
+]
+"""The option of each entry point that has a gate."""
 _PARSER = TypeAdapter(Margins)
+_SEE = "examples/margins.yaml"
 
 
 def read_margins(file: str) -> Margins:
@@ -19,16 +25,6 @@ def read_margins(file: str) -> Margins:
     """
     if not file:
         return Margins()
-    try:
-        document = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        return _PARSER.validate_python(document)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        message = f"The margins {file} cannot be read ({error}). See examples/margins.yaml."
-        raise BadInput(message) from error
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        message = f"The margins {file} cannot be used: {faults}. See examples/margins.yaml."
-        raise BadInput(message) from error
+    what = f"The file of margins {file}"
+    text = read_declared(Path(file), what=what, see=_SEE)
+    return parse_declared(text, _PARSER.validate_python, what=what, see=_SEE)

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from pipelines.checkpoint import block_in_features, read_config
+from pipelines.checkpoint import block_in_features, check_weights, read_config
 from pipelines.datasets import DataFolder, demo_data
+from pipelines.declared import read_declared
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import Announcer, hushed
 from pipelines.quantize.calibration import cut_windows, read_texts
@@ -29,7 +30,7 @@ from pipelines.quantize.recipes import (
     pin_calibration,
 )
 from pipelines.quantize.served_by import check_format, format_facts
-from pipelines.quantize.weights import check_headers, check_numbers
+from pipelines.quantize.weights import check_numbers
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of, is_disk_full
 from registry.digests import digest_file
@@ -103,11 +104,8 @@ def read_recipe(file: Path) -> Recipe:
     Raises:
         RecipeInvalid: it is not there or cannot be used.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"The recipe {file} cannot be read ({error.strerror}). See recipes/ for examples."
-        raise RecipeInvalid(message) from error
+    what = f"The recipe {file}"
+    text = read_declared(file, what=what, see="recipes/ for examples", refused=RecipeInvalid)
     return parse_recipe(text, where=str(file))
 
 
@@ -116,7 +114,7 @@ def _check(recipe: Recipe, model: Model) -> None:
     if "quantization_config" in read_config(model.folder, where=where):
         message = f"{where} is quantized already. Give the unquantized model, or the recipe `method: none`."
         raise SourceInvalid(message)
-    check_headers(model.folder)
+    check_weights(model.folder, where=where)
     check_fits(recipe, block_in_features(model.folder), where=where)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from pipelines.declared import parse_declared
 from registry.errors import RecipeInvalid
 
 _GROUP_SIZES = (16, 32, 64, 128, 256)
@@ -108,19 +108,13 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
     Raises:
         RecipeInvalid: it is no YAML, or has an unknown word, a missing or an impossible value.
     """
-    try:
-        document = yaml.safe_load(text)
-        return _PARSER.validate_python(document)
-    except yaml.YAMLError as error:
-        message = f"The recipe {where} is not YAML ({error}). See recipes/ for examples."
-        raise RecipeInvalid(message) from error
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        message = f"The recipe {where} cannot be used: {faults}. See recipes/ for examples."
-        raise RecipeInvalid(message) from error
+    return parse_declared(
+        text,
+        _PARSER.validate_python,
+        what=f"The recipe {where}",
+        see="recipes/ for examples",
+        refused=RecipeInvalid,
+    )
 
 
 def pin_calibration(recipe: Recipe, found: str) -> Recipe:

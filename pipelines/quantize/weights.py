@@ -1,36 +1,10 @@
-"""Are the weights of a base worth hours of work? Headers are looked at before anything starts, numbers once it does."""
+"""Are the weights of a base numbers? Looked at once, as hours of work begin; `checkpoint.check_weights` has looked at the headers."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from registry.errors import SourceInvalid
-
-
-def check_headers(folder: Path) -> None:
-    """Refuses weights that are missing or cut short; reads their headers only.
-
-    Raises:
-        SourceInvalid: they are.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        message = (
-            f"{folder} holds no *.safetensors weights. Give a checkpoint as `download` makes it."
-        )
-        raise SourceInvalid(message)
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            message = (
-                f"{file.name} of {folder} is cut short or not a safetensors file ({error}). "
-                "Copy or download it again."
-            )
-            raise SourceInvalid(message) from error
 
 
 def check_numbers(folder: Path, *, on_tensor: Callable[[float], None] = lambda _: None) -> None:

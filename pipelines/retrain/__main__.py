@@ -16,8 +16,9 @@ import typer
 from pipelines.chain import make_version
 from pipelines.checkpoint import block_in_features, check_checkpoint, read_config
 from pipelines.datasets import DataFolder, demo_data
+from pipelines.declared import read_declared
 from pipelines.download.__main__ import download
-from pipelines.evaluate.margins import read_margins
+from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed
 from pipelines.quantize.__main__ import pin_recipe, read_recipe
@@ -63,11 +64,10 @@ def read_adapter(file: Path) -> AdapterRecipe:
     Raises:
         RecipeInvalid: it cannot be read, or cannot be used.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"The recipe {file} cannot be read ({error}). See recipes/adapters/ for examples."
-        raise RecipeInvalid(message) from error
+    what = f"The recipe {file}"
+    text = read_declared(
+        file, what=what, see="recipes/adapters/ for examples", refused=RecipeInvalid
+    )
     return parse_adapter(text, where=str(file))
 
 
@@ -296,9 +296,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     evaluation_data: Annotated[
         str, typer.Option(help="Folder of texts and tasks; demo data if empty.")
     ] = "",
-    margins: Annotated[
-        str, typer.Option(help="File of margins; see examples/margins.yaml. Defaults if empty.")
-    ] = "",
+    margins: MarginsFile = "",
     engine: Annotated[
         ServingEngine, typer.Option(help="What will serve it.")
     ] = ServingEngine.TRANSFORMERS,

@@ -6,9 +6,9 @@ With the same base, data and libraries, on the same kind of machine, a recipe gi
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.declared import parse_declared
 from registry.errors import RecipeInvalid
 
 _Layer = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
@@ -60,20 +60,13 @@ def parse_adapter(text: str, *, where: str) -> AdapterRecipe:
     Raises:
         RecipeInvalid: it is no YAML, or has an unknown word, a missing or an impossible value.
     """
-    try:
-        return AdapterRecipe.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        message = f"The recipe {where} is not YAML ({error}). See recipes/adapters/ for examples."
-        raise RecipeInvalid(message) from error
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        message = (
-            f"The recipe {where} cannot be used: {faults}. See recipes/adapters/ for examples."
-        )
-        raise RecipeInvalid(message) from error
+    return parse_declared(
+        text,
+        AdapterRecipe.model_validate,
+        what=f"The recipe {where}",
+        see="recipes/adapters/ for examples",
+        refused=RecipeInvalid,
+    )
 
 
 def check_targets(recipe: AdapterRecipe, layers: Collection[str], *, where: str) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.quantize.weights import check_headers, check_numbers
+from pipelines.checkpoint import check_weights
+from pipelines.quantize.weights import check_numbers
 from registry.errors import SourceInvalid
 
 
@@ -24,7 +25,7 @@ def test_sound_weights_pass_and_whole_numbers_are_not_asked(tmp_path) -> None:
     seen: list[float] = []
     whole = torch.full((4,), -1, dtype=torch.int32)
     save_file({"a": torch.ones(3), "b": whole}, tmp_path / "model.safetensors")
-    check_headers(tmp_path)
+    check_weights(tmp_path, where="the base")
     check_numbers(tmp_path, on_tensor=seen.append)
     assert len(seen) == 2
 
@@ -34,12 +35,12 @@ def test_a_file_that_is_cut_short_is_refused_by_its_header(tmp_path) -> None:
     save_file({"a": torch.ones(300)}, file)
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(SourceInvalid, match=r"model\.safetensors of .* is cut short"):
-        check_headers(tmp_path)
+        check_weights(tmp_path, where="the base")
 
 
 def test_a_folder_without_weights_is_refused(tmp_path) -> None:
     with pytest.raises(SourceInvalid, match=r"no \*\.safetensors"):
-        check_headers(tmp_path)
+        check_weights(tmp_path, where="the base")
 
 
 def test_an_empty_tensor_and_eight_bit_floats_can_be_asked_too(tmp_path) -> None:

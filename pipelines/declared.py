@@ -1,0 +1,53 @@
+"""Files that users write for a pipeline: YAML, each word checked, and one error that names all that is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from registry.errors import BadInput
+
+T = TypeVar("T")
+
+
+def read_declared(file: Path, *, what: str, see: str, refused: type[BadInput] = BadInput) -> str:
+    """The text of `file`; `what` and `see` are as for `parse_declared`.
+
+    Raises:
+        refused: it is not there, or no text.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        message = f"{what} cannot be read ({why}). See {see}."
+        raise refused(message) from error
+
+
+def parse_declared(
+    text: str,
+    parse: Callable[[Any], T],
+    *,
+    what: str,
+    see: str,
+    refused: type[BadInput] = BadInput,
+) -> T:
+    """What `parse`, pydantic's, makes of the YAML `text`. `what` is how the user calls it, `see` where to look for help.
+
+    Raises:
+        refused: it is no YAML, or has an unknown word, a missing or an impossible value.
+    """
+    try:
+        return parse(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        message = f"{what} is not YAML ({error}). See {see}."
+        raise refused(message) from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
+            for fault in error.errors(include_url=False)
+        )
+        message = f"{what} cannot be used: {faults}. See {see}."
+        raise refused(message) from error
