@@ -236,11 +236,14 @@ def check_weights(folder: Path, *, where: str) -> None:
             raise SourceInvalid(message)
 
 
-def _read_json(path: Path, where: str) -> dict[str, Any] | None:
+def read_json(path: Path, *, where: str) -> dict[str, Any]:
+    """The JSON object in a file of the checkpoint that the user calls `where`.
+
+    Raises:
+        SourceInvalid: it is not there, or holds another thing.
+    """
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as error:
         message = f"{path.name} of {where} cannot be read ({error}). Copy or download it again."
         raise SourceInvalid(message) from error
@@ -248,6 +251,10 @@ def _read_json(path: Path, where: str) -> dict[str, Any] | None:
         message = f"{path.name} of {where} is not a JSON object. Copy or download it again."
         raise SourceInvalid(message)
     return cast("dict[str, Any]", document)
+
+
+def _read_json(path: Path, where: str) -> dict[str, Any] | None:
+    return read_json(path, where=where) if path.exists() else None
 
 
 def _some(names: list[str]) -> str:

@@ -20,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipelines.workbench import is_disk_full
+from registry.errors import ShipwayError, StageFailed
+
 _TAIL_LINES = 15
 _LINE_EVERY_S = 15
 """Without a terminal, long work says how far it is this often."""
@@ -89,3 +92,24 @@ def hushed() -> Generator[Callable[[], str]]:
 
     with redirect_stdout(said), redirect_stderr(said):
         yield tail
+
+
+@contextmanager
+def hushed_library(failed: str) -> Generator[None]:
+    """Keeps a library quiet, and turns what it raises into one error: `failed`, the reason, and what it last said.
+
+    Our own errors, and that the disk is full, go through as they are.
+
+    Raises:
+        StageFailed: it raised.
+    """
+    with hushed() as said:
+        try:
+            yield
+        except ShipwayError:
+            raise
+        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
+            if is_disk_full(error):
+                raise
+            message = f"{failed} ({type(error).__name__}: {error}). It last said:\n{said()}"
+            raise StageFailed(message) from error

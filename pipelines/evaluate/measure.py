@@ -14,9 +14,8 @@ from pipelines.evaluate.prompts import Prompts
 from pipelines.evaluate.speed import Performance, forget_peak, measure_speed
 from pipelines.evaluate.tasks import Task, measure_tasks
 from pipelines.loading import has_gpu, load_model, load_tokenizer
-from pipelines.progress import Announcer, hushed
-from pipelines.workbench import is_disk_full
-from registry.errors import ShipwayError, SourceInvalid, StageFailed
+from pipelines.progress import Announcer, hushed_library
+from registry.errors import SourceInvalid
 from registry.scorecard import Kind, Score
 
 
@@ -49,37 +48,29 @@ def measure(
     """
     prompts = measures.prompts
     steps = MAX_WINDOWS + len(prompts.texts) + len(prompts.golden) + 1
-    with hushed() as said, announcer.bar(f"measuring {who}", total=steps) as advance:
-        try:
-            forget_peak()
-            loaded, tokenizer = load(folder)
-            ticks = [time.perf_counter()]
+    with (
+        hushed_library(f"{folder} could not be measured"),
+        announcer.bar(f"measuring {who}", total=steps) as advance,
+    ):
+        forget_peak()
+        loaded, tokenizer = load(folder)
+        ticks = [time.perf_counter()]
 
-            def on_window(amount: float) -> None:
-                ticks.append(time.perf_counter())
-                advance(amount)
+        def on_window(amount: float) -> None:
+            ticks.append(time.perf_counter())
+            advance(amount)
 
-            text = measures.data.perplexity.read_text(encoding="utf-8")
-            losses = measure_perplexity(loaded, tokenizer, text, on_window=on_window)
-            agree = write_reference if is_base else measure_agreement
-            agreement = agree(loaded, tokenizer, prompts.texts, reference, advance=advance)
-            answers = measure_answers(loaded, tokenizer, prompts.golden, advance=advance)
-            tasks = measure_tasks(loaded, tokenizer, measures.tasks)
-            window_s = [after - before for before, after in itertools.pairwise(ticks)]
-            performance = measure_speed(
-                loaded, tokenizer, folder=folder, window_s=window_s, window_tokens=WINDOW_TOKENS
-            )
-            advance(1)
-        except ShipwayError:
-            raise
-        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
-            if is_disk_full(error):
-                raise
-            message = (
-                f"{folder} could not be measured ({type(error).__name__}: {error}). "
-                f"It last said:\n{said()}"
-            )
-            raise StageFailed(message) from error
+        text = measures.data.perplexity.read_text(encoding="utf-8")
+        losses = measure_perplexity(loaded, tokenizer, text, on_window=on_window)
+        agree = write_reference if is_base else measure_agreement
+        agreement = agree(loaded, tokenizer, prompts.texts, reference, advance=advance)
+        answers = measure_answers(loaded, tokenizer, prompts.golden, advance=advance)
+        tasks = measure_tasks(loaded, tokenizer, measures.tasks)
+        window_s = [after - before for before, after in itertools.pairwise(ticks)]
+        performance = measure_speed(
+            loaded, tokenizer, folder=folder, window_s=window_s, window_tokens=WINDOW_TOKENS
+        )
+        advance(1)
     samples = {
         "perplexity": (Kind.PERPLEXITY, losses),
         "divergence": (Kind.DIVERGENCE, agreement.divergence),

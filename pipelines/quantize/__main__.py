@@ -15,7 +15,7 @@ from pipelines.checkpoint import block_in_features, check_weights, read_config
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.declared import read_declared
 from pipelines.loading import has_gpu, load_tokenizer
-from pipelines.progress import Announcer, hushed
+from pipelines.progress import Announcer, hushed_library
 from pipelines.quantize.calibration import cut_windows, read_texts
 from pipelines.quantize.canonical import make_canonical
 from pipelines.quantize.recipes import (
@@ -32,9 +32,9 @@ from pipelines.quantize.recipes import (
 from pipelines.quantize.served_by import check_format, format_facts
 from pipelines.quantize.weights import check_numbers
 from pipelines.session import Model, Session, Switch, run_entry_point
-from pipelines.workbench import Product, code_of, is_disk_full
+from pipelines.workbench import Product, code_of
 from registry.digests import digest_file
-from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
+from registry.errors import RecipeInvalid, SourceInvalid
 
 _LIBRARIES = (
     "torch", "transformers", "gptqmodel", "optimum", "torchao", "bitsandbytes", "safetensors",
@@ -125,18 +125,8 @@ def _make(
     out, scratch = folder / "model", folder / "scratch"
     scratch.mkdir()
     losses: tuple[tuple[str, float], ...] = ()
-    with hushed() as said:
-        try:
-            losses = _run_method(out, scratch, model, recipe, data, announcer)
-        except ShipwayError:
-            raise
-        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
-            if is_disk_full(error):
-                raise
-            message = (
-                f"{recipe.method} failed ({type(error).__name__}: {error}). It last said:\n{said()}"
-            )
-            raise StageFailed(message) from error
+    with hushed_library(f"{recipe.method} failed"):
+        losses = _run_method(out, scratch, model, recipe, data, announcer)
     shutil.rmtree(scratch)
     make_canonical(out, base=model.folder)
     config = read_config(out, where=str(out))

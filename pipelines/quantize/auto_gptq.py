@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any, cast
 
-from pipelines.checkpoint import read_config
+from pipelines.checkpoint import read_config, read_json
 from pipelines.quantize.served_by import WeightFormat, format_of
 from registry.errors import SourceInvalid
 
@@ -48,7 +48,7 @@ def adopt(folder: Path, *, where: str) -> bool:
     config = read_config(folder, where=where)
     if "quantization_config" in config and not named:
         return False
-    told = _read(config_file, where)
+    told = read_json(config_file, where=where)
     if told.get("is_marlin_format") or told.get("version") == "GEMM":
         message = (
             f"{where} is in auto-gptq's Marlin or AWQ layout, which nothing else reads. "
@@ -150,7 +150,7 @@ def _write_out_head(folder: Path, where: str) -> None:
         files.save_file(tensors, file, metadata=notes)
         file.chmod(0o644)
         if (folder / _INDEX).exists():
-            index = _read(folder / _INDEX, where)
+            index = read_json(folder / _INDEX, where=where)
             index["weight_map"][_HEAD] = file.name
             _write(folder / _INDEX, index)
         return
@@ -163,7 +163,7 @@ def _age_tokenizer(folder: Path, where: str) -> None:
     file = folder / "tokenizer.json"
     if not file.exists():
         return
-    document = _read(file, where)
+    document = read_json(file, where=where)
     merges: list[Any] = document["model"].get("merges", [])
     pairs = cast("list[list[str]]", [merge for merge in merges if isinstance(merge, list)])
     if any(" " in part for pair in pairs for part in pair):
@@ -173,7 +173,7 @@ def _age_tokenizer(folder: Path, where: str) -> None:
         document["model"]["merges"] = [" ".join(pair) for pair in pairs]
     file.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     settings_file = folder / "tokenizer_config.json"
-    settings = _read(settings_file, where) if settings_file.exists() else {}
+    settings = read_json(settings_file, where=where) if settings_file.exists() else {}
     settings = {k: v for k, v in settings.items() if k in _TOKENIZER_SETTINGS}
     template = folder / "chat_template.jinja"
     if template.exists():
@@ -184,18 +184,6 @@ def _age_tokenizer(folder: Path, where: str) -> None:
 _TOKENIZER_SETTINGS = frozenset(
     {"bos_token", "eos_token", "pad_token", "unk_token", "chat_template", "model_max_length", "padding_side"}
 )  # fmt: skip
-
-
-def _read(file: Path, where: str) -> dict[str, Any]:
-    try:
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        message = f"{file.name} of {where} cannot be read ({error}). Copy or download it again."
-        raise SourceInvalid(message) from error
-    if not isinstance(document, dict):
-        message = f"{file.name} of {where} is not a JSON object. Copy or download it again."
-        raise SourceInvalid(message)
-    return cast("dict[str, Any]", document)
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:

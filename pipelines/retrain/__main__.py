@@ -20,7 +20,7 @@ from pipelines.declared import read_declared
 from pipelines.download.__main__ import download
 from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.loading import has_gpu, load_tokenizer
-from pipelines.progress import hushed
+from pipelines.progress import hushed_library
 from pipelines.quantize.__main__ import pin_recipe, read_recipe
 from pipelines.quantize.canonical import make_canonical
 from pipelines.quantize.served_by import check_served
@@ -29,7 +29,7 @@ from pipelines.retrain.parent import check_base, find_base, parse_parent
 from pipelines.retrain.recipe import AdapterRecipe, check_targets, parse_adapter
 from pipelines.session import Model, Session, Stage, Switch, run_entry_point
 from pipelines.version import check_name
-from pipelines.workbench import Product, code_of, is_disk_full, key_of
+from pipelines.workbench import Product, code_of, key_of
 from registry.digests import digest_bytes
 from registry.engines import ServingEngine
 from registry.errors import (
@@ -37,8 +37,6 @@ from registry.errors import (
     IntegrityError,
     NotFound,
     RecipeInvalid,
-    ShipwayError,
-    StageFailed,
 )
 from registry.promotion import AliasTrigger, MoveAlias
 from registry.release import (
@@ -206,24 +204,19 @@ def _train(  # noqa: PLR0913 - what the stage was given
         )
         raise BadInput(message)
     steps = recipe.steps(len(train))
-    with hushed() as said, session.announcer.bar("training", total=steps) as advance:
-        try:
-            done = fit(
-                base.folder,
-                folder,
-                train=train,
-                holdout=holdout,
-                recipe=recipe,
-                saved=saved,
-                on_step=tell,
-            )
-        except ShipwayError:
-            raise
-        except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
-            if is_disk_full(error):
-                raise
-            message = f"Training failed ({type(error).__name__}: {error}). It last said:\n{said()}"
-            raise StageFailed(message) from error
+    with (
+        hushed_library("Training failed"),
+        session.announcer.bar("training", total=steps) as advance,
+    ):
+        done = fit(
+            base.folder,
+            folder,
+            train=train,
+            holdout=holdout,
+            recipe=recipe,
+            saved=saved,
+            on_step=tell,
+        )
     make_canonical(folder / "model", base=base.folder)
     check_checkpoint(folder / "model", where="the merged model")
     (folder / _LOSSES).write_text(_as_csv(done.losses))
