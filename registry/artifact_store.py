@@ -343,32 +343,6 @@ class ArtifactStore:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
 
-    def download_plain(
-        self, source: str, into: Path, *, on_bytes: Callable[[int], None] = _ignore
-    ) -> None:
-        """Copies every object below an `s3://` folder of somebody else's, which has no manifest, into `into`.
-
-        Raises:
-            NotFound: nothing lies there.
-            IntegrityError: an object's name leads out of the folder.
-        """
-        bucket, _ = split_source(source)
-        targets: dict[str, Path] = {}
-        for name, item in self._objects(source):
-            target = into / name
-            if not target.resolve().is_relative_to(into.resolve()):
-                message = f"{source} has an object named {name!r}, which leads out of the folder."
-                raise IntegrityError(message)
-            if name in BESIDE or name.endswith("/"):
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            targets[item["Key"]] = target
-        if not targets:
-            message = f"There are no files at {source}. Look at the address."
-            raise NotFound(message)
-        with answering(source):
-            fetch_all(self._client, bucket, targets, on_bytes=on_bytes)
-
 
 def connect_store(
     settings: RegistrySettings, *, keys: tuple[str, str] | None = None

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.download.parts import RemoteFile
-from registry.artifact_store import answering
-from registry.digests import MANIFEST_NAME
+from registry.digests import BESIDE
 from registry.errors import IntegrityError, NotFound
 from registry.release import ArtifactManifest, split_source
+from registry.s3 import answering
 
 _PIECE_BYTES = 1 << 20
 
@@ -28,7 +28,7 @@ def list_files(client: Any, address: str) -> tuple[RemoteFile, ...]:
                 key = str(item["Key"])
                 name = prefix.rpartition("/")[2] if key == prefix else key[len(prefix) + 1 :]
                 is_below = key == prefix or key.startswith(f"{prefix}/")
-                if is_below and name and not name.endswith("/") and name != MANIFEST_NAME:
+                if is_below and name and not name.endswith("/") and name not in BESIDE:
                     found.append(_file(client, bucket, key, name, item))
     if not found:
         message = f"There are no files at {address}. Look at the address."

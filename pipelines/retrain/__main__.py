@@ -18,6 +18,8 @@ from pipelines.checkpoint import block_in_features, check_checkpoint, read_confi
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.declared import read_declared
 from pipelines.download.__main__ import download
+from pipelines.download.parts import fetch_files
+from pipelines.download.s3_files import list_files
 from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed_library
@@ -97,15 +99,15 @@ def fetch_data(session: Session, address: str) -> bytes:
     """
     if not address.startswith("s3://"):
         return read_content(Path(address).expanduser())
+    files = [f for f in list_files(session.connect_s3(), address) if f.path.endswith(".jsonl")]
+    if len(files) != 1:
+        message = f"{address} holds {len(files)} .jsonl files. Name a folder that holds one."
+        raise BadInput(message)
     training = session.home / "training"
     training.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=training, prefix="data-") as name:
-        session.store.download_plain(address.rstrip("/"), Path(name))
-        files = sorted(Path(name).rglob("*.jsonl"))
-        if len(files) != 1:
-            message = f"{address} holds {len(files)} .jsonl files. Name a folder that holds one."
-            raise BadInput(message)
-        return read_content(files[0])
+        folder = fetch_files(files, Path(name), on_bytes=lambda _: None)
+        return read_content(folder / files[0].path)
 
 
 def fetch_base(session: Session, parent: ModelVersion, *, named: str) -> Model:

@@ -266,21 +266,6 @@ def test_what_is_no_artifact_of_this_bucket_is_never_deleted(
     assert store.manifest(artifact.source) == artifact.stored.manifest
 
 
-def test_a_plain_folder_is_copied_without_its_markers(
-    store: ArtifactStore, artifact: Artifact, tmp_path: Path
-) -> None:
-    source = f"s3://shipway/plain/{tmp_path.name}"
-    bucket = Bucket(store, source)
-    bucket.write("a/b.txt", b"b")
-    store.download_plain(source, tmp_path / "copy")
-    assert contents(tmp_path / "copy") == {"a/b.txt": b"b"}
-
-
-def test_an_empty_plain_folder_is_not_found(store: ArtifactStore, tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no files"):
-        store.download_plain("s3://shipway/nothing/here", tmp_path)
-
-
 @pytest.mark.parametrize("source", ["/tmp/x", "s3://", "s3://bucket", "s3://bucket/", "http://a/b"])
 def test_an_address_that_names_no_folder_is_refused(source: str) -> None:
     with pytest.raises(NotFound, match="s3://bucket/folder"):
