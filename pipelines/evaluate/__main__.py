@@ -111,8 +111,8 @@ def evaluate(
         )
         scorer = Scorer(session=session, stage=stage, measures=measures, base=base)
         based = scorer.score("base", base)
-        scored = based if model.digest == base.digest else scorer.score("model", model)
-        champion = _champion(scorer, name) if name else None
+        scored = based if model.digest == base.digest else scorer.score("model", model, based)
+        champion = _champion(scorer, name, based) if name else None
         gate = decide(scored.scorecard, base=based.scorecard, champion=champion, margins=margins)
         evaluation = Evaluation(
             model=model.digest,
@@ -161,20 +161,22 @@ class Scorer:
             "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
         }
 
-    def score(self, who: str, model: Model) -> Scored:
-        """The model's scores, measured now or when the same bytes were measured before; the base's come first."""
-        is_base = model.digest == self.base.digest
+    def score(self, who: str, model: Model, based: Scored | None = None) -> Scored:
+        """The model's scores, measured now or when the same bytes were measured before.
+
+        `based` is what was measured of the base, against which the others are; only the base itself has none.
+        """
         announcer = self.session.announcer
 
         def work(folder: Path) -> Product:
-            predictions = folder if is_base else self.score("base", self.base).folder
+            predictions = folder if based is None else based.folder
             scores, performance = measure(
                 model.folder,
                 self.measures,
                 announcer,
                 who=who,
                 reference=predictions / _REFERENCE,
-                is_base=is_base,
+                is_base=based is None,
             )
             card = Scorecard(evaluation=key_of(self.what), scores=scores)
             (folder / _SCORES).write_text(card.to_json())
@@ -198,7 +200,7 @@ class Scorer:
         )
 
 
-def _champion(scorer: Scorer, name: str) -> Champion | None:
+def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
     """The champion with its scores on these texts: the ones it was registered with, or taken now where those were others.
 
     Raises:
@@ -227,7 +229,7 @@ def _champion(scorer: Scorer, name: str) -> Champion | None:
         folder = session.store.fetch(
             version.source, digest, into=session.home / "work" / "champion"
         )
-        card = scorer.score("champion", Model.at(folder)).scorecard
+        card = scorer.score("champion", Model.at(folder), based).scorecard
     return Champion(version=version.version, digest=digest, scorecard=card)
 
 
