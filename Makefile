@@ -94,7 +94,7 @@ down: ## stop everything that demo or `shipway up` started; the data stays
 
 test: export OMP_NUM_THREADS = 1
 test: check ## all checks and all tests, those with real servers and models included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The adapters' real answers are in these three; what is in them that wants no API server runs beside it.
 test-kubernetes: export OMP_NUM_THREADS = 1

@@ -59,7 +59,7 @@ endpoints:
     engine: {max_context_tokens: 256}
     rollout:
       steps: [{weight: 25, dwell_s: 2, requests: 2}, {weight: 50, dwell_s: 1}]
-      settle_s: 0
+      settle_s: 3  # of requests that Prometheus sees before anything is judged
       promote: {by: exposure, requests: 30}
       drain_s: 1
     serving: {timeout_s: 30}

@@ -31,6 +31,8 @@ class FakeHub:
     """With so many bytes sent in all, every later request for content is answered 403: the token has expired."""
     lie: bool = False
     """It promises other digests than those of its files."""
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held while an answer is decided, for requests come side by side."""
 
     def info(self) -> dict:
         files = [p for p in sorted(self.folder.rglob("*")) if p.is_file()]
@@ -85,23 +87,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def content(self, name: str) -> None:
         hub = self.hub
-        if hub.refuse_after is not None and sum(hub.sent.values()) >= hub.refuse_after:
+        body = whole = (hub.folder / name).read_bytes()
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            body = whole[int(asked[1]) : int(asked[2]) + 1]
+        promised = len(body)
+        with hub.turn:
+            is_refused = hub.refuse_after is not None and hub.sent.total() >= hub.refuse_after
+            if hub.cuts > 0 and hub.cut_after is not None and promised > hub.cut_after:
+                hub.cuts -= 1
+                body = body[: hub.cut_after]
+                self.close_connection = True
+            if not is_refused:
+                hub.sent[name] += len(body)
+        if is_refused:
             self.answer(403, b"token expired")
             return
-        whole = (hub.folder / name).read_bytes()
-        start, stop = 0, len(whole)
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
-            start, stop = int(asked[1]), int(asked[2]) + 1
-        body = whole[start:stop]
         self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(promised))
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        if hub.cuts > 0 and hub.cut_after is not None and len(body) > hub.cut_after:
-            hub.cuts -= 1
-            body = body[: hub.cut_after]
-            self.close_connection = True
-        hub.sent[name] += len(body)
         self.wfile.write(body)
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
