@@ -135,13 +135,8 @@ docs: setup ## write anew what is generated: the reference, the endpoint schema,
 	$(BIN)/python -m tests.repo.reference
 	$(BIN)/python -m tests.install.rights
 
-bench: bench-guarantee ## everything we compare with others; half an hour
-	$(BIN)/python -m tests.bench.render
-	$(BIN)/python -m tests.bench.controller
-	$(BIN)/python -m tests.bench.gptq
-	$(BIN)/python -m tests.bench.evaluate
-	$(BIN)/python -m tests.bench.cached_release
-	$(BIN)/python -m tests.bench.transfer
+bench: bench-guarantee ## everything we compare with others, written into docs/benchmarks.md; half an hour
+	$(BIN)/python -m tests.bench.report
 
 bench bench-guarantee: export OMP_NUM_THREADS = 1
 bench-guarantee: setup ## the judge's rates and speed by simulation, beside other rules; written into docs/guarantee.md

@@ -31,6 +31,7 @@ from deploy_targets.local.home import Home
 from deploy_targets.local.process import free_port
 from deploy_targets.local.stack import StackInfo
 from deploy_targets.rollout.settings import ControllerSettings
+from tests.bench.figures import Figure, tell
 from tests.bench.many_models import MODELS, VERSIONS, an_artifact, fill_mlflow, model_name
 from tests.builders import GATEWAY
 from tests.kubernetes_api.resources import crd_folder
@@ -181,14 +182,12 @@ def connections(process: psutil.Process) -> list[Any]:
 
 
 def told(what: str, seconds: list[float], target_s: float) -> None:
-    """One line of the table."""
-    p50, p95 = statistics.median(seconds), statistics.quantiles(seconds, n=20)[-1]
-    verdict = "met" if p95 <= target_s else "MISSED"
-    print(
-        f"{what:44} n={len(seconds):3d}  p50 {p50:6.2f} s  p95 {p95:6.2f} s  most {max(seconds):6.2f} s"
-        f"  target p95 <= {target_s:g} s: {verdict}",
-        flush=True,
-    )
+    """The lines of one way."""
+    what = f"{what}, {len(seconds)} times"
+    tell(Figure(what=f"{what}, median", value=statistics.median(seconds), unit="s"))
+    p95 = statistics.quantiles(seconds, n=20)[-1]
+    tell(Figure(what=f"{what}, p95", value=p95, unit="s", at_most=target_s))
+    tell(Figure(what=f"{what}, most", value=max(seconds), unit="s"))
 
 
 def clicks(bench: Bench) -> None:
@@ -208,7 +207,11 @@ def clicks(bench: Bench) -> None:
             bench.withdraw(endpoint)
             time.sleep(random.uniform(0.1, 0.5))
     told("click to act, with hints", seconds, 1.0)
-    print(f"  of which MLflow's own answer: p50 {statistics.median(answers):.2f} s")
+    tell(
+        Figure(
+            what="of which MLflow's own answer, median", value=statistics.median(answers), unit="s"
+        )
+    )
 
 
 def polls(bench: Bench) -> None:
@@ -246,18 +249,15 @@ def rest(bench: Bench) -> None:
         ours, theirs, requests, looks = (b - a for a, b in zip(before, after, strict=True))
         memory = one.process.memory_info().rss / 2**20
     share = ours / seconds
-    print(f"at rest, {seconds:.0f} s, poll period {POLL_S:g} s, {looks / seconds:.1f} looks/s")
-    print(
-        f"  controller's CPU   {share:6.2%} of a core   target <= 1 %: {'met' if share <= 0.01 else 'MISSED'}"
-        f"   ({ours / looks * 1000:.1f} ms a look)"
-    )
-    print(
-        f"  controller's RSS   {memory:6.0f} MiB         target < 300 MiB: {'met' if memory < 300 else 'MISSED'}"
-    )
-    print(
-        f"  load on MLflow     {requests / seconds:6.1f} requests/s, {theirs / seconds:.1%} of a core",
-        flush=True,
-    )
+    where = f"at rest, {looks / seconds:.1f} looks/s at a poll of {POLL_S:g} s"
+    for figure in (
+        Figure(what=f"{where}: CPU, of a core", value=share * 100, unit="%", at_most=1),
+        Figure(what="CPU of a look", value=ours / looks * 1000, unit="ms"),
+        Figure(what=f"{where}: memory", value=memory, unit="MiB", at_most=300),
+        Figure(what=f"{where}: requests to MLflow", value=requests / seconds, unit="/s"),
+        Figure(what=f"{where}: MLflow's CPU, of a core", value=theirs / seconds * 100, unit="%"),
+    ):
+        tell(figure)
 
 
 def cold(bench: Bench) -> None:
@@ -325,12 +325,14 @@ def cold(bench: Bench) -> None:
             )["items"]
             assert len(services) == under_way == CLUSTER_ENDPOINTS, (len(services), under_way)
             seconds = ended - began
-            print(
-                f"{CLUSTER_ENDPOINTS} endpoints {what}: {seconds:.1f} s from the process' start, {ended - led:.1f} s from leading"
-                f"   target < 30 s: {'met' if seconds < 30 else 'MISSED'}"
-                f"   (controller: {cpu_s:.1f} s of CPU, {memory:.0f} MiB)",
-                flush=True,
-            )
+            start = f"{CLUSTER_ENDPOINTS} endpoints {what}"
+            for figure in (
+                Figure(what=f"{start}, since its start", value=seconds, unit="s", at_most=30),
+                Figure(what=f"{start}, since it leads", value=ended - led, unit="s"),
+                Figure(what=f"{start}: CPU", value=cpu_s, unit="s"),
+                Figure(what=f"{start}: memory", value=memory, unit="MiB"),
+            ):
+                tell(figure)
     finally:
         api.terminate()
         api.wait(timeout=30)

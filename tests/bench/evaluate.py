@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from pipelines.datasets import write_demo_data
+from tests.bench.figures import Figure, tell
 from tests.bench.gptq import Cost, run, write_base
 
 _ROOT = Path(__file__).parents[2]
@@ -93,11 +94,17 @@ def compare(folder: Path, *, rounds: int, tiny: bool) -> float:
         sys.exit(f"Ours is {left} and lm-eval's {right}: the comparison is void.")
     print(f"both say {left}")
     mine, other = (statistics.median(c.cpu_s for c in costs[who]) for who in ("ours", "lm-eval"))
-    verdict = "TOO MUCH" if mine / other > _MAX_CPU_RATIO else "ok"
-    print(
-        f"median  ours {mine:.1f}, lm-eval {other:.1f} s CPU: {mine / other:.3f}x, {_MAX_CPU_RATIO}x allowed: {verdict}"
+    ratio = mine / other
+    tell(
+        Figure(
+            what="CPU time for the same scores",
+            value=ratio,
+            unit="x",
+            beside="lm-eval's own command",
+            at_most=_MAX_CPU_RATIO,
+        )
     )
-    return mine / other
+    return ratio
 
 
 if __name__ == "__main__":

