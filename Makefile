@@ -119,7 +119,9 @@ test-gpu: setup ## the tests that need a GPU; where there is none they are skipp
 
 test-faults: export OMP_NUM_THREADS = 1
 test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; an hour
-	$(BIN)/python -m pytest -m faults
+	@report=$$(mktemp); ended=0; \
+	$(BIN)/python -m pytest -m 'faults or promise' --junitxml=$$report || ended=$$?; \
+	$(BIN)/python -m tests.repo.promises $$report; rm $$report; exit $$ended
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -40,6 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if not any(item.iter_markers("real")) and not any(item.iter_markers("timeout")):
             item.add_marker(pytest.mark.timeout(_FAST_S))
+        for mark in item.iter_markers("promise"):
+            item.user_properties.append(("promise", mark.args[0]))
     if _KUBECONFIG in os.environ:
         left_out = [item for item in items if item.get_closest_marker("stand_in")]
         items[:] = [item for item in items if item not in left_out]

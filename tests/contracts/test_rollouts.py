@@ -117,6 +117,7 @@ def test_a_challenger_that_cannot_load_never_gets_a_request_and_says_why(serving
     assert serving.traffic == Traffic.all_to("6")
 
 
+@pytest.mark.promise("no user meets it before it is well again")
 @on_every_target
 def test_users_stay_with_the_champion_while_a_challenger_that_fell_over_is_replaced(
     serving: Stage,
@@ -257,6 +258,7 @@ def test_what_was_deleted_by_hand_is_made_again(serving: Stage) -> None:
     assert serving.target.observe().is_ready("6")
 
 
+@pytest.mark.promise("traffic stays, and the rollout goes on")
 @pytest.mark.stand_in("a server that goes away")
 def test_an_api_server_that_is_away_for_a_while_changes_nothing(serving: Stage) -> None:
     serving.reach("7", 25)

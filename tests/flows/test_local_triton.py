@@ -130,6 +130,7 @@ def test_a_bad_challenger_is_rolled_back_by_failures_that_triton_half_hides(
     assert clients.report.failures == own
 
 
+@pytest.mark.promise("what served serves again")
 def test_what_served_serves_again_after_the_whole_stack_was_down(running: Stack) -> None:
     champion = running.aliases[CHAMPION]
     stack.down(running.home, announce=running.said.append)

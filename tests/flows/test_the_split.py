@@ -140,6 +140,7 @@ def test_a_pin_beats_the_weights_and_an_unknown_one_is_never_answered_by_another
     assert unknown.json()["error"]["type"] == "not_found_error"
 
 
+@pytest.mark.promise("what serves comes back by itself")
 def test_when_ray_has_lost_every_version_in_the_middle_they_are_applied_again_one_by_one(
     platform: Platform, endpoint: Endpoint, target: LocalTarget
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_key_with_a_budget_where_nothing_has_a_price_is_not_let_through(
     assert (response.status_code, response.json()["error"]["code"]) == (503, "budget_unknown")
 
 
+@pytest.mark.promise("rates are counted on, budgets let nothing through")
 def test_without_redis_rates_are_each_processes_own_and_budgets_are_refused(
     start_world: Start, keys_file: Path
 ) -> None:

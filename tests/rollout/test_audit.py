@@ -108,6 +108,7 @@ def test_where_the_code_is_another_by_now_the_first_other_decision_is_named(
     assert "rollout.step_advanced" not in difference.today
 
 
+@pytest.mark.promise("the audit record is whole afterwards")
 @pytest.mark.parametrize("part", ["trail", "record"])
 def test_nothing_is_lost_while_it_cannot_be_written_out(serving: World, part: str) -> None:  # noqa: F811
     getattr(serving, part).is_away = True

@@ -287,6 +287,7 @@ def test_at_the_time_limit_too_little_data_is_rolled_back_not_passed(tmp_path: P
     assert "inconclusive" in world.registry.versions["7"].tags["shipway.reason"]
 
 
+@pytest.mark.promise("no promotion without its requests")
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("days", [1, 400])
 def test_a_clock_that_jumps_ahead_may_end_a_rollout_and_never_passes_it(
@@ -319,6 +320,7 @@ def test_a_version_that_was_promoted_and_rolled_back_is_judged_from_nothing_when
     assert serving.registry.aliases == {"champion": "7"}
 
 
+@pytest.mark.promise("nothing is decided while nothing is seen")
 def test_a_lost_platform_decides_nothing_and_recovers(serving: World) -> None:
     serving.target.is_away = True
     serving.registry.aliases["challenger"] = "7"
@@ -330,6 +332,7 @@ def test_a_lost_platform_decides_nothing_and_recovers(serving: World) -> None:
     assert serving.registry.aliases == {"champion": "7"}
 
 
+@pytest.mark.promise("what serves comes back by itself")
 def test_what_serves_is_deployed_again_when_the_platform_lost_it(serving: World) -> None:
     serving.target.revisions.clear()
     serving.target.traffic = Traffic()

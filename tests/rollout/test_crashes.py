@@ -73,9 +73,12 @@ def test_a_controller_killed_anywhere_still_brings_the_right_traffic(
 
 
 @pytest.mark.faults
+@pytest.mark.promise("each of ten in a case ends with the right traffic and a whole record")
 @pytest.mark.parametrize("is_bad", [False, True])
 @pytest.mark.parametrize("tens", range(4, 104))
-def test_so_do_two_thousand_of_them(tmp_path: Path, tens: int, *, is_bad: bool) -> None:
+def test_so_do_two_thousand_rollouts_killed_at_random_points(
+    tmp_path: Path, tens: int, *, is_bad: bool
+) -> None:
     for seed in range(10 * tens, 10 * tens + 10):
         (tmp_path / str(seed)).mkdir()
         check_a_rollout_that_is_killed(tmp_path / str(seed), seed, is_bad=is_bad)

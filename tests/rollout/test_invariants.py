@@ -423,6 +423,7 @@ TestStagedRollouts.settings = _FEW
 
 
 @pytest.mark.faults
+@pytest.mark.promise("every sentence of docs/invariants.md, in at least 25,000 random steps")
 @pytest.mark.timeout(1200)
 class TestManyRollouts(Rollouts.TestCase):
     settings = _MANY
@@ -434,6 +435,7 @@ class TestManyRollouts(Rollouts.TestCase):
 
 
 @pytest.mark.faults
+@pytest.mark.promise("every sentence of docs/invariants.md, in at least 25,000 random steps")
 @pytest.mark.timeout(1200)
 class TestManyStagedRollouts(StagedRollouts.TestCase):
     settings = _MANY

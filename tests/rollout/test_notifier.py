@@ -81,6 +81,7 @@ def test_a_rollout_is_told_from_its_start_to_its_end(world: Told, chat: Chat) ->
     assert all(text.splitlines()[-1].startswith(f"{MLFLOW}/#/") for text in texts)
 
 
+@pytest.mark.promise("no look waits for it")
 def test_a_hanging_chat_delays_no_look_and_fills_no_memory(world: Told, chat: Chat) -> None:
     chat.hangs = True
     began = monotonic()
@@ -199,6 +200,7 @@ def test_without_an_address_nobody_is_told() -> None:
     assert open_notifier(NotifySettings(), mlflow_url=MLFLOW) is None
 
 
+@pytest.mark.promise("of two controllers one acts")
 def test_of_two_controllers_only_the_one_that_saved_tells(world: Told, chat: Chat) -> None:
     world.registry.aliases["challenger"] = "6"
     other = Controller(

@@ -82,6 +82,7 @@ def test_the_exposure_stands_still_while_it_waits() -> None:
     assert exposed_s(going, NOON + timedelta(seconds=950)) == 150
 
 
+@pytest.mark.promise("nobody is served by what nobody watches")
 @pytest.mark.parametrize("eyes", ["metrics", "MLflow"])
 def test_a_challenger_that_cannot_be_watched_for_too_long_gives_its_traffic_back(eyes: str) -> None:
     endpoint = an_endpoint(blind_limit_s=300)

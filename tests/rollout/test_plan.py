@@ -377,6 +377,7 @@ def test_a_champion_moved_by_hand_while_going_back_is_kept_as_a_request() -> Non
     assert moves == [("challenger", "8"), ("champion", "6")]
 
 
+@pytest.mark.promise("traffic stays where it is")
 def test_a_lost_state_takes_over_what_the_champion_serves_and_moves_no_traffic() -> None:
     blank = EndpointState(endpoint="chat")
     serving = seen(a_revision("6"), v6=100)
@@ -421,6 +422,7 @@ def test_a_policy_with_fewer_steps_than_before_goes_on_at_its_last() -> None:
     assert ShiftTraffic(traffic=Traffic(weights={"6": 90, "7": 10})) in planned.actions
 
 
+@pytest.mark.promise("waits begin anew, none gets longer by the jump")
 def test_a_clock_that_was_set_back_does_not_stretch_the_waits() -> None:
     endpoint = an_endpoint(steps=[{"weight": 5, "dwell_s": 60}, {"weight": 50, "dwell_s": 0}])
     back = look(stepping(), endpoint=endpoint, after_s=-86_400).state
