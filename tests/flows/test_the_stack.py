@@ -49,7 +49,6 @@ pytestmark = pytest.mark.real
 
 LIMIT_S = 240
 POLL_S = 40
-TAKEN_PORT = 8080
 ENDPOINTS = """
 apiVersion: shipway/v1
 endpoints:
@@ -166,13 +165,17 @@ class Stack:
         return find_marked(f"{self.home.path.resolve()}|")
 
 
+def guards_usual_port() -> int:
+    return stack._ENDPOINT_PORTS["guard"]
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with ExitStack() as kept, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHIPWAY_POLL_S", str(POLL_S))
         patch.setenv("SHIPWAY_TICK_S", "0.5")
         with suppress(OSError):  # whoever else has it serves as well
-            kept.enter_context(socket.create_server(("127.0.0.1", TAKEN_PORT)))
+            kept.enter_context(socket.create_server(("127.0.0.1", guards_usual_port())))
         folder = tmp_path_factory.mktemp("stack")
         try:
             running = Stack(folder)
@@ -203,7 +206,7 @@ def test_up_starts_every_part_on_loopback_alone_and_works_round_a_taken_port(
         "s3", "ray", "mlflow", "chat.envoy", "chat.guard", "controller",
     }  # fmt: skip
     assert all(running.info.alive().values())
-    assert running.info.ports["chat.guard"] != TAKEN_PORT
+    assert running.info.ports["chat.guard"] != guards_usual_port()
     for process in running.processes():
         assert_on_loopback(process)
 
