@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 _BESIDE_BYTES = 400
-"""What an entry takes besides its answer: its key, its objects. Measured: about 350 in CPython 3.11."""
+"""What an entry takes besides its answer: its key, its objects. Measured: 366 in CPython 3.11, with a digest in the key."""
 _PATIENCE_S = 0.25
 _PAUSE_S = 1.0
 """Until a Redis that did not answer is asked again."""

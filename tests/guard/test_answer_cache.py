@@ -383,3 +383,29 @@ def test_processes_share_what_is_in_redis_each_by_what_it_has_seen_itself(
         redis.stop()
         assert two.said().startswith("hi 6")
         assert two.results()["lost"] == 1
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_an_answer_that_is_only_marked_as_unfit_is_not_kept(
+    cached: Cached, *, is_streamed: bool
+) -> None:
+    cached.start(output={"json_answers": "mark"})
+    form = {"type": "json_object"}
+    for _ in range(2):
+        response = cached.ask("no JSON", stream=is_streamed, response_format=form)
+        assert "json_answers" in response.text
+    assert cached.split.asked == 2
+
+
+@pytest.mark.parametrize("prompt", ["pieces", "pieces unnamed"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_triton_is_asked_once_whoever_names_the_version(
+    start_world: Callable[..., World], prompt: str, *, is_streamed: bool
+) -> None:
+    world = start_world(protocol="triton", policy=GuardPolicy.model_validate({"cache": {}}))
+    body = a_chat(prompt, temperature=0, stream=is_streamed)
+    first, second = world.post(body), world.post(body)
+    assert second.content == first.content
+    assert second.headers["x-shipway-cache"] == "hit"
+    assert second.headers["x-shipway-version"] == "7"
+    assert len(world.stub.bodies) == 1
