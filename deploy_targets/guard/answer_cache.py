@@ -119,7 +119,7 @@ class AnswerCache:
         flight = self._flights.get(key)
         if flight is None or self._clock() - flight.began >= self._fresh_s:
             return await self._lead(key, asked, watch, forward)
-        kept = await self._followed(flight)
+        kept = await self._followed(flight, exchange)
         if kept is not None:
             return await self._give(kept, asked, exchange, send)
         self._tell(exchange, metrics.MISS)
@@ -168,14 +168,20 @@ class AnswerCache:
             return metrics.MISS, None
         return metrics.HIT, _Kept(server, body)
 
-    async def _followed(self, flight: _Flight) -> _Kept | None:
-        """What the flight brings; None where it fails or is late, and whoever waits goes on by itself."""
+    async def _followed(self, flight: _Flight, exchange: Exchange) -> _Kept | None:
+        """What the flight brings; None where it fails or is late, and whoever waits goes on by itself.
+
+        Who leaves meanwhile has asked nobody for anything, and is charged nothing.
+        """
         left_s = flight.began + self._fresh_s - self._clock()
+        route, exchange.route, exchange.usage = exchange.route, "", NO_TOKENS
         try:
             async with asyncio.timeout(left_s):
                 await flight.is_over.wait()
         except TimeoutError:
+            exchange.route, exchange.usage = route, None
             return None
+        exchange.route, exchange.usage = route, None
         kept = flight.kept
         # It was chosen for the flight, and no other since.
         is_serving = kept is not None and kept.server == self._sightings.serving(self._clock())

@@ -52,7 +52,8 @@ class StubSplit:
     async def _events(self, text: str) -> AsyncIterator[bytes]:
         for piece in text.split(" "):
             yield chunk(f"{piece} ")
-        yield event({"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        last: dict[str, object] = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        yield event({"id": "c", "choices": [last]})
         yield event({"id": "c", "choices": [], "usage": COMPLETION["usage"]})
         if "broken" not in text:
             yield DONE

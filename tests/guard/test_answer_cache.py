@@ -318,6 +318,31 @@ def test_those_who_wait_for_one_that_leaves_go_on_themselves(cached: Cached) -> 
         assert follower.result(10) == "hi 6 2"
 
 
+def test_who_waits_for_another_and_leaves_is_charged_nothing(cached: Cached) -> None:
+    cached.start(prices={"completion_micros_per_million": 1_000_000})
+    cached.split.is_open.clear()
+    with ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(cached.ask)
+        assert cached.split.begun.acquire(timeout=10)
+        cached.world.sent()
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(
+                f"{cached.world.url}/v1/chat/completions",
+                json=a_chat("hi", temperature=0),
+                headers=headers,
+                timeout=0.5,
+            )
+        left = cached.world.line()
+        cached.split.is_open.set()
+        assert leader.result(10).status_code == 200
+    assert (left["outcome"], left["cost_micros"], left["completion_tokens"]) == ("cancelled", 0, 0)
+    assert cached.world.line()["cost_micros"] == 2
+    page = httpx2.get(f"{cached.world.admin_url}/metrics").text
+    assert 'llm_guard_key_requests_total{endpoint="chat",key="owner",version="6"} 1.0' in page
+    assert 'key="owner",version="unattributed"' not in page
+
+
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_an_answer_that_a_rule_withholds_is_not_kept(cached: Cached, *, is_streamed: bool) -> None:
     rule = {"name": "no", "kind": "words", "words": ["secret"], "action": "refuse"}
