@@ -4,6 +4,7 @@ The models are frozen values without I/O, so the core takes them as they are; un
 file is `parse_endpoints`; the JSON Schema for editors is `endpoint_schema`. A field is here only once it acts.
 """
 
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -80,7 +81,7 @@ class Engine(Declared):
     max_context_tokens: Annotated[int, Field(ge=16)] = 2048
     """Prompt and answer together."""
     threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads for one replica (OMP_NUM_THREADS). More than one collapses on a small box."""
+    """CPU threads for one replica (OMP_NUM_THREADS), no more than its cores. More than one collapses on a small box."""
 
 
 class Resources(Declared):
@@ -177,6 +178,12 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
         yield "rollout.metrics.cost judges by what requests cost, and nothing has a price; give guard.prices, or leave it out"
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
+    threads, cpus = endpoint.engine.threads, endpoint.resources.cpus
+    if threads > max(math.ceil(cpus), 1):
+        yield (
+            f"engine.threads is {threads}, but resources.cpus gives a replica {cpus:g}: threads that wait for each other's "
+            "core are slower than one; lower the one or raise the other"
+        )
     if target in tritons:
         yield from _misfits_of_a_triton_server(endpoint)
     if target.is_local:

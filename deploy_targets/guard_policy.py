@@ -12,6 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from deploy_targets.cache_policy import CachePolicy
 from deploy_targets.declared import Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 
@@ -102,6 +103,8 @@ class GuardPolicy(Declared):
     """Which requests go on."""
     output: OutputPolicy | None = None
     """Which answers go out."""
+    cache: CachePolicy | None = None
+    """Which answers are given again."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
 

@@ -17,6 +17,16 @@ REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
 LOST = ("rates", "budgets", "settlements")
 """What Redis was needed for when it did not answer."""
 
+HIT, MISS, SKIPPED, PAUSED, LOOKUP_LOST = CACHE_RESULTS = (
+    "hit",
+    "miss",
+    "skipped",
+    "paused",
+    "lost",
+)
+"""Answered from the cache; sent on; not of a kind that is kept; sent on while several versions serve; sent on because
+Redis did not answer."""
+
 CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
 """Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
 
@@ -80,6 +90,15 @@ LIMITS_LOST = Series(
     name="llm_guard_limits_lost_total",
     help="Times that Redis was needed for limits and did not answer. Rates are then each process's own, budgets refuse.",
     labels=(ENDPOINT, WHAT),
+)
+CACHE = Series(
+    name="llm_guard_cache_total",
+    help="Requests by what the answer cache made of them. A hit is not sent on, and is in no series of a version.",
+    labels=(ENDPOINT, RESULT),
+)
+QUEUE_FULL = Series(
+    name="llm_inference_queue_full_total",
+    help="Requests that a version turned away because its queue was full; they are among its errors.",
 )
 KEY_REQUESTS = Series(
     name="llm_guard_key_requests_total",

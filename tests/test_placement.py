@@ -104,6 +104,8 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
             "caches no streamed answers",
         ),
         ({**TRITON, "triton": {"response_cache_bytes": 2 << 30}}, "raise resources.memory_gib"),
+        ({**TRITON, "engine": {"threads": 2}}, "slower than one"),
+        ({**TRITON, "engine": {"threads": 3}, "resources": {"cpus": 1.5}}, "raise the other"),
         (
             {**TRITON, "batching": {"max_size": 8}, "triton": {"container_concurrency": 4}},
             "a batch could never fill",

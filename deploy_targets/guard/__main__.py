@@ -19,7 +19,9 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from deploy_targets.declared import faults_of
+from deploy_targets.guard.answer_cache import AnswerCache, store_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
+from deploy_targets.guard.cache_store import CacheStore
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
@@ -67,10 +69,10 @@ async def _serve(
     policy: GuardPolicy,
     steps: Steps,
     keys: KeyFile | None,
-    *,
-    public: socket.socket,
-    admin: socket.socket,
+    kept: CacheStore | None,
+    sockets: tuple[socket.socket, socket.socket],
 ) -> None:
+    public, admin = sockets
     registry = CollectorRegistry()
     rules = (*REFUSALS, *Limits.model_fields, *steps.rules)
     counters = Counters(registry, endpoint=settings.endpoint, rules=rules)
@@ -84,8 +86,18 @@ async def _serve(
         endpoint=settings.endpoint,
         longest_s=settings.timeout_s + settings.drain_s,
     )
+    cache = None
+    if policy.cache is not None and kept is not None:
+        cache = AnswerCache(
+            policy.cache,
+            kept,
+            endpoint=settings.endpoint,
+            whole_policy=policy.document(),
+            told=counters.cached,
+        )
     async with (
         contextlib.aclosing(store),
+        contextlib.nullcontext() if kept is None else contextlib.aclosing(kept),
         upstream_session(settings.upstream_host) as session,
     ):
         chat = Chat(
@@ -96,6 +108,7 @@ async def _serve(
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
+            cache=cache,
         )
         app = guard_app(chat, model=settings.model)
         front = _server(app, drain_s=settings.drain_s)
@@ -145,6 +158,12 @@ def main() -> int:
             keys.ring()
         policy = _policy(settings)
         steps = steps_of(policy)
+        redis_url = settings.redis_url
+        kept = store_of(
+            policy.cache,
+            endpoint=settings.endpoint,
+            redis_url=None if redis_url is None else redis_url.get_secret_value(),
+        )
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
@@ -167,7 +186,7 @@ def main() -> int:
             )
             return 1
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, policy, steps, keys, public=public, admin=admin))
+            runner.run(_serve(settings, policy, steps, keys, kept, (public, admin)))
     return 0
 
 

@@ -23,6 +23,7 @@ from deploy_targets.guard.exchange import Recorded, error_response, exchange_of
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.openapi import openapi_document
 from deploy_targets.guard.outcome import Outcome
+from deploy_targets.guard.queue_full import retry_after
 
 _log = structlog.get_logger()
 
@@ -108,8 +109,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
     response = error_response(error)
     if isinstance(error, errors.KeyRefused):
         response.headers["www-authenticate"] = "Bearer"
+    told = None
     if isinstance(error, errors.RateLimited | errors.BudgetSpent):
-        response.headers["retry-after"] = str(max(ceil(error.retry_after_s), 1))
+        told = str(max(ceil(error.retry_after_s), 1))
+    if (later := retry_after(error.status, told)) is not None:
+        response.headers["retry-after"] = later
     return response
 
 

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions and /v1/completions: one request, step by step.
 
-admit, read, parse, check (the policy's checks), reserve (what limits and budgets may take), forward, filter (the policy's
-filters), settle. Both ends are watched on the way: a client that leaves ends the work behind it, and a version that fails
+admit, read, parse, check (the policy's checks), reserve (what limits and budgets may take), look up, forward, filter (the
+policy's filters), settle. Both ends are watched on the way: a client that leaves ends the work behind it, and a version that fails
 gives a clear error, even in the middle of a stream.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from deploy_targets.guard import errors
 from deploy_targets.guard.access_control import Caller
+from deploy_targets.guard.answer_cache import AnswerCache
 from deploy_targets.guard.completions import CompletionWords, parse_completion
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import ModelRefused, RequestRefused, UpstreamFailed
@@ -54,6 +56,7 @@ class Chat:
     upstream: Upstream
     protocol: ProtocolName
     counters: Counters
+    cache: AnswerCache | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. What is refused, or fails before its first byte, is raised as a GuardError."""
@@ -77,7 +80,12 @@ class Chat:
             )
             async with self.limiter.reserved(asked, exchange):
                 exchange.route = PINNED_ROUTE if pin else CHAT_ROUTE
-                await _while_client_waits(self._forward(exchange, asked, call, pin, send), receive)
+                forward = partial(self._forward, exchange, asked, call, pin)
+                if self.cache is None:
+                    work = forward(send)
+                else:
+                    work = self.cache.answer(asked, exchange, forward, send, is_pinned=bool(pin))
+                await _while_client_waits(work, receive)
         except ClientDisconnect:
             exchange.decide(Outcome.CANCELLED)
         finally:
@@ -137,7 +145,7 @@ class Chat:
         return (*made, CompletionWords()) if asked.is_completion else made
 
     def _attribute(self, exchange: Exchange, answer: Answer) -> None:
-        exchange.version = answer.version
+        exchange.version, exchange.digest = answer.version, answer.digest
         self.counters.appear(answer.version)
 
 

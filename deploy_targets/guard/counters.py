@@ -22,6 +22,7 @@ class Finished:
 
     seconds: float
     is_error: bool = False
+    is_queue_full: bool = False
     usage: Usage = NO_TOKENS
     cost_micros: int = 0
     first_token_s: float | None = None
@@ -55,6 +56,8 @@ class Counters:
         ).labels(endpoint)
         self._rules = self._counter(metrics.RULES)
         self._lost = self._counter(metrics.LIMITS_LOST)
+        self._cache = self._counter(metrics.CACHE)
+        self._queue_full = self._counter(metrics.QUEUE_FULL)
         self._key_requests = self._counter(metrics.KEY_REQUESTS)
         self._key_tokens = self._counter(metrics.KEY_TOKENS)
         self._key_cost = self._counter(metrics.KEY_COST)
@@ -64,6 +67,8 @@ class Counters:
                 self._rules.labels(endpoint, rule, action)
         for what in metrics.LOST:
             self._lost.labels(endpoint, what)
+        for result in metrics.CACHE_RESULTS:
+            self._cache.labels(endpoint, result)
         self._seen: set[str | None] = set()
         self.appear(None)
 
@@ -89,6 +94,7 @@ class Counters:
             for series in (
                 self._requests,
                 self._errors,
+                self._queue_full,
                 self._prompts,
                 self._completions,
                 self._cost,
@@ -103,6 +109,7 @@ class Counters:
         labels = self._labels(version, route)
         self._requests.labels(**labels).inc()
         self._errors.labels(**labels).inc(int(finished.is_error))
+        self._queue_full.labels(**labels).inc(int(finished.is_queue_full))
         self._duration.labels(**labels).observe(finished.seconds)
         self._prompts.labels(**labels).inc(finished.usage.prompt)
         self._completions.labels(**labels).inc(finished.usage.completion)
@@ -128,6 +135,10 @@ class Counters:
     def lost(self, what: str) -> None:
         """Redis was needed for `rates`, `budgets` or `settlements`, and did not answer."""
         self._lost.labels(self._endpoint, what).inc()
+
+    def cached(self, result: str) -> None:
+        """What the cache made of a request."""
+        self._cache.labels(self._endpoint, result).inc()
 
     def let_in(self, *, is_over: bool = False) -> None:
         """A request is under way from now on; or not any more."""

@@ -21,6 +21,7 @@ from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.counters import NO_TOKENS, Counters, Finished
 from deploy_targets.guard.errors import GuardError, ShuttingDown
 from deploy_targets.guard.outcome import Outcome
+from deploy_targets.guard.queue_full import QUEUE_FULL
 from deploy_targets.guard.upstream import REQUEST_ID_HEADER
 from deploy_targets.routing.traffic import VERSION_HEADER
 
@@ -38,6 +39,10 @@ class Exchange:
     """Once the key is known to be good."""
     is_streamed: bool = False
     version: str | None = None
+    digest: str = ""
+    """Of the model's files, where the engine says it."""
+    cache: str = ""
+    """What the cache made of it, where there is one."""
     status: int | None = None
     """Of the answer's head; None while none was sent."""
     is_sending: bool = False
@@ -99,6 +104,7 @@ class Exchange:
         return Finished(
             seconds=seconds,
             is_error=self.outcome is Outcome.FAILED,
+            is_queue_full=self.error == QUEUE_FULL,
             usage=usage or NO_TOKENS,
             cost_micros=self.cost_micros,
             first_token_s=None if first is None else first - self.started,
@@ -152,7 +158,8 @@ class Recorded:
         if exchange.route and exchange.outcome in {Outcome.ANSWERED, Outcome.FAILED}:
             finished = exchange.finished(seconds=seconds)
             self._counters.count(exchange.version, route=exchange.route, finished=finished)
-        if exchange.charged is not None and exchange.caller is not None:
+        # Without a route it was not sent on, and is nothing that a key is charged for.
+        if exchange.route and exchange.charged is not None and exchange.caller is not None:
             self._counters.charge(
                 exchange.version,
                 key=exchange.caller.name,
@@ -171,6 +178,7 @@ class Recorded:
             route=exchange.route,
             caller="" if exchange.caller is None else exchange.caller.name,
             version=exchange.version,
+            cache=exchange.cache,
             status=exchange.status,
             is_streamed=exchange.is_streamed,
             outcome=exchange.outcome,

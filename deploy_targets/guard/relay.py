@@ -19,6 +19,7 @@ from deploy_targets.guard.outcome import (
     read_whole,
     whole_outcome,
 )
+from deploy_targets.guard.queue_full import QUEUE_FULL, is_queue_full, retry_after
 from deploy_targets.guard.steps import AnswerFilter
 from deploy_targets.guard.upstream import Answer
 from deploy_targets.guard.wire import Asked
@@ -83,16 +84,20 @@ async def relay_whole(
     status, error = answer.status, ""
     if outcome is Outcome.FAILED:
         error = f"upstream_{status}" if status >= HTTPStatus.BAD_REQUEST else "error_in_answer"
+        error = QUEUE_FULL if is_queue_full(status, body) else error
         status = max(status, HTTPStatus.BAD_GATEWAY) if status < HTTPStatus.BAD_REQUEST else status
     exchange.decide(outcome, error=error)
     if status >= HTTPStatus.BAD_REQUEST:
-        if not is_envelope(body):
+        if error == QUEUE_FULL or not is_envelope(body):
             message = f"The model did not answer this request (status {status})."
+            if error == QUEUE_FULL:
+                message = "Too many requests wait for the model already. Try again later."
             kind = "server_error" if outcome is Outcome.FAILED else "invalid_request_error"
             body = json.dumps(errors.envelope(message, kind=kind, code=error or None)).encode()
     else:
         body = _filtered(body, exchange, filters)
-    await send(_head(status, "application/json", length=len(body), retry_after=answer.retry_after))
+    later = retry_after(status, answer.retry_after)
+    await send(_head(status, "application/json", length=len(body), later=later))
     await send({"type": "http.response.body", "body": body})
 
 
@@ -106,13 +111,13 @@ def _filtered(body: bytes, exchange: Exchange, filters: Sequence[AnswerFilter]) 
 
 
 def _head(
-    status: int, content_type: str, *, length: int | None = None, retry_after: str | None = None
+    status: int, content_type: str, *, length: int | None = None, later: str | None = None
 ) -> dict[str, Any]:
     headers = {"content-type": content_type, "cache-control": "no-store"}
     if length is not None:
         headers["content-length"] = str(length)
-    if retry_after is not None:
-        headers["retry-after"] = retry_after
+    if later is not None:
+        headers["retry-after"] = later
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": raw}
 

@@ -17,7 +17,7 @@ from deploy_targets.guard.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from deploy_targets.routing.traffic import VERSION_HEADER
+from deploy_targets.routing.traffic import DIGEST_HEADER, VERSION_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
 MAX_ANSWER_BYTES = 16 << 20
@@ -33,6 +33,8 @@ class Answer:
     """None when whoever answered does not say; the split's own errors do."""
     content_type: str
     retry_after: str | None
+    digest: str
+    """Of the model's files; empty when whoever answered does not say."""
     body: AsyncIterator[bytes]
     """In the pieces in which it arrives."""
 
@@ -98,6 +100,7 @@ class Upstream:
                     version=response.headers.get(VERSION_HEADER) or None,
                     content_type=response.headers.get("content-type", ""),
                     retry_after=response.headers.get("retry-after"),
+                    digest=response.headers.get(DIGEST_HEADER, ""),
                     body=response.content.iter_any(),
                 )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

@@ -18,6 +18,11 @@ ERROR_BUDGET = 0.001
 MIN_REQUESTS = round(1 / ERROR_BUDGET)
 """In a burn rate's long window. With fewer, a single failure is more than the budget grants, and says nothing."""
 
+FIRST_TOKEN_S = 5.0
+"""Of streams, for 19 of 20; a bound of the histogram's buckets. Our guess of how long people wait for a first word."""
+QUEUE_FULL_RATIO = 0.01
+"""Of one version's requests, over five minutes: as many as may fail for whatever reason."""
+
 UNSERVED_S = 120
 """That a change in the registry may wait to be looked at, or its version to be inspected."""
 FAILED_LOOKS = 5

@@ -20,7 +20,7 @@ from deploy_targets.metrics import (
 )
 
 _CLIENTS = f'{{{ROUTE}="{CHAT_ROUTE}"}}'
-_BY_VERSION = f"{ENDPOINT}, {VERSION}"
+VERSIONS = f"{ENDPOINT}, {VERSION}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,47 +33,51 @@ class Recording:
     """PromQL."""
 
 
-def _rate(name: str, *, by: str, window: str) -> str:
+def rate(name: str, *, by: str, window: str) -> str:
+    """How much a counter of what the split decided about grows a second, in PromQL."""
     return f"sum by ({by}) (rate({name}{_CLIENTS}[{window}]))"
 
 
 def _error_ratio(*, by: str, window: str) -> str:
-    errors, requests = (_rate(one.name, by=by, window=window) for one in (ERRORS, REQUESTS))
+    errors, requests = (rate(one.name, by=by, window=window) for one in (ERRORS, REQUESTS))
     return f"({errors} or 0 * {requests}) / ({requests} > 0)"
 
 
-def _name(labels: str, series: Series, operation: str) -> str:
+def record_name(labels: str, series: Series, operation: str) -> str:
+    """What a recorded series is called."""
     return f"{labels}:{series.name.removesuffix('_total')}:{operation}"
 
 
-_COUNT_5M = _rate(f"{DURATION.name}_count", by=_BY_VERSION, window="5m")
+_COUNT_5M = rate(f"{DURATION.name}_count", by=VERSIONS, window="5m")
 
 REQUEST_RATE = Recording(
-    record=_name("endpoint_version", REQUESTS, "rate5m"),
-    expr=_rate(REQUESTS.name, by=_BY_VERSION, window="5m"),
+    record=record_name("endpoint_version", REQUESTS, "rate5m"),
+    expr=rate(REQUESTS.name, by=VERSIONS, window="5m"),
 )
 """Requests per second."""
 ERROR_RATIO = Recording(
-    record=_name("endpoint_version", ERRORS, "ratio_rate5m"),
-    expr=_error_ratio(by=_BY_VERSION, window="5m"),
+    record=record_name("endpoint_version", ERRORS, "ratio_rate5m"),
+    expr=_error_ratio(by=VERSIONS, window="5m"),
 )
 """The share of requests that failed, 0 to 1."""
 MEAN_LATENCY = Recording(
-    record=_name("endpoint_version", DURATION, "mean5m"),
-    expr=f"{_rate(f'{DURATION.name}_sum', by=_BY_VERSION, window='5m')} / ({_COUNT_5M} > 0)",
+    record=record_name("endpoint_version", DURATION, "mean5m"),
+    expr=f"{rate(f'{DURATION.name}_sum', by=VERSIONS, window='5m')} / ({_COUNT_5M} > 0)",
 )
 """Seconds."""
 
 
-def _quantile(percent: int) -> Recording:
-    buckets = _rate(f"{DURATION.name}_bucket", by=f"{_BY_VERSION}, le", window="5m")
+def quantile(series: Series, percent: int) -> Recording:
+    """Within what so many percent of the last five minutes' observations are, by version."""
+    buckets = rate(f"{series.name}_bucket", by=f"{VERSIONS}, le", window="5m")
+    count = rate(f"{series.name}_count", by=VERSIONS, window="5m")
     return Recording(
-        record=_name("endpoint_version", DURATION, f"p{percent}_5m"),
-        expr=f"histogram_quantile({percent / 100:g}, {buckets}) and {_COUNT_5M} > 0",
+        record=record_name("endpoint_version", series, f"p{percent}_5m"),
+        expr=f"histogram_quantile({percent / 100:g}, {buckets}) and {count} > 0",
     )
 
 
-P50, P95, P99 = QUANTILES = (_quantile(50), _quantile(95), _quantile(99))
+P50, P95, P99 = QUANTILES = tuple(quantile(DURATION, percent) for percent in (50, 95, 99))
 """Seconds."""
 
 BY_VERSION = (REQUEST_RATE, ERROR_RATIO, MEAN_LATENCY, *QUANTILES)
@@ -83,7 +87,7 @@ BY_VERSION = (REQUEST_RATE, ERROR_RATIO, MEAN_LATENCY, *QUANTILES)
 def endpoint_error_ratio(window: str) -> Recording:
     """The share of an endpoint's requests that failed in the last `window`, 0 to 1, whichever version answered."""
     return Recording(
-        record=_name("endpoint", ERRORS, f"ratio_rate{window}"),
+        record=record_name("endpoint", ERRORS, f"ratio_rate{window}"),
         expr=_error_ratio(by=ENDPOINT, window=window),
     )
 
@@ -91,6 +95,6 @@ def endpoint_error_ratio(window: str) -> Recording:
 def endpoint_requests(window: str) -> Recording:
     """How many requests an endpoint had in the last `window`."""
     return Recording(
-        record=_name("endpoint", REQUESTS, f"increase{window}"),
+        record=record_name("endpoint", REQUESTS, f"increase{window}"),
         expr=f"sum by ({ENDPOINT}) (increase({REQUESTS.name}{_CLIENTS}[{window}]))",
     )

@@ -1,12 +1,11 @@
 """Recording rules and alerts, as Prometheus reads them. Pure.
 
 HighLatency and HighErrorRate are the starting guide's, made to hold for each endpoint and version. The error-budget
-alerts look at an endpoint as a whole, since that is what its clients see. The controller's own are for each namespace
+alerts look at an endpoint as a whole, since that is what its clients see; the guard's, in `guard_alerts`, say what it cannot
+do as it should. The controller's own are for each namespace
 that has one, as its replicas are one controller. Every alert has a section in docs/runbook.md.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from deploy_targets.metrics import (
@@ -17,49 +16,17 @@ from deploy_targets.metrics import (
     REQUESTS,
     UNSERVED_AGE,
 )
-from deploy_targets.monitoring import limits, recordings
+from deploy_targets.monitoring import guard_recordings, limits, recordings
+from deploy_targets.monitoring.alert import Alert
+from deploy_targets.monitoring.guard_alerts import GUARD_ALERTS
 from deploy_targets.monitoring.limits import BURN_RATES, BurnRate, Severity
 
-RUNBOOK = "docs/runbook.md"
 VERSION_GROUP, BUDGET_GROUP = "LLMMetrics", "LLMErrorBudget"
-CONTROLLER_GROUP = "ShipwayController"
+GUARD_GROUP, CONTROLLER_GROUP = "LLMGuard", "ShipwayController"
 
 _VERSION = "version {{ $labels.version }} of endpoint {{ $labels.endpoint }}"
 _SECONDS = '{{ $value | printf "%.2f" }} s'
 _PERCENT = "{{ $value | humanizePercentage }}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
-    """One alert, with what it tells people."""
-
-    name: str
-    expr: str
-    lasts: str = "5m"
-    """How long it holds before the alert fires."""
-    severity: Severity
-    summary: str
-    description: str
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    @property
-    def runbook(self) -> str:
-        """The section of the runbook that says what to do, relative to the project's root."""
-        return f"{RUNBOOK}#{self.name.lower()}"
-
-    def rule(self) -> dict[str, Any]:
-        """The alert as an entry of a rule group."""
-        return {
-            "alert": self.name,
-            "expr": self.expr,
-            "for": self.lasts,
-            "labels": {"severity": str(self.severity), **self.labels},
-            "annotations": {
-                "summary": self.summary,
-                "description": self.description,
-                "runbook": self.runbook,
-            },
-        }
 
 
 _BY_VERSION = (
@@ -174,14 +141,18 @@ _OF_THE_CONTROLLER = (
     ),
 )
 
-ALERTS = (*_BY_VERSION, *_OF_THE_BUDGET, *_OF_THE_CONTROLLER)
+ALERTS = (*_BY_VERSION, *_OF_THE_BUDGET, *GUARD_ALERTS, *_OF_THE_CONTROLLER)
 
 _BUDGET_RECORDINGS = tuple(
     recordings.endpoint_error_ratio(window)
     for window in dict.fromkeys(window for rate in BURN_RATES for window in (rate.short, rate.long))
 ) + tuple(recordings.endpoint_requests(rate.long) for rate in BURN_RATES)
 
-RECORDINGS = (*recordings.BY_VERSION, *_BUDGET_RECORDINGS)
+RECORDINGS = (
+    *recordings.BY_VERSION,
+    *_BUDGET_RECORDINGS,
+    *guard_recordings.GUARD_RECORDINGS,
+)
 
 
 def rule_groups() -> dict[str, Any]:
@@ -190,6 +161,7 @@ def rule_groups() -> dict[str, Any]:
         "groups": [
             _group(VERSION_GROUP, recordings.BY_VERSION, _BY_VERSION),
             _group(BUDGET_GROUP, _BUDGET_RECORDINGS, _OF_THE_BUDGET),
+            _group(GUARD_GROUP, guard_recordings.GUARD_RECORDINGS, GUARD_ALERTS),
             _group(CONTROLLER_GROUP, (), _OF_THE_CONTROLLER),
         ]
     }

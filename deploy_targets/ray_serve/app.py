@@ -26,6 +26,7 @@ from deploy_targets.ray_serve.batcher import Batcher
 from deploy_targets.ray_serve.listener import listen_on_the_nodes_address_only
 from deploy_targets.ray_serve.serve_config import DEPLOYMENT
 from deploy_targets.ray_serve.settings import EngineSettings
+from deploy_targets.routing.traffic import DIGEST_HEADER
 from registry.artifact_store import connect_store
 from registry.events import Event
 from registry.release import Digest
@@ -71,11 +72,13 @@ class Engine:
     async def __call__(self, request: Request) -> Response:
         """POST …/v1/chat/completions and GET …/health. Whatever fails here is answered in OpenAI's envelope."""
         try:
-            return await self._respond(request)
+            response = await self._respond(request)
         except Exception as error:  # noqa: BLE001 - the request's top: Ray would answer a traceback
             _log.exception(Event.REQUEST_FAILED, version=self._args.version)
             body = chat.envelope(f"The engine failed: {error}", kind="server_error")
-            return JSONResponse(body, status_code=500)
+            response = JSONResponse(body, status_code=500)
+        response.headers[DIGEST_HEADER] = self._args.digest
+        return response
 
     async def _respond(self, request: Request) -> Response:
         path = request.url.path

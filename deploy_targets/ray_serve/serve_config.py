@@ -21,7 +21,10 @@ VLLM_IMPORT_PATH = "deploy_targets.ray_serve.vllm_app:build"
 """Ray's own builder around vLLM, with our artifact. vLLM finds out by itself that a checkpoint is quantized by GPTQ."""
 
 _QUEUED_BATCHES = 8
-"""Batches that may wait at a replica before it answers 503: an honest refusal beats a time-out."""
+"""Batches that may wait at a replica before it answers 503: an honest refusal beats a time-out. Ray counts them at each of
+its proxies, so where there are several nodes, more may wait in all."""
+_RETRY_AFTER_S = 1
+"""What a 503 tells the client: about a batch of short answers."""
 _INGRESS_SHARE = 0.1
 """Of a pod's cores, for the ingress in front of vLLM: it passes text on. A guess that leaves the engine nearly all."""
 _KEEP_ALIVE_S = 3900
@@ -164,6 +167,7 @@ def _scale(endpoint: Endpoint) -> dict[str, Any]:
         **number,
         "max_ongoing_requests": 2 * batch.max_size,
         "max_queued_requests": _QUEUED_BATCHES * batch.max_size * endpoint.max_replicas,
+        "backpressure_config": {"status_code": 503, "retry_after_s": _RETRY_AFTER_S},
     }
 
 

@@ -9,6 +9,9 @@ _ALL = 100
 VERSION_HEADER = "x-shipway-version"
 """On a response: the version that answered. On a request: the version that must answer."""
 
+DIGEST_HEADER = "x-shipway-digest"
+"""On a response of an engine that can say it: the digest of the files that it has loaded."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:

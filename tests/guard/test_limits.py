@@ -198,6 +198,7 @@ def test_a_key_with_a_budget_where_nothing_has_a_price_is_not_let_through(
     keys_file.write_text(json.dumps({"keys": [a_key("a", KEY, micros_per_day=5)]}))
     response = start_world().post()
     assert (response.status_code, response.json()["error"]["code"]) == (503, "budget_unknown")
+    assert response.headers["retry-after"] == "1"
 
 
 @pytest.mark.promise("rates are counted on, budgets let nothing through")

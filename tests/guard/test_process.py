@@ -202,3 +202,43 @@ def test_it_carries_nothing_of_the_control_plane() -> None:
     code = f"import sys, deploy_targets.guard.__main__; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_it_gives_answers_again_where_its_policy_says_so(
+    start: Start, world: World, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"cache": {}}')
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url=world.stub_url,
+        port=port,
+        admin_port=admin_port,
+        auth="none",
+        policy_file=policy,
+    )
+    until_started(process)
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    answers = [httpx2.post(url, json=a_chat(temperature=0), timeout=20) for _ in range(2)]
+    assert [one.headers["x-shipway-cache"] for one in answers] == ["miss", "hit"]
+    assert len(world.stub.bodies) == 1
+
+
+def test_it_does_not_keep_answers_in_a_redis_that_nobody_has_named(
+    start: Start, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"cache": {"store": "redis"}}')
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url="http://127.0.0.1:9",
+        port=port,
+        admin_port=admin_port,
+        auth="none",
+        policy_file=policy,
+    )
+    code, complaint = refusal(process)
+    assert code == 2
+    assert "SHIPWAY_GUARD_REDIS_URL" in complaint

@@ -4,7 +4,8 @@ import asyncio
 import queue
 import socket
 import threading
-from contextlib import aclosing
+import time
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy_targets.guard.answer_cache import AnswerCache, store_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
@@ -49,6 +51,8 @@ class World:
         self._redis_url = redis_url
         self._lines = lines
         self._unread = 0
+        self.now: float | None = None
+        """What the cache takes for the time, where a test says so."""
         self._servers: list[uvicorn.Server] = []
         self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         stub_port, port, admin_port = (one.getsockname()[1] for one in self._sockets)
@@ -85,7 +89,22 @@ class World:
             longest_s=timeout_s,
         )
         keys = None if keys_file is None else KeyFile(keys_file)
-        async with aclosing(store), upstream_session() as session:
+        kept = store_of(self._policy.cache, endpoint=ENDPOINT, redis_url=self._redis_url)
+        cache = None
+        if self._policy.cache is not None and kept is not None:
+            cache = AnswerCache(
+                self._policy.cache,
+                kept,
+                endpoint=ENDPOINT,
+                whole_policy=self._policy.document(),
+                told=counters.cached,
+                clock=lambda: self.now if self.now is not None else time.monotonic(),
+            )
+        async with (
+            aclosing(store),
+            nullcontext() if kept is None else aclosing(kept),
+            upstream_session() as session,
+        ):
             chat = Chat(
                 endpoint=ENDPOINT,
                 admit=admission(keys, endpoint=ENDPOINT),
@@ -94,6 +113,7 @@ class World:
                 upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
                 protocol=self._protocol,
                 counters=counters,
+                cache=cache,
             )
             guard = guard_app(chat, model="smollm2")
             apps = (self.stub.app, guard, admin_app(registry, keys=keys))

@@ -45,7 +45,7 @@ def test_it_caches_only_where_the_endpoint_says_so(tmp_path: Path) -> None:
 
 
 def test_it_gets_s3_and_its_own_python_and_nothing_of_ours(tmp_path: Path) -> None:
-    environment = a_part(tmp_path, engine={"threads": 2}).environment
+    environment = a_part(tmp_path, engine={"threads": 2}, resources={"cpus": 2}).environment
     assert environment["PATH"] == f"{tmp_path / 'triton/bin'}:/usr/bin"
     assert environment["AWS_ACCESS_KEY_ID"] == "key"
     assert environment["SHIPWAY_PART"] == "mark"

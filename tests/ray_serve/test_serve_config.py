@@ -65,6 +65,11 @@ def test_the_endpoints_wishes_arrive() -> None:
     }
     deployment = application["deployments"][0]
     assert deployment["num_replicas"] == 3
+    assert (
+        deployment["max_ongoing_requests"] == 8
+    )  # one batch at work, and one that is ready when it ends
+    assert deployment["max_queued_requests"] == 8 * 4 * 3
+    assert deployment["backpressure_config"] == {"status_code": 503, "retry_after_s": 1}
     assert deployment["ray_actor_options"] == {"num_cpus": 2, "num_gpus": 0.5, "memory": 2**30}
 
 

@@ -68,7 +68,7 @@ def test_answers_are_streamed_where_no_cache_would_keep_them() -> None:
 
 
 def test_the_model_is_told_what_it_must_know() -> None:
-    text = config(engine={"max_context_tokens": 512, "threads": 3})
+    text = config(engine={"max_context_tokens": 512, "threads": 3}, resources={"cpus": 3})
     told = dict(re.findall(r'key: "(\w+)" value: { string_value: "([^"]*)" }', text))
     assert told == {"digest": a_digest("7"), "max_context_tokens": "512", "threads": "3"}
 
