@@ -20,6 +20,7 @@ from deploy_targets.guard.completions import CompletionWords, parse_completion
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import ModelRefused, RequestRefused, UpstreamFailed
 from deploy_targets.guard.exchange import Exchange, exchange_of
+from deploy_targets.guard.judging import Judging
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.protocol import Call, ProtocolName, call_for
 from deploy_targets.guard.relay import error_event, relay_stream, relay_whole
@@ -54,6 +55,7 @@ class Chat:
     upstream: Upstream
     protocol: ProtocolName
     counters: Counters
+    judging: Judging
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. What is refused, or fails before its first byte, is raised as a GuardError."""
@@ -67,7 +69,7 @@ class Chat:
             raise errors.NotPermitted(message)
         self.counters.let_in()
         try:
-            body = await _bounded_body(request)
+            body = await bounded_body(request)
             asked = self._parse(scope["path"], body)
             exchange.is_streamed = asked.is_streamed
             for check in self.steps.checks:
@@ -77,10 +79,12 @@ class Chat:
             )
             async with self.limiter.reserved(asked, exchange):
                 exchange.route = PINNED_ROUTE if pin else CHAT_ROUTE
+                exchange.watch = self.judging.watch(asked, exchange)
                 await _while_client_waits(self._forward(exchange, asked, call, pin, send), receive)
         except ClientDisconnect:
             exchange.decide(Outcome.CANCELLED)
         finally:
+            self.judging.ended(exchange)
             self.counters.let_in(is_over=True)
 
     def _parse(self, path: str, body: bytes) -> Asked:
@@ -141,7 +145,7 @@ class Chat:
         self.counters.appear(answer.version)
 
 
-async def _bounded_body(request: Request) -> bytes:
+async def bounded_body(request: Request) -> bytes:
     """The whole body.
 
     Raises:
