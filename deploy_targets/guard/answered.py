@@ -1,7 +1,7 @@
 """Which answers were given lately, so that a user's word on one finds its version: here, or in Redis for all guards.
 
 Kept is whose key asked, which version answered and what was said of it; no prompt, answer or comment. This process keeps
-the last 20,000 answers for at most an hour, some 16 MB; Redis keeps each for an hour.
+the last 20,000 answers for at most an hour, some 9 MB; Redis keeps each for an hour.
 """
 
 import asyncio

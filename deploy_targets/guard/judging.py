@@ -1,7 +1,9 @@
 """What becomes of an answer's signals: they are counted, and where the policy says what is bad, the answer is judged.
 
 An answer is judged once: when it has ended, or, where its user's word is waited for, when that time is over. Judged is
-what a version said in full; what failed, was cancelled, or was stopped by a filter is not.
+what a version said in full; what failed or was stopped by a filter is not. Of those that their clients have left only the
+ones that were going round in a loop are: a client may well leave these first, and without them a version that loops would
+look the better for it. Two versions that behave alike are judged alike all the same.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.quality import AnswerWatch, Signs, signs_of
 from deploy_targets.guard.wire import Asked
 from deploy_targets.pattern_reach import PatternInvalid
-from deploy_targets.quality_policy import QualityPolicy
+from deploy_targets.quality_policy import QualityPolicy, Signal
 
 _MOST_WAITING = 100_000
 """Answers that wait for their users' word; past it the oldest waits no longer."""
@@ -75,13 +77,16 @@ class Judging:
     def ended(self, exchange: Exchange) -> None:
         """The request is over."""
         watch = exchange.watch
-        if watch is None or exchange.outcome is not Outcome.ANSWERED or not watch.has_ended:
+        if watch is None:
             return
-        signals = watch.signals()
+        is_whole = exchange.outcome is Outcome.ANSWERED and watch.has_ended
+        if not is_whole and exchange.outcome is not Outcome.CANCELLED:
+            return
+        signals = watch.signals() if is_whole else watch.signals() & {Signal.LOOP}
         self._counters.signalled(exchange.version, signals)
-        if self._policy is None:
-            return
         is_bad = not self._bad.isdisjoint(signals)
+        if self._policy is None or not (is_whole or is_bad):
+            return
         wait_s = self._policy.feedback_wait_s
         if wait_s is None:
             self._counters.judged(exchange.version, route=exchange.route, is_bad=is_bad)

@@ -97,6 +97,23 @@ def test_an_answer_that_its_client_has_left_is_not_judged(
     assert judged(world) == (1, 0)
 
 
+def test_one_that_was_left_because_it_went_round_in_a_loop_is_bad(
+    start_world: Callable[..., World],
+) -> None:
+    """`long` says x without end."""
+    world = start_world(policy=JUDGED)
+    body = a_chat("long", stream=True)
+    world.sent()
+    with world.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        read = 0
+        for piece in response.iter_bytes():
+            if (read := read + len(piece)) > 100_000:
+                break
+    assert world.line()["outcome"] == "cancelled"
+    assert judged(world) == (1, 1)
+    assert shown(world) == {"loop": 1}
+
+
 RULES = {"rules": [{"name": "no-x", "kind": "words", "words": ["secret"], "action": "refuse"}]}
 
 
