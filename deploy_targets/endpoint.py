@@ -176,6 +176,7 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
             yield f"{part} is for target {named}, not {target}; leave it out or change the target"
     if endpoint.rollout.metrics.cost is not None and not endpoint.guard.prices.are_set:
         yield "rollout.metrics.cost judges by what requests cost, and nothing has a price; give guard.prices, or leave it out"
+    yield from _misfits_of_quality(endpoint)
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
     threads, cpus = endpoint.engine.threads, endpoint.resources.cpus
@@ -196,6 +197,23 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
             yield from _misfits_of_ray(endpoint, kubernetes)
         else:
             yield from _misfits_of_triton(endpoint, kubernetes)
+
+
+def _misfits_of_quality(endpoint: Endpoint) -> Iterator[str]:
+    if endpoint.rollout.metrics.quality is None:
+        return
+    quality, settle_s = endpoint.guard.quality, endpoint.rollout.settle_s
+    if quality is None:
+        yield (
+            "rollout.metrics.quality judges by bad answers, and the guard is not told which are bad; write "
+            "`guard: {quality: {}}` for its defaults, or leave it out"
+        )
+    elif quality.feedback_wait_s is not None and quality.feedback_wait_s > settle_s:
+        yield (
+            f"rollout.settle_s is {settle_s:g}, but answers are judged {quality.feedback_wait_s:g} s after they have ended "
+            "(guard.quality.feedback_wait_s), so those of other weights would be learned from; raise the one or lower the "
+            "other"
+        )
 
 
 def _misfits_of_devices(endpoint: Endpoint) -> Iterator[str]:

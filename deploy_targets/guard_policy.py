@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from deploy_targets.cache_policy import CachePolicy
 from deploy_targets.declared import Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
+from deploy_targets.quality_policy import QualityPolicy
 
 Count = Annotated[int, Field(ge=1)]
 Micros = Annotated[int, Field(ge=0)]
@@ -105,6 +106,8 @@ class GuardPolicy(Declared):
     """Which answers go out."""
     cache: CachePolicy | None = None
     """Which answers are given again."""
+    quality: QualityPolicy | None = None
+    """Which answers are bad, among all; without it their signals are counted and none is judged."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
 

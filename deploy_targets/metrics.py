@@ -12,10 +12,11 @@ UNATTRIBUTED = "unattributed"
 ENDPOINT, VERSION, ROUTE = "endpoint", "version", "route"
 SENDER, RESULT, PHASE = "sender", "result", "phase"
 RULE, ACTION, KEY, WHAT = "rule", "action", "key", "what"
+SIGNAL, VERDICT = "signal", "verdict"
 
 REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
-LOST = ("rates", "budgets", "settlements")
-"""What Redis was needed for when it did not answer."""
+LOST = ("rates", "budgets", "settlements", "answers")
+"""What Redis was needed for when it did not answer; `answers` are those that feedback may be about."""
 
 HIT, MISS, SKIPPED, PAUSED, LOOKUP_LOST = CACHE_RESULTS = (
     "hit",
@@ -27,6 +28,8 @@ HIT, MISS, SKIPPED, PAUSED, LOOKUP_LOST = CACHE_RESULTS = (
 """Answered from the cache; sent on; not of a kind that is kept; sent on while several versions serve; sent on because
 Redis did not answer."""
 
+BAD, NEUTRAL, GOOD = FEEDBACK_VERDICTS = ("bad", "neutral", "good")
+"""What a user may say of an answer."""
 CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
 """Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
 
@@ -76,6 +79,28 @@ COST = Series(
     name="llm_inference_cost_micros_total",
     help="What finished requests cost by the endpoint's prices, in millionths of its currency.",
 )
+QUALITY_JUDGED = Series(
+    name="llm_quality_judged_total",
+    help="Answers that were judged, each once. None where the endpoint's guard.quality is not given.",
+)
+QUALITY_BAD = Series(
+    name="llm_quality_bad_total", help="Answers that were judged bad, of those that were judged."
+)
+QUALITY_SIGNALS = Series(
+    name="llm_quality_signals_total",
+    help="Answers that showed a signal, whether it makes them bad or not.",
+    labels=(ENDPOINT, VERSION, SIGNAL),
+)
+FEEDBACK = Series(
+    name="llm_feedback_total",
+    help="What users said of answers, those included that they have replaced since.",
+    labels=(ENDPOINT, VERSION, VERDICT),
+)
+FEEDBACK_REPLACED = Series(
+    name="llm_feedback_replaced_total",
+    help="Of what users said of answers, what they have replaced since by something else.",
+    labels=(ENDPOINT, VERSION, VERDICT),
+)
 IN_FLIGHT = Series(
     name="llm_inference_in_flight",
     help="Requests that were let in and are not over.",
@@ -88,7 +113,7 @@ RULES = Series(
 )
 LIMITS_LOST = Series(
     name="llm_guard_limits_lost_total",
-    help="Times that Redis was needed for limits and did not answer. Rates are then each process's own, budgets refuse.",
+    help="Times that Redis was needed and did not answer. Rates are then each process's own, budgets refuse, answers are not kept for feedback.",
     labels=(ENDPOINT, WHAT),
 )
 CACHE = Series(

@@ -147,13 +147,6 @@ class RolloutPolicy(JudgePolicy):
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:
-        unmeasured = self.metrics.given().keys() & {"quality"}
-        if unmeasured:
-            message = (
-                f"metrics.{min(unmeasured)}: the guard does not measure it yet, so a rollout could not be judged by it; "
-                "leave it out here, and judge observations of your own with `shipway judge`"
-            )
-            raise ValueError(message)
         limits = [metric.limit for metric in self.metrics.given().values()]
         if self.first_release_requests and not any(limits):
             message = "first_release_requests needs a metric to judge by; give one a limit"

@@ -78,7 +78,26 @@ def test_an_unknown_key_is_refused_with_its_place(changes: dict[str, Any], place
         ),
         ({"rollout": {"metrics": {"errors": {"tolerance": 0}}}}, "or promote: {by: exposure"),
         ({"rollout": {"metrics": {"errors": None}}}, "no metric is left"),
-        ({"rollout": {"metrics": {"quality": {}}}}, "the guard does not measure it yet"),
+        (
+            {"rollout": {"metrics": {"quality": {}}}},
+            "write `guard: {quality: {}}` for its defaults",
+        ),
+        (
+            {"guard": {"quality": {"bad": []}}},
+            "guard.quality.bad: Tuple should have at least 1 item",
+        ),
+        (
+            {
+                "rollout": {"metrics": {"quality": {}}},
+                "guard": {"quality": {"feedback_wait_s": 61}},
+            },
+            "settle_s is 60, but answers are judged 61 s after",
+        ),
+        ({"guard": {"quality": {"bad": ["dull"]}}}, "Input should be 'empty', 'loop'"),
+        (
+            {"guard": {"quality": {"refusal_patterns": ["a+"]}}},
+            "refusal pattern 'a\\+' cannot be used",
+        ),
         (
             {"rollout": {"metrics": {"cost": {"max_per_request_micros": 9}}}},
             "nothing has a price; give guard.prices",
@@ -91,7 +110,6 @@ def test_an_unknown_key_is_refused_with_its_place(changes: dict[str, Any], place
             {"guard": {"limits": {"key": {"micros_per_day": 5}}}},
             "nothing has a price",
         ),
-        ({"rollout": {"metrics": {"quality": {}}}}, "shipway judge"),
         ({"rollout": {"metrics": {"latency": {"slo_s": 1.5}}}}, "1, 2, .* choose one of these"),
         (
             {

@@ -20,12 +20,14 @@ from starlette.types import ASGIApp
 
 from deploy_targets.declared import faults_of
 from deploy_targets.guard.answer_cache import AnswerCache, store_of
+from deploy_targets.guard.answered import answers_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.cache_store import CacheStore
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
 from deploy_targets.guard.http_heads import BoundedHeads
+from deploy_targets.guard.judging import Judging
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
@@ -76,10 +78,10 @@ async def _serve(
     registry = CollectorRegistry()
     rules = (*REFUSALS, *Limits.model_fields, *steps.rules)
     counters = Counters(registry, endpoint=settings.endpoint, rules=rules)
-    redis_url = settings.redis_url
-    store = LimitStore(
-        None if redis_url is None else redis_url.get_secret_value(), lost=counters.lost
-    )
+    redis_url = None if settings.redis_url is None else settings.redis_url.get_secret_value()
+    store = LimitStore(redis_url, lost=counters.lost)
+    answers = answers_of(redis_url, endpoint=settings.endpoint, lost=counters.lost)
+    judging = Judging(policy.quality, steps.signs, counters, answers)
     limiter = RateLimiter(
         policy,
         store,
@@ -98,6 +100,8 @@ async def _serve(
     async with (
         contextlib.aclosing(store),
         contextlib.nullcontext() if kept is None else contextlib.aclosing(kept),
+        contextlib.aclosing(answers),
+        contextlib.aclosing(judging),
         upstream_session(settings.upstream_host) as session,
     ):
         chat = Chat(
@@ -109,6 +113,7 @@ async def _serve(
             protocol=settings.protocol,
             counters=counters,
             cache=cache,
+            judging=judging,
         )
         app = guard_app(chat, model=settings.model)
         front = _server(app, drain_s=settings.drain_s)

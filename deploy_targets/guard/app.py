@@ -20,6 +20,7 @@ from deploy_targets.guard.access_control import ANYBODY, Caller
 from deploy_targets.guard.chat import Admit, Chat
 from deploy_targets.guard.errors import GuardError, KeyFileInvalid
 from deploy_targets.guard.exchange import Recorded, error_response, exchange_of
+from deploy_targets.guard.feedback import Feedback
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.openapi import openapi_document
 from deploy_targets.guard.outcome import Outcome
@@ -46,6 +47,7 @@ def admission(keys: KeyFile | None, *, endpoint: str) -> Admit:
 
 def guard_app(chat: Chat, *, model: str) -> ASGIApp:
     """The clients' side. `model` is the registered model's name; clients call it by the endpoint's."""
+    feedback = Feedback(admit=chat.admit, answers=chat.judging.answers, counters=chat.counters)
 
     async def models(request: Request) -> Response:
         exchange = exchange_of(request.scope)
@@ -63,6 +65,7 @@ def guard_app(chat: Chat, *, model: str) -> ASGIApp:
             Route("/openapi.json", openapi, methods=["GET"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", chat, methods=["POST"]),
+            Route("/v1/feedback", feedback, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
         ],
         exception_handlers={
@@ -122,7 +125,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     exchange_of(request.scope).error = "not_found"
-    message = f"{request.method} is not served at this path. There are POST /v1/chat/completions, POST /v1/completions and GET /v1/models."
+    message = f"{request.method} is not served at this path. There are POST /v1/chat/completions, POST /v1/completions, POST /v1/feedback and GET /v1/models."
     body = errors.envelope(message, kind="invalid_request_error", code="not_found")
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 

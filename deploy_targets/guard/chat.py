@@ -22,6 +22,7 @@ from deploy_targets.guard.completions import CompletionWords, parse_completion
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import ModelRefused, RequestRefused, UpstreamFailed
 from deploy_targets.guard.exchange import Exchange, exchange_of
+from deploy_targets.guard.judging import Judging
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.protocol import Call, ProtocolName, call_for
 from deploy_targets.guard.relay import error_event, relay_stream, relay_whole
@@ -56,6 +57,7 @@ class Chat:
     upstream: Upstream
     protocol: ProtocolName
     counters: Counters
+    judging: Judging
     cache: AnswerCache | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +72,7 @@ class Chat:
             raise errors.NotPermitted(message)
         self.counters.let_in()
         try:
-            body = await _bounded_body(request)
+            body = await bounded_body(request)
             asked = self._parse(scope["path"], body)
             exchange.is_streamed = asked.is_streamed
             for check in self.steps.checks:
@@ -89,6 +91,7 @@ class Chat:
         except ClientDisconnect:
             exchange.decide(Outcome.CANCELLED)
         finally:
+            self.judging.ended(exchange)
             self.counters.let_in(is_over=True)
 
     def _parse(self, path: str, body: bytes) -> Asked:
@@ -109,6 +112,7 @@ class Chat:
             UpstreamFailed, RequestRefused: and nothing was sent yet, so that it can become a status.
             ClientDisconnect: the client did not take its answer in time.
         """
+        exchange.watch = self.judging.watch(asked, exchange)
         try:
             async with self.upstream.ask(
                 call.path, call.body, pin=pin, request_id=exchange.request_id
@@ -149,7 +153,7 @@ class Chat:
         self.counters.appear(answer.version)
 
 
-async def _bounded_body(request: Request) -> bytes:
+async def bounded_body(request: Request) -> bytes:
     """The whole body.
 
     Raises:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from deploy_targets import metrics
 from deploy_targets.engine.chat import Usage
+from deploy_targets.quality_policy import Signal
 
 NO_TOKENS = Usage(prompt=0, completion=0)
 
@@ -61,6 +62,11 @@ class Counters:
         self._key_requests = self._counter(metrics.KEY_REQUESTS)
         self._key_tokens = self._counter(metrics.KEY_TOKENS)
         self._key_cost = self._counter(metrics.KEY_COST)
+        self._judged = self._counter(metrics.QUALITY_JUDGED)
+        self._bad = self._counter(metrics.QUALITY_BAD)
+        self._signals = self._counter(metrics.QUALITY_SIGNALS)
+        self._feedback = self._counter(metrics.FEEDBACK)
+        self._replaced = self._counter(metrics.FEEDBACK_REPLACED)
         self._known_rules = frozenset(rules)
         for rule in self._known_rules:
             for action in metrics.ACTIONS:
@@ -101,8 +107,16 @@ class Counters:
                 self._duration,
                 self._first_token,
                 self._per_token,
+                self._judged,
+                self._bad,
             ):
                 series.labels(**labels)
+        told = version or metrics.UNATTRIBUTED
+        for signal in Signal:
+            self._signals.labels(self._endpoint, told, signal)
+        for verdict in metrics.FEEDBACK_VERDICTS:
+            self._feedback.labels(self._endpoint, told, verdict)
+            self._replaced.labels(self._endpoint, told, verdict)
 
     def count(self, version: str | None, *, route: str, finished: Finished) -> None:
         """One request that was finished; without a version it is counted as unattributed."""
@@ -133,12 +147,37 @@ class Counters:
             self._rules.labels(self._endpoint, known, action).inc()
 
     def lost(self, what: str) -> None:
-        """Redis was needed for `rates`, `budgets` or `settlements`, and did not answer."""
+        """Redis was needed for one of `metrics.LOST`, and did not answer."""
         self._lost.labels(self._endpoint, what).inc()
 
     def cached(self, result: str) -> None:
         """What the cache made of a request."""
         self._cache.labels(self._endpoint, result).inc()
+
+    def judged(self, version: str | None, *, route: str, is_bad: bool) -> None:
+        """One answer was judged, by whatever judges: to be called once for an answer, and only when the judgement stands.
+
+        The verdict on a rollout takes each for an independent trial, so a bad one is never counted without its answer,
+        nor an answer twice.
+        """
+        labels = self._labels(version, route)
+        self._judged.labels(**labels).inc()
+        self._bad.labels(**labels).inc(int(is_bad))
+
+    def signalled(self, version: str | None, signals: Iterable[Signal]) -> None:
+        """An answer showed these signals."""
+        for signal in signals:
+            self._signals.labels(self._endpoint, version or metrics.UNATTRIBUTED, signal).inc()
+
+    def said(self, version: str | None, verdict: str, *, before: str | None) -> None:
+        """A user said `verdict` of an answer, in the place of what was said `before`."""
+        if verdict == before:
+            return
+        self.appear(version)
+        told = version or metrics.UNATTRIBUTED
+        self._feedback.labels(self._endpoint, told, verdict).inc()
+        if before is not None:
+            self._replaced.labels(self._endpoint, told, before).inc()
 
     def let_in(self, *, is_over: bool = False) -> None:
         """A request is under way from now on; or not any more."""

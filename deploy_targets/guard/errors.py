@@ -10,12 +10,14 @@ GuardError
 │   ├── KeyRefused           401
 │   ├── NotPermitted         403 a good key, but not for this
 │   ├── NoSuchModel          404
+│   ├── UnknownAnswer        404 feedback on an answer that this key has not had
 │   ├── RequestTooSlow       408
 │   ├── RequestTooLarge      413
 │   ├── RateLimited          429
 │   └── BudgetSpent          429 nothing is left of the day's money
 ├── KeysUnavailable      503 nobody can be let in (access control fails closed)
 ├── BudgetUnknown        503 nor who has a budget, while that cannot be checked
+├── AnswersUnavailable   503 feedback cannot be taken
 ├── ShuttingDown         503
 └── UpstreamFailed       counts as a failure of the version that is known, or of none
     ├── EngineFailed         500 Triton says so, in whichever of its ways
@@ -111,6 +113,13 @@ class NoSuchModel(RequestRefused):
     code = "model_not_found"
 
 
+class UnknownAnswer(RequestRefused):
+    """Feedback on an answer that this key has not had, or not lately."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "unknown_answer"
+
+
 class RequestTooSlow(RequestRefused):
     """The body did not arrive in time."""
 
@@ -154,6 +163,13 @@ class BudgetUnknown(GuardError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "budget_unknown"
+
+
+class AnswersUnavailable(GuardError):
+    """Which answers were given lately cannot be known, so feedback on them cannot be taken."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "answers_unavailable"
 
 
 class KeysUnavailable(GuardError):
@@ -216,7 +232,11 @@ def _codes(error: type[GuardError]) -> set[str]:
 
 REFUSALS = tuple(
     sorted(
-        (_codes(RequestRefused) | {KeysUnavailable.code, BudgetUnknown.code}) - {GuardError.code}
+        (
+            _codes(RequestRefused)
+            | {KeysUnavailable.code, BudgetUnknown.code, AnswersUnavailable.code}
+        )
+        - {GuardError.code}
     )
 )
 """The codes of all refusals, which are the rules that nobody has to name."""

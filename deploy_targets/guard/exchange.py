@@ -21,6 +21,7 @@ from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.counters import NO_TOKENS, Counters, Finished
 from deploy_targets.guard.errors import GuardError, ShuttingDown
 from deploy_targets.guard.outcome import Outcome
+from deploy_targets.guard.quality import AnswerWatch
 from deploy_targets.guard.queue_full import QUEUE_FULL
 from deploy_targets.guard.upstream import REQUEST_ID_HEADER
 from deploy_targets.routing.traffic import VERSION_HEADER
@@ -56,6 +57,8 @@ class Exchange:
     """The rules that changed something, once for each change."""
     usage: Usage | None = None
     """The tokens that the version says the request took."""
+    watch: AnswerWatch | None = None
+    """What looks on at the answer; None for a request that was not sent on."""
     texts: int = 0
     """Events of a stream that brought text; for engines that send token by token, its tokens so far."""
     first_text_at: float | None = None

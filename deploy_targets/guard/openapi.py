@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from deploy_targets.guard.feedback_body import feedback_schema
 from deploy_targets.guard.wire import chat_schema
 
 _BODY_ERRORS = {
@@ -16,6 +17,17 @@ _BODY_ERRORS = {
     "502": "The version cannot be reached, or its answer is none.",
     "503": "Nobody can be let in at present, or the engine has no room.",
     "504": "The version did not answer in time.",
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {"message": {"type": "string"}, "type": {"type": "string"}},
+        }
+    },
 }
 
 
@@ -38,6 +50,20 @@ def openapi_document(endpoint: str) -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": {"post": _asking(chat, "chat.completion")},
             "/v1/completions": {"post": _asking(prompted, "text_completion")},
+            "/v1/feedback": {
+                "post": {
+                    "summary": "What a user says of an answer; a later word takes the place of an earlier one.",
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": feedback_schema()}},
+                    },
+                    "responses": {
+                        "200": _json("It is counted.", {"type": "object"}),
+                        "404": _json("This key has had no such answer lately.", _ERROR),
+                        **_errors("400", "401", "403", "408", "413", "503"),
+                    },
+                }
+            },
             "/v1/models": {
                 "get": {
                     "summary": "The one model that answers here.",
@@ -73,15 +99,4 @@ def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _errors(*statuses: str) -> dict[str, Any]:
-    error = {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {"message": {"type": "string"}, "type": {"type": "string"}},
-            }
-        },
-    }
-    return {status: _json(_BODY_ERRORS[status], error) for status in statuses}
+    return {status: _json(_BODY_ERRORS[status], _ERROR) for status in statuses}

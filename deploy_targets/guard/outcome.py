@@ -58,14 +58,35 @@ class Filter(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """What looks on; `quality.AnswerWatch` says more."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        """The next event with choices."""
+        ...
+
+    def end(self) -> None:
+        """The version's own end mark."""
+        ...
+
+
 class StreamScan:
     """Reads a stream of server-sent events as it passes. Each `data:` line holds one JSON object, or the end mark.
 
     Lines that no filter changes stay what they are, byte for byte.
     """
 
-    def __init__(self, *, keeps_usage: bool = True, filters: Sequence[Filter] = ()) -> None:
-        """Nothing has been seen yet. `keeps_usage`: the client has asked for the event that only counts tokens."""
+    def __init__(
+        self,
+        *,
+        keeps_usage: bool = True,
+        filters: Sequence[Filter] = (),
+        watch: Watch | None = None,
+    ) -> None:
+        """Nothing has been seen yet. `keeps_usage`: the client has asked for the event that only counts tokens.
+
+        `watch` sees the events that the version sent, each before any filter does.
+        """
         self.is_done = False
         self.has_error = False
         self.usage: Usage | None = None
@@ -73,6 +94,7 @@ class StreamScan:
         """Events that brought text, as the version sent them."""
         self._keeps_usage = keeps_usage
         self._filters = filters
+        self._watch = watch
         self._tail = b""
         self._drops_blank = False
 
@@ -122,6 +144,8 @@ class StreamScan:
             return b"" if drops else line
         payload = line.removeprefix(_DATA).strip()
         if payload == _DONE:
+            if self._watch is not None:
+                self._watch.end()
             return self._close(line)
         event = _read_object(payload)
         choices = event.get("choices")
@@ -134,6 +158,8 @@ class StreamScan:
             return line
         self.usage = read_usage(event) or self.usage
         self.texts += brings_text(event)
+        if choices and self._watch is not None:
+            self._watch.event(event)
         given = [event] if choices or self._keeps_usage or not self.usage else []
         for one in self._filters:
             given = [changed for event in given for changed in one.event(event)]

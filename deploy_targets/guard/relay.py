@@ -39,7 +39,7 @@ async def relay_stream(
         UpstreamBroken: it broke off, or is none.
         RequestRefused: a filter withholds the rest.
     """
-    scan = StreamScan(keeps_usage=asked.wants_usage, filters=filters)
+    scan = StreamScan(keeps_usage=asked.wants_usage, filters=filters, watch=exchange.watch)
 
     def keep_counts() -> None:
         exchange.saw_text(scan.texts, now=time.perf_counter())
@@ -105,6 +105,8 @@ def _filtered(body: bytes, exchange: Exchange, filters: Sequence[AnswerFilter]) 
     """The answer's own bytes, or what the filters make of it."""
     document = given = read_whole(body)
     exchange.usage = read_usage(document)
+    if exchange.watch is not None:
+        exchange.watch.whole(document)
     for one in filters:
         given = one.whole(given)
     return body if given is document else json.dumps(given, ensure_ascii=False).encode()

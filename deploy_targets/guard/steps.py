@@ -6,7 +6,7 @@ whichever path was asked. What either does under a rule's name is told to the ex
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deploy_targets.guard.exchange import Exchange
@@ -16,6 +16,8 @@ from deploy_targets.guard.filter_steps import (
     output_filter,
     rule_names,
 )
+from deploy_targets.guard.judging import signs_for
+from deploy_targets.guard.quality import Signs
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import GuardPolicy
 
@@ -59,6 +61,8 @@ class Steps:
     filters: tuple[FilterMaker, ...] = ()
     rules: tuple[str, ...] = ()
     """The names of all rules that may refuse or redact: their series exist from the start."""
+    signs: Signs = field(default_factory=lambda: signs_for(None))
+    """What is looked for in answers, once they have been given."""
 
 
 def steps_of(policy: GuardPolicy) -> Steps:
@@ -74,4 +78,9 @@ def steps_of(policy: GuardPolicy) -> Steps:
     if policy.output is not None:
         checks.append(json_form_check(policy.output))
         filters.append(output_filter(policy.output))
-    return Steps(checks=tuple(checks), filters=tuple(filters), rules=rule_names(policy))
+    return Steps(
+        checks=tuple(checks),
+        filters=tuple(filters),
+        rules=rule_names(policy),
+        signs=signs_for(policy.quality),
+    )

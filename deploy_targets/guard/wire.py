@@ -98,7 +98,7 @@ def parse_chat(body: bytes, *, is_completion: bool = False) -> Asked:
         RequestInvalid: not a JSON object, or a field that is missing, of the wrong type or out of its range. Its
             message never repeats what the client sent.
     """
-    parsed = _parsed(_Body, body)
+    parsed = parse_as(_Body, body)
     options = parsed.stream_options
     return Asked(
         body=body,
@@ -144,10 +144,15 @@ def parse_fields(body: bytes) -> dict[str, Any]:
     Raises:
         RequestInvalid: it is none.
     """
-    return _parsed(_Fields, body).root
+    return parse_as(_Fields, body).root
 
 
-def _parsed(model: type[M], body: bytes) -> M:
+def parse_as(model: type[M], body: bytes) -> M:
+    """The body as this model.
+
+    Raises:
+        RequestInvalid: it is none. The message never repeats what the client sent.
+    """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

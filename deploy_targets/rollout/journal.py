@@ -231,16 +231,20 @@ class Journal:
 
 
 def _accumulated(points: tuple[Point, ...]) -> Iterator[tuple[Point, tuple[Counts, Counts]]]:
-    """Each point with the totals up to it: champion's and challenger's requests and errors."""
-    old = [0, 0]
-    new = [0, 0]
+    """Each point with the totals up to it: champion's and challenger's."""
+    old, new = Counts(), Counts()
     for point in points:
-        old = [old[0] + point.champion.requests, old[1] + point.champion.errors]
-        new = [new[0] + point.challenger.requests, new[1] + point.challenger.errors]
-        yield (
-            point,
-            (Counts(requests=old[0], errors=old[1]), Counts(requests=new[0], errors=new[1])),
-        )
+        old, new = _plus(old, point.champion), _plus(new, point.challenger)
+        yield point, (old, new)
+
+
+def _plus(total: Counts, step: Counts) -> Counts:
+    return Counts(
+        requests=total.requests + step.requests,
+        errors=total.errors + step.errors,
+        judged=total.judged + step.judged,
+        bad=total.bad + step.bad,
+    )
 
 
 def _metrics(point: Point, old: Counts, new: Counts) -> dict[str, float]:
@@ -256,6 +260,9 @@ def _metrics(point: Point, old: Counts, new: Counts) -> dict[str, float]:
     ):
         values[f"{side}_requests"] = total.requests
         values[f"{side}_errors"] = total.errors
+        if total.judged:
+            values[f"{side}_judged_answers"] = total.judged
+            values[f"{side}_bad_answers"] = total.bad
         if step.requests:
             values[f"{side}_latency_mean_s"] = step.duration_s / step.requests
     return values

@@ -120,6 +120,8 @@ def add_counts(total: Counts, more: Counts) -> Counts:
         first_token=_added(total.first_token, more.first_token),
         per_token=_added(total.per_token, more.per_token),
         cost_micros=sum(costs) if costs else None,
+        judged=total.judged + more.judged,
+        bad=total.bad + more.bad,
     )
 
 
@@ -247,6 +249,8 @@ def _pair(name: str, policy: JudgePolicy, counts: Counts) -> tuple[float, float]
         if counts.cost_micros is None or counts.cost_micros > top * counts.requests:
             return 0, 0
         return counts.requests, counts.cost_micros / top
+    if name == "quality":
+        return counts.judged, counts.bad
     return counts.requests, counts.errors
 
 

@@ -27,6 +27,8 @@ _FIELDS = {
     metrics.ERRORS.name: "errors",
     f"{metrics.DURATION.name}_sum": "duration_s",
     metrics.COST.name: "cost_micros",
+    metrics.QUALITY_JUDGED.name: "judged",
+    metrics.QUALITY_BAD.name: "bad",
 }
 _BUCKETS = {
     f"{series.name}_bucket": series
@@ -125,6 +127,8 @@ def _sum(counts: Sequence[Counts]) -> Counts:
         first_token=_added([one.first_token for one in counts]),
         per_token=_added([one.per_token for one in counts]),
         cost_micros=sum(known) if len(known) == len(costs) else None,
+        judged=sum(one.judged for one in counts),
+        bad=sum(one.bad for one in counts),
     )
 
 
@@ -173,6 +177,8 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
                 first_token=_buckets(within[version, metrics.FIRST_TOKEN], metrics.FIRST_TOKEN),
                 per_token=_buckets(within[version, metrics.PER_TOKEN], metrics.PER_TOKEN),
                 cost_micros=int(fields["cost_micros"]) if "cost_micros" in fields else None,
+                judged=int(fields.get("judged", 0)),
+                bad=int(fields.get("bad", 0)),
             )
             for version, fields in totals.items()
         },
@@ -204,12 +210,17 @@ def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
             cost_micros=None
             if total.cost_micros is None
             else total.cost_micros - (earlier.cost_micros or 0),
+            judged=total.judged - earlier.judged,
+            bad=total.bad - earlier.bad,
         )
         timed = (*step.within, *step.first_token, *step.per_token)
-        if min(step.requests, step.errors, step.cost_micros or 0, *timed) < 0:
+        counted = (step.requests, step.errors, step.judged, step.bad, step.cost_micros or 0)
+        if min(*counted, *timed) < 0:
             return NoData(reason=f"the counters of version {version} went backwards")
         if step.errors > step.requests:
             return NoData(reason=f"version {version} has more errors than requests")
+        if step.bad > step.judged:
+            return NoData(reason=f"version {version} has more bad answers than judged ones")
         increments[version] = step
     seconds = (after.at - before.at).total_seconds()
     return Observation(seconds=seconds, increments=increments)

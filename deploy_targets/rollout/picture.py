@@ -1,4 +1,4 @@
-"""A rollout drawn: the weight, the requests and errors of both sides, and each metric's sequences, over one time axis."""
+"""A rollout drawn: the weight, the requests, errors and bad answers of both sides, and each metric's sequences, over one time axis."""
 
 import io
 import math
@@ -16,7 +16,7 @@ _CHAMPION, _CHALLENGER = "tab:blue", "tab:orange"
 _DRAWING = threading.Lock()
 _HIGHEST = 1e30
 """What an e-value is drawn as at the most: far beyond any bound."""
-_COLORS = ("tab:red", "tab:purple", "tab:green", "tab:brown")
+_COLORS = ("tab:red", "tab:purple", "tab:green", "tab:brown", "tab:pink", "tab:olive")
 
 
 def draw_rollout(rollout: RolloutState, *, title: str) -> bytes:
@@ -55,6 +55,14 @@ def _draw(rollout: RolloutState, *, title: str) -> bytes:
             linestyle=":",
             label=f"{side}, errors",
         )
+        if any(c.judged for c in counts):
+            requests.plot(
+                seconds,
+                list(accumulate(c.bad for c in counts)),
+                color=color,
+                linestyle="--",
+                label=f"{side}, bad answers",
+            )
     requests.set_yscale("symlog")
     requests.legend(loc="best", fontsize="small")
     _label(requests, "since its start")

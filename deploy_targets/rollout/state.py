@@ -39,6 +39,10 @@ class Counts:
     """Streams whose tokens took at most each of `metrics.PER_TOKEN.buckets` on average, and at last all timed ones."""
     cost_micros: int | None = None
     """Sum over the requests; None where that was not measured."""
+    judged: int = 0
+    """Answers whose quality was judged, which may be fewer than there were; 0 as well where no quality is measured."""
+    bad: int = 0
+    """Those of them that are bad."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,9 +22,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy_targets.endpoint import Endpoint, Resources, TargetKind
+from deploy_targets.guard.answered import AnswersHere
 from deploy_targets.guard.app import admission, guard_app
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.judging import Judging, signs_for
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.steps import steps_of
@@ -202,6 +204,7 @@ class TritonWorld(LocalWorld):
                     upstream=Upstream(session, self._platform.url(f"{name}.envoy"), timeout_s=60),
                     protocol="triton",
                     counters=counters,
+                    judging=Judging(None, signs_for(None), counters, AnswersHere()),
                 )
                 transport = httpx2.ASGITransport(guard_app(chat, model=""))
                 async with httpx2.AsyncClient(transport=transport, base_url="http://guard") as http:

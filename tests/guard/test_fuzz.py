@@ -39,7 +39,7 @@ def engine_url():
 
 
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, FEEDBACK = "/v1/chat/completions", "/v1/completions", "/v1/feedback"
 
 
 @pytest.mark.parametrize("is_policed", [False, True])
@@ -80,6 +80,36 @@ def test_no_request_gets_an_error_of_our_own(
     ask()
     # Both ends were met: a fuzzer that is refused throughout proves nothing.
     assert (200 if mode is POSITIVE else 400) in answered
+
+
+@pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE])
+def test_no_feedback_gets_an_error_of_our_own(start_world: Any, engine_url: str, mode: Any) -> None:
+    """What the document allows is unknown here, for nobody can guess an answer's id; what it forbids is refused."""
+    world: World = start_world(upstream_url=engine_url)
+    answered: set[int] = set()
+
+    @settings(
+        max_examples=50,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=SCHEMA[FEEDBACK]["POST"].as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case) -> None:
+        response = case.call(
+            base_url=world.url, timeout=20, headers={"Authorization": f"Bearer {KEY}"}
+        )
+        # JSON Schema calls 1.0 an integer; the guard does not.
+        if mode is NEGATIVE or "valid integer" not in response.text:
+            answered.add(response.status_code)
+        assert "internal_error" not in response.text
+
+    ask()
+    if mode is POSITIVE:
+        assert answered == {404}
+    else:
+        assert 400 in answered
+        assert answered <= {400, 401, 404, 413}
 
 
 def test_the_document_is_served_to_anybody(world: World) -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.guard.stub import KEY, a_chat
+from deploy_targets.guard_policy import GuardPolicy
+from tests.guard.stub import KEY, SAY, a_chat
 from tests.guard.world import World
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -119,6 +121,41 @@ def test_a_gateway_is_asked_under_the_endpoints_own_hostname(start: Start, world
 
     assert answer.status_code == 200
     assert world.stub.headers[-1]["host"] == "chat.example.com"
+
+
+def test_it_judges_by_its_policy_takes_feedback_and_ends_with_answers_still_waiting(
+    start: Start, world: World, tmp_path: Path
+) -> None:
+    policy = GuardPolicy.model_validate({"quality": {"bad": ["refusal"], "feedback_wait_s": 0.5}})
+    (tmp_path / "policy.json").write_text(policy.document())
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url=world.stub_url,
+        port=port,
+        admin_port=admin_port,
+        auth="none",
+        policy_file=tmp_path / "policy.json",
+    )
+    until_started(process)
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        for said in (SAY + "I cannot help with that.", SAY + "Paris.", SAY + "London."):
+            answer = client.post("/v1/chat/completions", json=a_chat(said))
+        asked = answer.headers["x-request-id"]
+        told = client.post("/v1/feedback", json={"request_id": asked, "score": "bad"})
+        assert told.status_code == 200
+        labels = '{endpoint="chat",route="chat",version="7"}'
+        end = time.monotonic() + 30
+        while f"llm_quality_judged_total{labels} 3.0" not in (
+            page := httpx2.get(f"http://127.0.0.1:{admin_port}/metrics").text
+        ):
+            assert time.monotonic() < end, page
+            time.sleep(0.05)
+        assert f"llm_quality_bad_total{labels} 2.0" in page
+        client.post("/v1/chat/completions", json=a_chat())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def test_stopping_is_bounded(start: Start, world: World) -> None:

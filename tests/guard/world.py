@@ -15,10 +15,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy_targets.guard.answer_cache import AnswerCache, store_of
+from deploy_targets.guard.answered import answers_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS
+from deploy_targets.guard.judging import Judging, signs_for
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.protocol import ProtocolName
@@ -100,9 +102,14 @@ class World:
                 told=counters.cached,
                 clock=lambda: self.now if self.now is not None else time.monotonic(),
             )
+        answers = answers_of(self._redis_url, endpoint=ENDPOINT, lost=counters.lost)
+        quality = self._policy.quality
+        judging = Judging(quality, signs_for(quality), counters, answers)
         async with (
             aclosing(store),
             nullcontext() if kept is None else aclosing(kept),
+            aclosing(answers),
+            aclosing(judging),
             upstream_session() as session,
         ):
             chat = Chat(
@@ -114,6 +121,7 @@ class World:
                 protocol=self._protocol,
                 counters=counters,
                 cache=cache,
+                judging=judging,
             )
             guard = guard_app(chat, model="smollm2")
             apps = (self.stub.app, guard, admin_app(registry, keys=keys))
@@ -143,11 +151,15 @@ class World:
 
     def samples(self, name: str) -> dict[tuple[str, str], float]:
         """The series of that name by (version, route), once every request that was sent has its line."""
+        return self.labelled(name, "version", "route")
+
+    def labelled(self, name: str, one: str, other: str) -> dict[tuple[str, str], float]:
+        """The series of that name by two of its labels, once every request that was sent has its line."""
         while self._unread > 0:
             self.line()
         page = httpx2.get(f"{self.admin_url}/metrics").text
         return {
-            (sample.labels["version"], sample.labels["route"]): sample.value
+            (sample.labels[one], sample.labels[other]): sample.value
             for family in text_string_to_metric_families(page)
             for sample in family.samples
             if sample.name == name

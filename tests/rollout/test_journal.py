@@ -114,6 +114,19 @@ def test_counts_accumulate_and_latency_is_the_intervals_mean(diary: Diary) -> No
     assert diary.points("weight_percent") == [(n, 5.0) for n in range(5)]
 
 
+def test_answers_that_were_judged_are_told_where_there_are_any(diary: Diary) -> None:
+    diary.journal.write(under_way(a_rollout(2)))
+    assert not any("answers" in name for name in diary.run.data.metrics)
+    rollout = a_rollout(4)
+    points = tuple(
+        replace(point, challenger=replace(point.challenger, judged=10, bad=3))
+        for point in rollout.points
+    )
+    diary.journal.write(under_way(replace(rollout, points=points)))
+    told = diary.run.data.metrics
+    assert (told["challenger_judged_answers"], told["challenger_bad_answers"]) == (40, 12)
+
+
 def test_a_restarted_journal_finds_its_run_and_repeats_no_point(diary: Diary) -> None:
     for points in (1, 2, 3, 4):
         diary.journal.write(under_way(a_rollout(points)))

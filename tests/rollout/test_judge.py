@@ -325,3 +325,38 @@ def test_a_challenger_whose_first_token_is_late_is_rolled_back() -> None:
         evidence = learn(step, evidence, policy, champion="6", challenger="7")
     found = judge(evidence, policy, champion="6", rule=policy.promote, exposed_s=1)
     assert (found.decision, found.metric) == (Decision.ROLL_BACK, "first_token")
+
+
+QUALITY = JudgePolicy.model_validate({"metrics": {"quality": {}}})
+
+
+def judged_by_quality(*, bad: int, judged: int = 10, looks: int = 60) -> Verdict:
+    """The verdict where ten of twenty answers are judged, one of them bad; of the challenger's `bad` of `judged`."""
+    evidence = Evidence()
+    for _ in range(looks):
+        step = Observation(
+            seconds=1,
+            increments={
+                "6": Counts(requests=20, judged=10, bad=1),
+                "7": Counts(requests=20, judged=judged, bad=bad),
+            },
+        )
+        evidence = learn(step, evidence, QUALITY, champion="6", challenger="7")
+    assert evidence.challenger.judged == looks * judged
+    return judge(evidence, QUALITY, champion="6", rule=QUALITY.promote, exposed_s=1)
+
+
+def test_a_challenger_whose_answers_are_bad_is_rolled_back_though_it_fails_nothing() -> None:
+    found = judged_by_quality(bad=4)
+    assert (found.decision, found.metric) == (Decision.ROLL_BACK, "quality")
+    assert found.reason.startswith("quality: challenger 240 bad answers in 600, champion 60 in 600")
+
+
+def test_one_whose_answers_are_as_good_is_promoted_by_claim() -> None:
+    assert judged_by_quality(bad=1, looks=200).decision is Decision.PROMOTE
+
+
+def test_answers_that_nobody_judged_teach_nothing_and_never_promote() -> None:
+    found = judged_by_quality(bad=0, judged=0, looks=200)
+    assert found.decision is Decision.HOLD
+    assert "not shown yet: quality" in found.reason

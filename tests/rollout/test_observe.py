@@ -68,9 +68,11 @@ def test_the_guards_own_page_has_tokens_times_and_costs() -> None:
         )
         counters.appear("7")
         counters.count("7", route=route, finished=finished)
+        for is_bad in (True, False):
+            counters.judged("7", route=route, is_bad=is_bad)
     page = generate_latest(registry).decode()
     seen = parse_scrape(page, endpoint="chat", at=NOON).totals["7"]
-    assert (seen.requests, seen.cost_micros) == (1, 23)
+    assert (seen.requests, seen.cost_micros, seen.judged, seen.bad) == (1, 23, 2, 1)
     assert dict(zip((*FIRST_TOKEN.buckets, math.inf), seen.first_token, strict=True)) == {
         bound: int(bound >= 0.3) for bound in (*FIRST_TOKEN.buckets, math.inf)
     }
@@ -84,11 +86,14 @@ def test_the_guards_own_page_has_tokens_times_and_costs() -> None:
         first_token=tuple(2 * one for one in seen.first_token),
         per_token=tuple(2 * one for one in seen.per_token),
         cost_micros=46,
+        judged=4,
+        bad=2,
     )
-    doubled = replace(seen, requests=2, cost_micros=50)
+    doubled = replace(seen, requests=2, cost_micros=50, judged=5, bad=2)
     step = difference(replace(BEFORE, totals={"7": seen}), replace(BEFORE, totals={"7": doubled}))
     assert isinstance(step, Observation)
-    assert step.increments["7"].cost_micros == 27
+    seven = step.increments["7"]
+    assert (seven.cost_micros, seven.judged, seven.bad) == (27, 3, 1)
 
 
 def test_the_histograms_increment_is_the_difference_and_may_not_go_backwards() -> None:
@@ -121,6 +126,7 @@ def test_increments_are_the_difference_and_a_new_version_began_at_zero() -> None
         replace(BEFORE, source="2"),
         replace(BEFORE, totals={"6": Counts(requests=89, errors=1)}),
         replace(BEFORE, totals={"6": Counts(requests=91, errors=9)}),
+        replace(BEFORE, totals={"6": Counts(requests=91, errors=1, judged=1, bad=2)}),
     ],
 )
 def test_restarts_resets_and_nonsense_are_gaps(after: Scrape) -> None:

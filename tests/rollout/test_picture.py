@@ -18,7 +18,7 @@ def test_a_rollout_of_any_length_is_a_png_of_900_by_1000(points: int, e_value: f
             index=index,
             at=NOON + timedelta(seconds=10 * index),
             weight=5,
-            challenger=Counts(requests=index),
+            challenger=Counts(requests=index, judged=index, bad=index // 2),
             readings=(
                 Reading(metric="errors", e_value=e_value, bound=200.0, low=-0.01, high=0.2),
                 Reading(metric="latency", e_value=1.0, bound=200.0, low=None, high=None),

@@ -144,6 +144,25 @@ def test_a_challenger_alike_is_rolled_back_no_more_often_than_stated(scenario: S
     assert report["rates"]["roll_back"] * 2_000 <= binom(2_000, 0.01).ppf(0.999)
 
 
+def test_the_stated_rate_holds_with_quality_among_the_metrics() -> None:
+    """As the guard measures it: every answer is judged, one in ten is bad, and some intervals are lost."""
+    metrics = {"latency": {"slo_s": 1.0}, "quality": {}}
+    version = {"errors": 0.01, "latency": {"median_s": 0.5, "sigma": 0.4}, "quality": 0.1}
+    changes: dict[str, Any] = {
+        "policy": {"metrics": metrics, "promote": FOREVER, "time_limit_s": 3600},
+        "champion": version,
+        "judged_share": 1.0,
+        "gaps": 0.1,
+        "ramp": RAMP,
+    }
+    alike = simulate(a_scenario(**changes, challenger=version), runs=2_000, seed=20261126)
+    assert alike["rates"]["roll_back"] * 2_000 <= binom(2_000, 0.01).ppf(0.999)
+    worse = a_scenario(**changes, challenger={**version, "quality": 0.2})
+    found = simulate(worse, runs=200, seed=1)
+    assert found["rates"]["roll_back"] > 0.95
+    assert found["rolled_back_by"]["quality"] >= 0.95 * 200
+
+
 def test_bursts_break_the_test_for_independent_failures() -> None:
     """Or the robust one would be for nothing."""
     report = simulate(an_hour(burst_size=5), runs=500, seed=1)

@@ -1,6 +1,7 @@
 """The promise of every store: a state comes back as it was, and only the first of two savers wins."""
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,7 @@ from deploy_targets.rollout.state import (
     RolloutState,
     Scrape,
 )
-from deploy_targets.rollout.store import SqliteStore, parse_state
+from deploy_targets.rollout.store import SqliteStore, dump_state, parse_state
 from registry.errors import StateConflict, StateUnreadable
 from registry.release import Release
 from tests.builders import (
@@ -176,6 +177,13 @@ def test_a_rollout_saved_by_schema_1_goes_on_and_is_judged_anew() -> None:
     assert state.rollout is not None
     assert state.rollout.evidence == Evidence()
     assert state.rollout.points[0].weight == 5
+
+
+def test_a_state_that_was_saved_before_answers_were_judged_reads_as_none_judged() -> None:
+    state = a_full_state()
+    older = re.sub(r',"judged":0,"bad":0', "", dump_state(state).decode())
+    assert "judged" not in older
+    assert parse_state(older) == state
 
 
 def test_what_served_before_by_schema_2_is_still_where_a_rollback_goes() -> None:
