@@ -21,6 +21,7 @@ from deploy_targets.local.home import Home
 from deploy_targets.rollout.audit import read_chain
 from deploy_targets.rollout.audit_trail import read_lines
 from deploy_targets.rollout.replay import entries_of, replay
+from registry.errors import IntegrityError
 from registry.promotion import CHAMPION
 from tests.flows.test_the_stack import ENDPOINTS, Stack
 
@@ -58,6 +59,17 @@ class FailingStack(Stack):
         application = answer.raise_for_status().json()["applications"][f"chat-v{version}"]
         (replica,) = application["deployments"]["llm"]["replicas"]
         os.kill(replica["pid"], signal.SIGKILL)
+
+    def is_recorded(self, version: str) -> bool:
+        """Whether the record is whole, and today's code decides as the controller did; a look may come in between."""
+        state = self.composition.store().load("chat").state
+        lines = read_lines(self.composition.records(), "chat")
+        try:
+            entries = read_chain(lines, endpoint="chat", tail=state.audit)
+        except IntegrityError:
+            return False
+        decided = replay(entries_of(entries, f"chat-v{version}"))
+        return (decided.missed, decided.difference) == (0, None)
 
     def is_quiet(self) -> bool:
         state = self.composition.store().load("chat").state
@@ -107,11 +119,7 @@ def fails_in_mid_rollout(
     serving = running.aliases[CHAMPION]
     assert running.status.traffic == {serving: 100}
     assert serving == version or running.answered(version)[0] == "turned_down"
-    state = running.composition.store().load("chat").state
-    lines = read_lines(running.composition.records(), "chat")
-    entries = read_chain(lines, endpoint="chat", tail=state.audit)
-    decided = replay(entries_of(entries, f"chat-v{version}"))
-    assert (decided.missed, decided.difference) == (0, None)
+    running.until(lambda: running.is_recorded(version))
     end = "promoted" if serving == version else "rolled back"
     tell(
         "measured",

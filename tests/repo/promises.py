@@ -22,6 +22,7 @@ something on purpose. What always holds besides is in [invariants](invariants.md
 | What happens | What is promised | What was measured | |
 |---|---|---|---|
 """
+_FAILED = "**FAILED**"
 
 
 class Row(NamedTuple):
@@ -42,13 +43,14 @@ def rows(report: Path) -> Iterator[Row]:
             continue
         name, _, parameters = case.get("name", "").partition("[")
         what = _sentence(case.get("classname", "") if name in {"runTest", "test"} else name)
-        if told.get("measured") and parameters:
+        result = _result(case)
+        if parameters and (told.get("measured") or result == _FAILED):
             what += f" ({parameters.removesuffix(']')})"
         cases = found.setdefault((what, told["promise"]), [])
-        cases.append((told.get("measured", ""), _result(case)))
+        cases.append((told.get("measured", ""), result))
     for (what, promise), cases in found.items():
         results = {result for _, result in cases}
-        result = "**FAILED**" if "**FAILED**" in results else " and ".join(sorted(results))
+        result = " and ".join(sorted(results))
         measured = cases[0][0] or (f"{len(cases)} cases" if len(cases) > 1 else "")
         yield Row(what, promise, measured, result)
 
@@ -59,7 +61,7 @@ def _sentence(name: str) -> str:
 
 def _result(case: ET.Element) -> str:
     if case.find("failure") is not None or case.find("error") is not None:
-        return "**FAILED**"
+        return _FAILED
     return "held" if case.find("skipped") is None else "not run"
 
 
