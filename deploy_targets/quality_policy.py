@@ -18,7 +18,7 @@ class Signal(StrEnum):
     EMPTY = "empty"
     """Nothing to read, and no call of a tool."""
     LOOP = "loop"
-    """It ends by saying the same again and again."""
+    """It ends by saying the same, or next to nothing, again and again."""
     TRUNCATED = "truncated"
     """It was cut off by its number of tokens."""
     REFUSAL = "refusal"
@@ -43,6 +43,9 @@ class QualityPolicy(Declared):
     """How often an answer's end has to say the same to be a `loop`."""
     loop_chars: Annotated[int, Field(ge=20, le=MAX_LOOP_CHARS)] = 100
     """How many characters these repeats must have together."""
+    loop_shrinks: Annotated[float, Field(ge=2, le=1000)] = 3.5
+    """An end of twice so many characters that zlib makes smaller by this factor is a `loop` as well: rounds that differ a
+    little, and heaps of blanks and marks. Prose shrinks by 1.3 to 1.7, code by up to 3."""
     refusal_patterns: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=500)], ...], Field(max_length=50)
     ] = ()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 import structlog
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from deploy_targets.guard.errors import AnswersUnavailable
@@ -22,9 +22,11 @@ KEPT_S = 3600
 MOST_KEPT = 20_000
 _MOST_ID_CHARS = 200
 """Of the id that an engine gives to its answer; a longer one is not kept."""
-_PATIENCE_S = 1.0
+_PATIENCE_S = 5.0
+"""For one answer of Redis. No request for tokens waits for it, and a guard that is busy takes a good Redis for a dead one."""
 _PAUSE_S = 1.0
-"""As `limit_store` has them, for the same reasons."""
+"""Until a Redis that did not answer is asked again."""
+_CONNECTIONS = 20
 T = TypeVar("T")
 _log = structlog.get_logger()
 
@@ -130,8 +132,14 @@ class AnswersInRedis:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`lost` is told `answers` each time that Redis was needed and did not answer."""
-        made: Any = ConnectionPool  # its options are untyped
-        pool = made.from_url(url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)
+        made: Any = BlockingConnectionPool  # its options are untyped
+        pool = made.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_PATIENCE_S,
+            socket_timeout=_PATIENCE_S,
+            socket_connect_timeout=_PATIENCE_S,
+        )
         self._redis: Any = Redis(connection_pool=pool)
         self._prefix = f"shipway:{endpoint}"
         self._lost = lost

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_guards_that_share_a_redis_take_each_others_words_and_count_each_once(
 def test_a_word_that_another_guard_has_taken_makes_the_answer_bad(
     start_world: Callable[..., World],
 ) -> None:
-    policy = GuardPolicy.model_validate({"quality": {"feedback_wait_s": 2}})
+    policy = GuardPolicy.model_validate({"quality": {"feedback_wait_s": 3}})
     with a_redis() as server:
         first, second = (start_world(redis_url=server.url, policy=policy) for _ in range(2))
         asked = first.post().headers["x-request-id"]
@@ -179,3 +180,24 @@ def test_while_redis_is_gone_answers_go_out_and_feedback_is_told_so(
         assert (told.status_code, told.json()["error"]["code"]) == (503, "answers_unavailable")
         lost = world.labelled(metrics.LIMITS_LOST.name, "endpoint", "what")
         assert lost["chat", "answers"] >= 2
+
+
+def test_a_burst_of_answers_is_kept_over_a_few_connections(
+    start_world: Callable[..., World],
+) -> None:
+    with a_redis() as server:
+        world = start_world(redis_url=server.url)
+
+        def ask(_: int) -> str:
+            return world.http.post("/v1/chat/completions", json=a_chat()).headers["x-request-id"]
+
+        def praise(asked: str) -> int:
+            body = {"request_id": asked, "score": 1}
+            return world.http.post("/v1/feedback", json=body).status_code
+
+        with ThreadPoolExecutor(40) as pool:
+            said = list(pool.map(praise, list(pool.map(ask, range(200)))))
+        assert set(said) == {200}
+        assert counted(world) == {("7", "good"): 200}
+        lost = world.labelled(metrics.LIMITS_LOST.name, "endpoint", "what")
+        assert lost["chat", "answers"] == 0

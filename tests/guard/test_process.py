@@ -126,7 +126,7 @@ def test_a_gateway_is_asked_under_the_endpoints_own_hostname(start: Start, world
 def test_it_judges_by_its_policy_takes_feedback_and_ends_with_answers_still_waiting(
     start: Start, world: World, tmp_path: Path
 ) -> None:
-    policy = GuardPolicy.model_validate({"quality": {"bad": ["refusal"], "feedback_wait_s": 0.5}})
+    policy = GuardPolicy.model_validate({"quality": {"bad": ["refusal"], "feedback_wait_s": 3}})
     (tmp_path / "policy.json").write_text(policy.document())
     port, admin_port = free_ports(2)
     process = start(

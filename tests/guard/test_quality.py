@@ -1,6 +1,7 @@
 """What the signals find, and that they hold nothing back."""
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -15,6 +16,19 @@ SIGNS = signs_of(QualityPolicy())
 PROSE = (
     "The capital of France is Paris. It lies on the Seine, and it has been the capital since the tenth century, with "
     "some interruptions. About two million people live in the city itself, and eleven in the region around it."
+)
+
+CITIES = (
+    "Paris",
+    "Lyon",
+    "Marseille",
+    "Toulouse",
+    "Nice",
+    "Nantes",
+    "Montpellier",
+    "Bordeaux",
+    "Lille",
+    "Rennes",
 )
 
 
@@ -54,7 +68,9 @@ def signals(document: dict[str, Any], watch: AnswerWatch | None = None) -> set[s
         ("no " * 20, set()),
         (PROSE * 3, set()),
         (" and so on" * 12 + PROSE, set()),
-        ("\n".join(f"{n}. a line like the others" for n in range(50)), set()),
+        ("\n".join(f"{n}. a line like the others" for n in range(50)), {"loop"}),
+        (PROSE + "\n\n I\n\n\n not not.\n\n I, I\n\n\n\n not.\n" * 2 + "\n \n" * 40, {"loop"}),
+        ("\n".join(f"| {city} | {n * 7919 % 1000} |" for n, city in enumerate(CITIES)), set()),
         ("I'm sorry, but I can't assist with that request.", {"refusal"}),
         ("I\u2019m sorry, but I cannot help with that.", {"refusal"}),
         ("**I cannot provide medical advice.**", {"refusal"}),
@@ -83,7 +99,13 @@ def test_json_is_looked_at_where_it_was_asked_for_and_was_not_cut_off() -> None:
     assert signals(whole("a: 1"), a_watch(**asked)) == {"invalid_json"}
     assert signals(whole('{"a": 1', finish="length"), a_watch(**asked)) == {"truncated"}
     assert signals(whole("a: 1")) == set()
-    assert signals(whole(json.dumps({"a": "x" * 200_000})), a_watch(**asked)) == set()
+    assert (
+        signals(
+            whole(json.dumps({"a": random.Random(1).sample(range(10**6), 25_000)})),
+            a_watch(**asked),
+        )
+        == set()
+    )
 
 
 def test_an_answer_is_as_bad_as_the_worst_of_its_choices() -> None:
