@@ -99,10 +99,12 @@ def test_a_hit_costs_nothing_and_is_charged_to_nobody(cached: Cached) -> None:
         prices={"completion_micros_per_million": 1_000_000},
         limits={"key": {"tokens_per_minute": 25, "micros_per_day": 20}},
     )
+    lines: list[dict[str, Any]] = []
     for _ in range(8):
         assert cached.ask().status_code == 200
-    lines = [cached.world.line() for _ in range(8)]
+        lines.append(cached.world.line())  # by then it is settled
     assert [line["cost_micros"] for line in lines] == [2, *[0] * 7]
+    assert [line["completion_tokens"] for line in lines] == [2, *[0] * 7]
     assert [line["cache"] for line in lines] == ["miss", *["hit"] * 7]
     assert [line["route"] for line in lines] == ["chat", *[""] * 7]
     page = httpx2.get(f"{cached.world.admin_url}/metrics").text
