@@ -12,6 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from deploy_targets.aside_policy import ShadowPolicy
 from deploy_targets.declared import Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 
@@ -104,9 +105,15 @@ class GuardPolicy(Declared):
     """Which answers go out."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
+    shadow: ShadowPolicy | None = None
+    """What is asked of the challenger as well; without it nothing is."""
 
     @model_validator(mode="after")
     def _budgets_have_prices(self) -> Self:
+        shadow = self.shadow
+        if shadow is not None and shadow.micros_per_day is not None and not self.prices.are_set:
+            message = "shadow: micros_per_day would never be reached, for nothing has a price; give prices, or leave it out"
+            raise ValueError(message)
         budgets = (self.limits.key.micros_per_day, self.limits.endpoint.micros_per_day)
         if any(budgets) and not self.prices.are_set:
             message = "limits: micros_per_day would never be reached, for nothing has a price; give prices, or leave it out"

@@ -17,8 +17,17 @@ REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
 LOST = ("rates", "budgets", "settlements")
 """What Redis was needed for when it did not answer."""
 
-CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
-"""Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
+CHAT_ROUTE, PINNED_ROUTE, SHADOW_ROUTE = ROUTES = ("chat", "pinned", "shadow")
+"""Values of the route label. A request that names its version is pinned, one that the guard asks of the challenger as
+well is a shadow; neither takes part in a comparison of live traffic."""
+SAME, SIMILAR, DIFFERENT, SHADOW_FAILED, DROPPED = SHADOW_RESULTS = (
+    "same",
+    "similar",
+    "different",
+    "failed",
+    "dropped",
+)
+"""How a mirrored request's answer is beside the champion's; `dropped` was not asked, or not answered by the challenger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +104,17 @@ KEY_COST = Series(
     name="llm_guard_key_cost_micros_total",
     help="What each key was charged, in millionths of the endpoint's currency.",
     labels=(ENDPOINT, VERSION, KEY),
+)
+SHADOW_COMPARED = Series(
+    name="llm_shadow_compared_total",
+    help="Live requests that were to be asked of this version as well, by how its answer is beside the champion's.",
+    labels=(ENDPOINT, VERSION, RESULT),
+)
+SHADOW_LIKENESS = Series(
+    name="llm_shadow_likeness_ratio",
+    help="How alike the answers of the champion and of this version are: 1 for the same text, 0 for nothing in common.",
+    labels=(ENDPOINT, VERSION),
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
 )
 BOUNDS = {
     "latency": DURATION.buckets,

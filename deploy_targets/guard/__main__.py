@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from deploy_targets.declared import faults_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
+from deploy_targets.guard.asides import asides_of
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
@@ -84,22 +85,32 @@ async def _serve(
         endpoint=settings.endpoint,
         longest_s=settings.timeout_s + settings.drain_s,
     )
-    async with (
-        contextlib.aclosing(store),
-        upstream_session(settings.upstream_host) as session,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(contextlib.aclosing(store))
+        session = await stack.enter_async_context(upstream_session(settings.upstream_host))
+        upstream = Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s)
+        asides = await stack.enter_async_context(
+            asides_of(
+                policy,
+                endpoint=settings.endpoint,
+                protocol=settings.protocol,
+                upstream=upstream,
+                counters=counters,
+                registry=registry,
+            )
+        )
         chat = Chat(
             endpoint=settings.endpoint,
             admit=admission(keys, endpoint=settings.endpoint),
-            steps=steps,
+            steps=asides.around(steps),
             limiter=limiter,
-            upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
+            upstream=upstream,
             protocol=settings.protocol,
             counters=counters,
         )
         app = guard_app(chat, model=settings.model)
         front = _server(app, drain_s=settings.drain_s)
-        back = _server(admin_app(registry, keys=keys), drain_s=1)
+        back = _server(admin_app(registry, keys=keys, more=asides.routes), drain_s=1)
 
         def stop() -> None:
             front.should_exit = True

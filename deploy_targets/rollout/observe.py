@@ -77,9 +77,31 @@ class GuardMetrics:
         """
         return self._read(tuple)
 
-    def _read(self, made_of: Callable[[Iterable[str]], T]) -> T:
+    def put(self, path: str, document: Mapping[str, object]) -> None:
+        """Tells each guard, on its admin side.
+
+        Raises:
+            MetricsUnavailable: as `scrape`; some may have been told.
+        """
+
+        def told(url: httpx2.URL) -> str:
+            host = self._url.netloc.decode("ascii")
+            answer = self._client.put(
+                url.copy_with(path=path), json=document, headers={"Host": host}
+            )
+            return answer.raise_for_status().text
+
+        self._read(tuple, page=told)
+
+    def _read(
+        self,
+        made_of: Callable[[Iterable[str]], T],
+        *,
+        page: Callable[[httpx2.URL], str] | None = None,
+    ) -> T:
+        page = page or self._page
         try:
-            return made_of([self._page(url) for url in self._addresses(self._url)])
+            return made_of([page(url) for url in self._addresses(self._url)])
         except (httpx2.HTTPError, OSError, ValueError) as error:
             message = (
                 f"The guard's metrics at {self._url} cannot be read ({error}). The rollout holds until they can; "

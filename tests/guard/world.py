@@ -4,7 +4,7 @@ import asyncio
 import queue
 import socket
 import threading
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy_targets.guard.app import admin_app, admission, guard_app
+from deploy_targets.guard.asides import asides_of
 from deploy_targets.guard.chat import Chat
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS
@@ -85,18 +86,31 @@ class World:
             longest_s=timeout_s,
         )
         keys = None if keys_file is None else KeyFile(keys_file)
-        async with aclosing(store), upstream_session() as session:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(aclosing(store))
+            session = await stack.enter_async_context(upstream_session())
+            upstream = Upstream(session, upstream_url, timeout_s=timeout_s)
+            asides = await stack.enter_async_context(
+                asides_of(
+                    self._policy,
+                    endpoint=ENDPOINT,
+                    protocol=self._protocol,
+                    upstream=upstream,
+                    counters=counters,
+                    registry=registry,
+                )
+            )
             chat = Chat(
                 endpoint=ENDPOINT,
                 admit=admission(keys, endpoint=ENDPOINT),
-                steps=self._steps,
+                steps=asides.around(self._steps),
                 limiter=limiter,
-                upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
+                upstream=upstream,
                 protocol=self._protocol,
                 counters=counters,
             )
             guard = guard_app(chat, model="smollm2")
-            apps = (self.stub.app, guard, admin_app(registry, keys=keys))
+            apps = (self.stub.app, guard, admin_app(registry, keys=keys, more=asides.routes))
             self._servers = [a_server(app) for app in apps]
             await asyncio.gather(
                 *(

@@ -1,0 +1,68 @@
+"""What a policy has done aside from requests, put together.
+
+Watches around the steps of an answer, routes of the admin side, and the tasks behind them.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
+
+from deploy_targets.guard.aside import Aside
+from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard.shadow import Shadow, ShadowCounts
+from deploy_targets.guard.shadow_target import ShadowTarget
+from deploy_targets.guard.steps import FilterMaker, Steps
+from deploy_targets.guard.upstream import Upstream
+from deploy_targets.guard_policy import GuardPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asides:
+    """Empty without a policy that asks for any."""
+
+    first: tuple[FilterMaker, ...] = ()
+    """Watches of answers as versions give them."""
+    last: tuple[FilterMaker, ...] = ()
+    """Watches of answers as clients get them."""
+    routes: tuple[Route, ...] = ()
+    """Of the admin side."""
+
+    def around(self, steps: Steps) -> Steps:
+        """Those steps, watched."""
+        return replace(steps, filters=(*self.first, *steps.filters, *self.last))
+
+
+@asynccontextmanager
+async def asides_of(
+    policy: GuardPolicy,
+    *,
+    endpoint: str,
+    protocol: ProtocolName,
+    upstream: Upstream,
+    counters: Counters,
+    registry: CollectorRegistry,
+) -> AsyncGenerator[Asides]:
+    """What this policy asks for; what is under way at the end of the block is cancelled."""
+    first: list[FilterMaker] = []
+    routes: list[Route] = []
+    async with Aside() as aside:
+        if policy.shadow is not None:
+            target = ShadowTarget()
+            shadow = Shadow(
+                policy.shadow,
+                policy,
+                endpoint=endpoint,
+                protocol=protocol,
+                upstream=upstream,
+                target=target,
+                counters=counters,
+                counts=ShadowCounts(registry, endpoint=endpoint),
+                aside=aside,
+            )
+            first.append(shadow.watch)
+            routes.append(target.route())
+        yield Asides(first=tuple(first), routes=tuple(routes))
