@@ -47,11 +47,21 @@ class AnswerJudgePolicy(Declared):
     """For one verdict."""
 
     @model_validator(mode="after")
-    def _has_no_secret(self) -> Self:
-        if "@" in urlsplit(self.url).netloc:
+    def _is_an_address(self) -> Self:
+        url = urlsplit(self.url)
+        if "@" in url.netloc:
             message = "url holds a user or a password; give the key as SHIPWAY_GUARD_JUDGE_KEY"
             raise ValueError(message)
+        if url.query or url.fragment:
+            message = "url ends with its path, like https://judge.example.com/v1"
+            raise ValueError(message)
         return self
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        url = urlsplit(self.url)
+        return url.port or (443 if url.scheme == "https" else 80)
 
 
 class RecordPolicy(Declared):

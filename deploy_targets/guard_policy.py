@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from deploy_targets.aside_policy import ShadowPolicy
+from deploy_targets.aside_policy import AnswerJudgePolicy, ShadowPolicy
 from deploy_targets.declared import Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 
@@ -107,6 +107,8 @@ class GuardPolicy(Declared):
     prices: Prices = Prices()
     shadow: ShadowPolicy | None = None
     """What is asked of the challenger as well; without it nothing is."""
+    judge: AnswerJudgePolicy | None = None
+    """Which answers another model judges; without it none."""
 
     @model_validator(mode="after")
     def _budgets_have_prices(self) -> Self:

@@ -28,6 +28,9 @@ SAME, SIMILAR, DIFFERENT, SHADOW_FAILED, DROPPED = SHADOW_RESULTS = (
     "dropped",
 )
 """How a mirrored request's answer is beside the champion's; `dropped` was not asked, or not answered by the challenger."""
+UNJUDGED = "unjudged"
+JUDGE_RESULTS = ("good", "bad", UNJUDGED, DROPPED)
+"""What a judge's word is: `unjudged` where it said nothing that can be believed, `dropped` where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,11 @@ SHADOW_LIKENESS = Series(
     help="How alike the answers of the champion and of this version are: 1 for the same text, 0 for nothing in common.",
     labels=(ENDPOINT, VERSION),
     buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+)
+JUDGE_ANSWERS = Series(
+    name="llm_judge_answers_total",
+    help="Answers of this version that were to be judged by another model, by what it said.",
+    labels=(ENDPOINT, VERSION, RESULT),
 )
 BOUNDS = {
     "latency": DURATION.buckets,

@@ -97,6 +97,7 @@ async def _serve(
                 upstream=upstream,
                 counters=counters,
                 registry=registry,
+                judge_key=settings.judge_key,
             )
         )
         chat = Chat(

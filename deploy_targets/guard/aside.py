@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import structlog
 
+from deploy_targets.guard.answer_filter import JSON_RULE
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.wire import Asked
@@ -41,7 +42,7 @@ class Watch:
     is_over = False
 
     def __init__(self, asked: Asked, exchange: Exchange, tell: Callable[[Seen], None]) -> None:
-        """`tell` is called once, for an answer of one choice that is not too long; never for one that failed."""
+        """`tell` is called once, for an answer that is not too long; not for one that failed or that a rule has cut."""
         self._asked = asked
         self._exchange = exchange
         self._tell = tell
@@ -76,7 +77,8 @@ class Watch:
     def _finish(self) -> None:
         exchange = self._exchange
         is_failed = exchange.outcome not in {None, Outcome.ANSWERED}
-        if self._left < 0 or is_failed or exchange.version is None:
+        is_cut = exchange.rule not in {"", JSON_RULE}
+        if self._left < 0 or is_failed or is_cut or exchange.version is None:
             return
         self._tell(
             Seen(

@@ -4,19 +4,21 @@ Watches around the steps of an answer, routes of the admin side, and the tasks b
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from starlette.routing import Route
 
+from deploy_targets.guard.answer_judge import Judged, ModelJudge, SampledJudge
 from deploy_targets.guard.aside import Aside
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.shadow import Shadow, ShadowCounts
 from deploy_targets.guard.shadow_target import ShadowTarget
 from deploy_targets.guard.steps import FilterMaker, Steps
-from deploy_targets.guard.upstream import Upstream
+from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy
 
 
@@ -37,7 +39,7 @@ class Asides:
 
 
 @asynccontextmanager
-async def asides_of(
+async def asides_of(  # noqa: PLR0913 - what the parts need, by name
     policy: GuardPolicy,
     *,
     endpoint: str,
@@ -45,11 +47,18 @@ async def asides_of(
     upstream: Upstream,
     counters: Counters,
     registry: CollectorRegistry,
+    judge_key: SecretStr | None = None,
+    judged: Judged | None = None,
 ) -> AsyncGenerator[Asides]:
-    """What this policy asks for; what is under way at the end of the block is cancelled."""
+    """What this policy asks for; what is under way at the end of the block is cancelled.
+
+    `judged` is told of each answer that a judge has judged.
+    """
     first: list[FilterMaker] = []
+    last: list[FilterMaker] = []
     routes: list[Route] = []
-    async with Aside() as aside:
+    async with AsyncExitStack() as stack:
+        aside = Aside()
         if policy.shadow is not None:
             target = ShadowTarget()
             shadow = Shadow(
@@ -65,4 +74,20 @@ async def asides_of(
             )
             first.append(shadow.watch)
             routes.append(target.route())
-        yield Asides(first=tuple(first), routes=tuple(routes))
+        if policy.judge is not None:
+            session = await stack.enter_async_context(
+                upstream_session(token="" if judge_key is None else judge_key.get_secret_value())
+            )
+            asked = Upstream(session, policy.judge.url, timeout_s=policy.judge.timeout_s)
+            judge = SampledJudge(
+                policy.judge,
+                ModelJudge(asked, model=policy.judge.model),
+                registry,
+                endpoint=endpoint,
+                aside=aside,
+                judged=judged,
+            )
+            last.append(judge.watch)
+        # Entered last, so that it is left first: no task outlives what it uses.
+        await stack.enter_async_context(aside)
+        yield Asides(first=tuple(first), last=tuple(last), routes=tuple(routes))

@@ -42,6 +42,8 @@ class GuardSettings(BaseSettings):
     redis_url: SecretStr | None = None
     """Where the guards of all processes count limits and budgets together, like redis://:password@host:6379/0. Without it
     each process counts for itself, and begins anew when it is started anew."""
+    judge_key: SecretStr | None = None
+    """What `guard.judge` of the policy shows to its judge; without it nothing is shown."""
     timeout_s: Annotated[float, Field(gt=0)] = 65
     """For a whole answer. Longer than the split's own, whose 504 names the version that was too slow."""
     drain_s: Annotated[int, Field(ge=0)] = 30

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.stub import FAULT, a_chat, served
-from tests.guard.two_versions import CHALLENGER, TwoVersions, counts, until
+from tests.guard.two_versions import CHALLENGER, TwoVersions, page_counts, until
 from tests.guard.world import World
 
 COMPARED = "llm_shadow_compared_total"
@@ -28,13 +28,13 @@ class Mirrored:
         httpx2.put(f"{self.world.admin_url}/shadow", json=word).raise_for_status()
 
     def results(self) -> dict[str, float]:
-        return counts(self.world.admin_url, COMPARED, "result")
+        return page_counts(self.world.admin_url, COMPARED, "result")
 
     def until_results(self, **expected: float) -> None:
         until(lambda: self.results() == expected)
 
     def by_route(self, name: str) -> dict[str, float]:
-        return counts(self.world.admin_url, name, "route")
+        return page_counts(self.world.admin_url, name, "route")
 
 
 Start = Callable[..., Mirrored]
@@ -81,7 +81,7 @@ def test_it_is_counted_on_a_route_of_its_own_and_charged_to_no_key(start: Start)
     assert mirrored.by_route("llm_inference_requests_total") == {"shadow": 1}
     assert mirrored.by_route("llm_inference_duration_seconds_count") == {"shadow": 1}
     assert mirrored.by_route("llm_inference_cost_micros_total") == {"shadow": 3 + 2 * 2}
-    assert counts(mirrored.world.admin_url, "llm_guard_key_cost_micros_total", "key") == {}
+    assert page_counts(mirrored.world.admin_url, "llm_guard_key_cost_micros_total", "key") == {}
     assert mirrored.world.counted() == (1, 0)
 
 

@@ -67,14 +67,16 @@ class TwoVersions:
         return response
 
 
-def counts(admin_url: str, name: str, label: str) -> dict[str, float]:
-    """The samples of that name by one of their labels, those of the challenger alone; zeros are left out."""
+def page_counts(
+    admin_url: str, name: str, label: str, *, version: str = CHALLENGER
+) -> dict[str, float]:
+    """The samples of that name and version by one of their labels; zeros are left out."""
     page = httpx2.get(f"{admin_url}/metrics").text
     return {
         sample.labels[label]: sample.value
         for family in text_string_to_metric_families(page)
         for sample in family.samples
-        if sample.name == name and sample.labels.get("version") == CHALLENGER and sample.value
+        if sample.name == name and sample.labels.get("version") == version and sample.value
     }
 
 

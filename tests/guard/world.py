@@ -12,6 +12,7 @@ import httpx2
 import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.asides import asides_of
@@ -49,6 +50,8 @@ class World:
         self._policy = policy
         self._redis_url = redis_url
         self._lines = lines
+        self.judged: list[tuple[str | None, str, bool]] = []
+        """(version, route, whether it was bad), as an asked judge has judged."""
         self._unread = 0
         self._servers: list[uvicorn.Server] = []
         self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
@@ -98,6 +101,8 @@ class World:
                     upstream=upstream,
                     counters=counters,
                     registry=registry,
+                    judge_key=SecretStr("judge-key"),
+                    judged=self._keep_verdict,
                 )
             )
             chat = Chat(
@@ -118,6 +123,9 @@ class World:
                     for server, one in zip(self._servers, self._sockets, strict=True)
                 )
             )
+
+    def _keep_verdict(self, version: str | None, *, route: str, is_bad: bool) -> None:
+        self.judged.append((version, route, is_bad))
 
     def sent(self) -> None:
         """Another request is on its way; its line will come."""
