@@ -184,11 +184,20 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
     elif kubernetes is None:
         yield f"target {target} needs the part kubernetes: the namespace, the image, the gateway"
     else:
+        yield from _misfits_of_pods(endpoint)
         yield from _misfits_of_devices(endpoint)
         if target is TargetKind.RAY_SERVE:
             yield from _misfits_of_ray(endpoint, kubernetes)
         else:
             yield from _misfits_of_triton(endpoint, kubernetes)
+
+
+def _misfits_of_pods(endpoint: Endpoint) -> Iterator[str]:
+    if endpoint.guard.record is not None:
+        yield (
+            "guard.record: a guard's pod has no folder that the controller could ship from, so its records would be lost; "
+            "leave it out, or record on a local target"
+        )
 
 
 def _misfits_of_devices(endpoint: Endpoint) -> Iterator[str]:

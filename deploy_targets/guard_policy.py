@@ -12,7 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from deploy_targets.aside_policy import AnswerJudgePolicy, ShadowPolicy
+from deploy_targets.aside_policy import AnswerJudgePolicy, RecordPolicy, ShadowPolicy
 from deploy_targets.declared import Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 
@@ -109,6 +109,8 @@ class GuardPolicy(Declared):
     """What is asked of the challenger as well; without it nothing is."""
     judge: AnswerJudgePolicy | None = None
     """Which answers another model judges; without it none."""
+    record: RecordPolicy | None = None
+    """Which prompts and answers are kept, redacted; without it none. On this machine alone."""
 
     @model_validator(mode="after")
     def _budgets_have_prices(self) -> Self:

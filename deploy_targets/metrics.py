@@ -28,6 +28,8 @@ SAME, SIMILAR, DIFFERENT, SHADOW_FAILED, DROPPED = SHADOW_RESULTS = (
     "dropped",
 )
 """How a mirrored request's answer is beside the champion's; `dropped` was not asked, or not answered by the challenger."""
+WRITTEN = "written"
+RECORD_RESULTS = (WRITTEN, DROPPED)
 UNJUDGED = "unjudged"
 JUDGE_RESULTS = ("good", "bad", UNJUDGED, DROPPED)
 """What a judge's word is: `unjudged` where it said nothing that can be believed, `dropped` where it was not asked."""
@@ -123,6 +125,11 @@ JUDGE_ANSWERS = Series(
     name="llm_judge_answers_total",
     help="Answers of this version that were to be judged by another model, by what it said.",
     labels=(ENDPOINT, VERSION, RESULT),
+)
+RECORDS = Series(
+    name="llm_guard_records_total",
+    help="Answers that were to be recorded: written to the spool folder, or dropped.",
+    labels=(ENDPOINT, RESULT),
 )
 BOUNDS = {
     "latency": DURATION.buckets,

@@ -55,6 +55,7 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
     ("refused", "way_out"),
     [
         ({"target": "ray-serve"}, "needs the part kubernetes"),
+        ({**RAY, "guard": {"record": {}}}, "leave it out, or record on a local target"),
         ({"target": "triton"}, "needs the part kubernetes"),
         ({"kubernetes": {}}, "leave it out or change the target"),
         ({"engine": {"kind": "vllm"}}, "target local has no vLLM"),

@@ -28,7 +28,9 @@ from deploy_targets.guard.http_heads import BoundedHeads
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.recording import redaction_of
 from deploy_targets.guard.settings import GuardSettings
+from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps, steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
@@ -63,12 +65,13 @@ def _server(app: ASGIApp, *, drain_s: int) -> _Server:
     return _Server(config)
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0913 - what was read at the start, by name
     settings: GuardSettings,
     policy: GuardPolicy,
     steps: Steps,
     keys: KeyFile | None,
     *,
+    spool: Spool | None,
     public: socket.socket,
     admin: socket.socket,
 ) -> None:
@@ -98,6 +101,7 @@ async def _serve(
                 counters=counters,
                 registry=registry,
                 judge_key=settings.judge_key,
+                spool=spool,
             )
         )
         chat = Chat(
@@ -143,6 +147,23 @@ def _policy(settings: GuardSettings) -> GuardPolicy:
         raise _PolicyInvalid(message) from error
 
 
+def _spool(settings: GuardSettings, policy: GuardPolicy) -> Spool | None:
+    if policy.record is None:
+        return None
+    folder = settings.spool_folder
+    if folder is None:
+        message = (
+            "The policy records, and SHIPWAY_GUARD_SPOOL_FOLDER names no folder for what it keeps."
+        )
+        raise _PolicyInvalid(message)
+    redaction_of(policy)
+    try:
+        return Spool(folder, max_bytes=policy.record.max_bytes)
+    except OSError as error:
+        message = f"The spool folder {folder} cannot be used ({error.strerror})."
+        raise _PolicyInvalid(message) from error
+
+
 def main() -> int:
     """The exit code."""
     log_to(sys.stdout, for_eyes=sys.stdout.isatty())
@@ -157,6 +178,7 @@ def main() -> int:
             keys.ring()
         policy = _policy(settings)
         steps = steps_of(policy)
+        spool = _spool(settings, policy)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
@@ -179,7 +201,9 @@ def main() -> int:
             )
             return 1
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, policy, steps, keys, public=public, admin=admin))
+            runner.run(
+                _serve(settings, policy, steps, keys, spool=spool, public=public, admin=admin)
+            )
     return 0
 
 

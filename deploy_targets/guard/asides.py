@@ -14,9 +14,12 @@ from starlette.routing import Route
 from deploy_targets.guard.answer_judge import Judged, ModelJudge, SampledJudge
 from deploy_targets.guard.aside import Aside
 from deploy_targets.guard.counters import Counters
+from deploy_targets.guard.errors import PolicyUnusable
 from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard.recording import Recorder
 from deploy_targets.guard.shadow import Shadow, ShadowCounts
 from deploy_targets.guard.shadow_target import ShadowTarget
+from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import FilterMaker, Steps
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy
@@ -49,10 +52,14 @@ async def asides_of(  # noqa: PLR0913 - what the parts need, by name
     registry: CollectorRegistry,
     judge_key: SecretStr | None = None,
     judged: Judged | None = None,
+    spool: Spool | None = None,
 ) -> AsyncGenerator[Asides]:
     """What this policy asks for; what is under way at the end of the block is cancelled.
 
-    `judged` is told of each answer that a judge has judged.
+    `judged` is told of each answer that a judge has judged. `spool` is needed by a policy that records.
+
+    Raises:
+        PolicyUnusable: a pattern of the policy cannot be matched, or it records and there is no spool.
     """
     first: list[FilterMaker] = []
     last: list[FilterMaker] = []
@@ -88,6 +95,18 @@ async def asides_of(  # noqa: PLR0913 - what the parts need, by name
                 judged=judged,
             )
             last.append(judge.watch)
+        if policy.record is not None:
+            if spool is None:
+                message = (
+                    "guard.record needs SHIPWAY_GUARD_SPOOL_FOLDER, a folder for what it keeps."
+                )
+                raise PolicyUnusable(message)
+            recorder = Recorder(
+                policy.record, policy, spool, registry, endpoint=endpoint, aside=aside
+            )
+            stack.push_async_callback(recorder.close)
+            aside.begin(recorder.seal_in_time())
+            last.append(recorder.watch)
         # Entered last, so that it is left first: no task outlives what it uses.
         await stack.enter_async_context(aside)
         yield Asides(first=tuple(first), last=tuple(last), routes=tuple(routes))

@@ -11,9 +11,9 @@ from deploy_targets import metrics
 
 _PIECE = 3
 """Characters: short enough for languages without spaces, long enough that their order counts."""
-_MAX_CHARS = 8_000
-"""Of either text, beyond which likeness looks at no more: it is found between two requests of clients, so in about a
-millisecond. Sameness and length look at the whole. (difflib takes the square of the length.)"""
+_MAX_CHARS = 2_000
+"""Of either text, beyond which likeness looks at no more: it is found between two requests of clients, so in one or two
+milliseconds. Sameness and length look at the whole. (difflib takes the square of the length.)"""
 _MAX_TIMES_LONGER = 2
 
 

@@ -44,6 +44,8 @@ class GuardSettings(BaseSettings):
     each process counts for itself, and begins anew when it is started anew."""
     judge_key: SecretStr | None = None
     """What `guard.judge` of the policy shows to its judge; without it nothing is shown."""
+    spool_folder: Path | None = None
+    """Where `guard.record` of the policy keeps its records until they are shipped; this process's alone."""
     timeout_s: Annotated[float, Field(gt=0)] = 65
     """For a whole answer. Longer than the split's own, whose 504 names the version that was too slow."""
     drain_s: Annotated[int, Field(ge=0)] = 30

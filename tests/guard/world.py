@@ -23,6 +23,7 @@ from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
@@ -43,12 +44,14 @@ class World:
         steps: Steps = NO_STEPS,
         policy: GuardPolicy = NO_POLICY,
         redis_url: str | None = None,
+        spool_folder: Path | None = None,
     ) -> None:
         self.stub = StubTriton() if protocol == "triton" else StubEngine()
         self._protocol: ProtocolName = protocol
         self._steps = steps
         self._policy = policy
         self._redis_url = redis_url
+        self._spool = None if spool_folder is None else Spool(spool_folder, max_bytes=1 << 16)
         self._lines = lines
         self.judged: list[tuple[str | None, str, bool]] = []
         """(version, route, whether it was bad), as an asked judge has judged."""
@@ -103,6 +106,7 @@ class World:
                     registry=registry,
                     judge_key=SecretStr("judge-key"),
                     judged=self._keep_verdict,
+                    spool=self._spool,
                 )
             )
             chat = Chat(
@@ -142,6 +146,11 @@ class World:
             if told["event"] == "request.served":
                 self._unread -= 1
                 return told
+
+    def told(self, event: str) -> int:
+        """How many lines of that event there are by now, among those that were not read."""
+        told = [self._lines.get() for _ in range(self._lines.qsize())]
+        return sum(one["event"] == event for one in told)
 
     def samples(self, name: str) -> dict[tuple[str, str], float]:
         """The series of that name by (version, route), once every request that was sent has its line."""
