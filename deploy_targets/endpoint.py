@@ -175,6 +175,8 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
             yield f"{part} is for target {named}, not {target}; leave it out or change the target"
     if endpoint.rollout.metrics.cost is not None and not endpoint.guard.prices.are_set:
         yield "rollout.metrics.cost judges by what requests cost, and nothing has a price; give guard.prices, or leave it out"
+    if endpoint.rollout.steps[0].weight == 0 and endpoint.guard.shadow is None:
+        yield "rollout.steps begins at weight 0, where only mirrored requests are seen; give guard.shadow, or begin above 0"
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
     if target in tritons:

@@ -6,7 +6,7 @@ their counts are added up, and each of them must be there at both looks.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -133,6 +133,7 @@ def combined(scrapes: Iterable[Scrape]) -> Scrape:
             version: _sum([one.totals[version] for one in readings if version in one.totals])
             for version in sorted(versions)
         },
+        mirrored=dict(sum((Counter(one.mirrored) for one in readings), Counter[str]())),
     )
 
 
@@ -163,6 +164,7 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
     """
     totals: defaultdict[str, dict[str, float]] = defaultdict(dict)
     within: defaultdict[tuple[str, metrics.Series], dict[float, int]] = defaultdict(dict)
+    mirrored: dict[str, int] = {}
     source = ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -170,6 +172,9 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
                 source = str(sample.value)
             field = _FIELDS.get(sample.name)
             labels = sample.labels
+            place = labels.get(metrics.ENDPOINT), labels.get(metrics.ROUTE)
+            if sample.name == metrics.REQUESTS.name and place == (endpoint, metrics.SHADOW_ROUTE):
+                mirrored[labels[metrics.VERSION]] = int(sample.value)
             if (
                 labels.get(metrics.ENDPOINT) != endpoint
                 or labels.get(metrics.ROUTE) != JUDGED_ROUTE
@@ -198,6 +203,7 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
             )
             for version, fields in totals.items()
         },
+        mirrored=mirrored,
     )
 
 
@@ -233,8 +239,14 @@ def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
         if step.errors > step.requests:
             return NoData(reason=f"version {version} has more errors than requests")
         increments[version] = step
+    mirrored = {
+        version: total - before.mirrored.get(version, 0)
+        for version, total in after.mirrored.items()
+    }
+    if min(mirrored.values(), default=0) < 0:
+        return NoData(reason="the counters of mirrored requests went backwards")
     seconds = (after.at - before.at).total_seconds()
-    return Observation(seconds=seconds, increments=increments)
+    return Observation(seconds=seconds, increments=increments, mirrored=mirrored)
 
 
 def _step(earlier: tuple[int, ...], later: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from deploy_targets.guard.shadow_target import SHADOW_PATH, Word
 from deploy_targets.rollout.mirror import GuardMirror
 from deploy_targets.rollout.observe import GuardMetrics
 from registry.errors import MetricsUnavailable
-from tests.builders import FakeClock
+from tests.builders import FakeClock, a_shadowed_endpoint
 from tests.rollout.test_controller import World
 
 
@@ -73,3 +73,25 @@ def test_each_guard_is_told_at_its_own_address() -> None:
         metrics.put("/shadow", {"version": "7"})
     assert [url for url, _, _ in asked] == [f"http://10.0.0.{n}:9090/shadow" for n in (1, 2, 3)]
     assert {(host, body) for _, host, body in asked} == {("chat-counts:9090", b'{"version":"7"}')}
+
+
+def test_a_rollout_that_begins_at_weight_0_waits_for_mirrored_requests(tmp_path: Path) -> None:
+    steps = [{"weight": 0, "dwell_s": 0, "requests": 40}, {"weight": 50, "dwell_s": 0}]
+    world = World(tmp_path, a_shadowed_endpoint(steps=steps))
+    guards = Guards()
+    world.unit = replace(world.unit, mirror=GuardMirror(guards, endpoint="chat"))
+    world.restart()
+    world.release("6")
+    world.registry.aliases["challenger"] = "7"
+    world.tick(10)
+    assert guards.told[-1] == "7"
+    assert world.target.traffic.weights == {"6": 100}
+    assert world.state.rollout is not None
+    world.users.mirrored["7"] = 39
+    world.tick(5)
+    assert world.target.traffic.weights == {"6": 100}
+    world.users.mirrored["7"] = 40
+    world.tick()
+    assert world.target.traffic.percent("7") == 50
+    world.tick(10)
+    assert world.target.traffic.weights == {"7": 100}
