@@ -69,6 +69,8 @@ class RecordPolicy(Declared):
 
     sample: Share = 0.01
     """Which share of answers."""
+    requests_per_minute: Count = 60
+    """In each minute of the clock: to look through a long text takes the guard's core some milliseconds."""
     max_bytes: Annotated[int, Field(ge=1 << 16)] = 64 << 20
     """Of what waits in the folder to be shipped; what comes when it is full is dropped."""
     lifetime_days: Annotated[int, Field(ge=1, le=3650)] = 30

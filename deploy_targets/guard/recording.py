@@ -25,6 +25,7 @@ from deploy_targets.filter_policy import (
     Secret,
     SecretsRule,
 )
+from deploy_targets.guard.allowance import Allowance
 from deploy_targets.guard.aside import Aside, Seen, Watch
 from deploy_targets.guard.errors import PolicyUnusable
 from deploy_targets.guard.exchange import Exchange
@@ -133,7 +134,9 @@ class Recorder:
         self._aside = aside
         self._clock = clock
         self._draw = draw
-        self._under_way = 0
+        self._allowance = Allowance(
+            concurrent=_AT_ONCE, requests_per_minute=record.requests_per_minute, clock=clock
+        )
         self._is_broken = False
         series = metrics.RECORDS
         counts = Counter(series.name, series.help, labelnames=series.labels, registry=registry)
@@ -158,17 +161,16 @@ class Recorder:
         await asyncio.to_thread(self._tried, self._spool.seal)
 
     def _begin(self, seen: Seen) -> None:
-        if self._under_way >= _AT_ONCE:
+        if self._allowance.take():
+            self._aside.begin(self._keep(seen))
+        else:
             self._counts[metrics.DROPPED].inc()
-            return
-        self._under_way += 1
-        self._aside.begin(self._keep(seen))
 
     async def _keep(self, seen: Seen) -> None:
         try:
             is_written = await asyncio.to_thread(self._written, seen)
         finally:
-            self._under_way -= 1
+            self._allowance.settle()
         self._counts[metrics.WRITTEN if is_written else metrics.DROPPED].inc()
 
     def _written(self, seen: Seen) -> bool:

@@ -106,6 +106,14 @@ def test_a_full_spool_drops_and_counts_and_delays_nobody(start: Start, tmp_path:
     until(lambda: counted(world) == {"written": 0, "dropped": 1})
 
 
+def test_what_is_over_the_minutes_number_is_dropped(start: Start) -> None:
+    world = start(record={"sample": 1, "requests_per_minute": 1})
+    for _ in range(5):
+        assert world.post().status_code == 200
+    until(lambda: sum(counted(world).values()) == 5)
+    assert counted(world)["dropped"] >= 3  # the minute of the clock may turn once
+
+
 def test_a_folder_that_went_away_drops_and_is_told_once(start: Start, tmp_path: Path) -> None:
     world = start()
     shutil.rmtree(tmp_path / "spool")
