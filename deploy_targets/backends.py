@@ -11,9 +11,11 @@ from typing import Any
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.kubernetes_targets import trusted
 from deploy_targets.rollout.audit_trail import AuditTrail
-from deploy_targets.rollout.controller import Counters, Smoke, Unit
+from deploy_targets.rollout.controller import Smoke, Unit
 from deploy_targets.rollout.inspector import ReleaseInspector
 from deploy_targets.rollout.journal import Journal
+from deploy_targets.rollout.mirror import GuardMirror
+from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.target import Target
 from registry.artifact_store import ArtifactStore
 from registry.mlflow_registry import MlflowRegistry
@@ -60,7 +62,7 @@ class Backends(ABC):
         return RecordStore(self._s3, bucket=self.registry_settings().bucket)
 
     def unit_of(
-        self, endpoint: Endpoint, *, target: Target, counters: Counters, smoke: Smoke
+        self, endpoint: Endpoint, *, target: Target, counters: GuardMetrics, smoke: Smoke
     ) -> Unit:
         """Everything that the controller needs for one endpoint."""
         inspector = ReleaseInspector(
@@ -74,6 +76,9 @@ class Backends(ABC):
             record=Journal(self.tracking(), endpoint),
             trail=AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name),
             inspector=inspector,
+            mirror=None
+            if endpoint.guard.shadow is None
+            else GuardMirror(counters, endpoint=endpoint.name),
         )
 
     @cached_property

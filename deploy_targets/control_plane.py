@@ -86,6 +86,13 @@ class ControlPlane(Protocol):
         """What the guards in front of the endpoint count."""
         ...
 
+    def spools(self) -> Mapping[str, tuple[Path, int]] | None:
+        """Where guards keep what they record until it is shipped, by endpoint; and for how many days it is kept then.
+
+        None where the controller cannot read what they keep.
+        """
+        ...
+
     def leadership(self, settings: "ControllerSettings") -> "Leadership":
         """How controllers of this world agree on which of them may act."""
         ...

@@ -174,9 +174,7 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
         if getattr(endpoint, part) is not None and target not in owners:
             named = " or ".join(owners)
             yield f"{part} is for target {named}, not {target}; leave it out or change the target"
-    if endpoint.rollout.metrics.cost is not None and not endpoint.guard.prices.are_set:
-        yield "rollout.metrics.cost judges by what requests cost, and nothing has a price; give guard.prices, or leave it out"
-    yield from _misfits_of_quality(endpoint)
+    yield from _misfits_of_the_rollout(endpoint)
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
     threads, cpus = endpoint.engine.threads, endpoint.resources.cpus
@@ -192,6 +190,7 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
     elif kubernetes is None:
         yield f"target {target} needs the part kubernetes: the namespace, the image, the gateway"
     else:
+        yield from _misfits_of_pods(endpoint)
         yield from _misfits_of_devices(endpoint)
         if target is TargetKind.RAY_SERVE:
             yield from _misfits_of_ray(endpoint, kubernetes)
@@ -199,20 +198,43 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
             yield from _misfits_of_triton(endpoint, kubernetes)
 
 
+def _misfits_of_the_rollout(endpoint: Endpoint) -> Iterator[str]:
+    if endpoint.rollout.metrics.cost is not None and not endpoint.guard.prices.are_set:
+        yield "rollout.metrics.cost judges by what requests cost, and nothing has a price; give guard.prices, or leave it out"
+    yield from _misfits_of_quality(endpoint)
+    if endpoint.rollout.steps[0].weight == 0 and endpoint.guard.shadow is None:
+        yield "rollout.steps begins at weight 0, where only mirrored requests are seen; give guard.shadow, or begin above 0"
+
+
 def _misfits_of_quality(endpoint: Endpoint) -> Iterator[str]:
     if endpoint.rollout.metrics.quality is None:
         return
-    quality, settle_s = endpoint.guard.quality, endpoint.rollout.settle_s
-    if quality is None:
+    quality, judge, settle_s = (
+        endpoint.guard.quality,
+        endpoint.guard.judge,
+        endpoint.rollout.settle_s,
+    )
+    if quality is None and judge is None:
         yield (
             "rollout.metrics.quality judges by bad answers, and the guard is not told which are bad; write "
-            "`guard: {quality: {}}` for its defaults, or leave it out"
+            "`guard: {quality: {}}` for its defaults or give guard.judge, or leave it out"
         )
-    elif quality.feedback_wait_s is not None and quality.feedback_wait_s > settle_s:
+    late_s = max(
+        (quality and quality.feedback_wait_s) or 0.0, 0.0 if judge is None else judge.timeout_s
+    )
+    if late_s > settle_s:
         yield (
-            f"rollout.settle_s is {settle_s:g}, but answers are judged {quality.feedback_wait_s:g} s after they have ended "
-            "(guard.quality.feedback_wait_s), so those of other weights would be learned from; raise the one or lower the "
-            "other"
+            f"rollout.settle_s is {settle_s:g}, but answers are judged up to {late_s:g} s after they have ended "
+            "(guard.quality.feedback_wait_s or guard.judge.timeout_s), so those of other weights would be learned from; "
+            "raise the one or lower the other"
+        )
+
+
+def _misfits_of_pods(endpoint: Endpoint) -> Iterator[str]:
+    if endpoint.guard.record is not None:
+        yield (
+            "guard.record: a guard's pod has no folder that the controller could ship from, so its records would be lost; "
+            "leave it out, or record on a local target"
         )
 
 

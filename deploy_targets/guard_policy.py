@@ -12,6 +12,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from deploy_targets.aside_policy import AnswerJudgePolicy, RecordPolicy, ShadowPolicy
 from deploy_targets.cache_policy import CachePolicy
 from deploy_targets.declared import Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
@@ -110,9 +111,26 @@ class GuardPolicy(Declared):
     """Which answers are bad, among all; without it their signals are counted and none is judged."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
+    shadow: ShadowPolicy | None = None
+    """What is asked of the challenger as well; without it nothing is."""
+    judge: AnswerJudgePolicy | None = None
+    """Which answers another model judges; without it none."""
+    record: RecordPolicy | None = None
+    """Which prompts and answers are kept, redacted; without it none. On this machine alone."""
+
+    @model_validator(mode="after")
+    def _an_answer_is_judged_once(self) -> Self:
+        if self.quality is not None and self.judge is not None:
+            message = "quality and judge would both judge the same answers; choose one of them"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _budgets_have_prices(self) -> Self:
+        shadow = self.shadow
+        if shadow is not None and shadow.micros_per_day is not None and not self.prices.are_set:
+            message = "shadow: micros_per_day would never be reached, for nothing has a price; give prices, or leave it out"
+            raise ValueError(message)
         budgets = (self.limits.key.micros_per_day, self.limits.endpoint.micros_per_day)
         if any(budgets) and not self.prices.are_set:
             message = "limits: micros_per_day would never be reached, for nothing has a price; give prices, or leave it out"

@@ -30,8 +30,22 @@ Redis did not answer."""
 
 BAD, NEUTRAL, GOOD = FEEDBACK_VERDICTS = ("bad", "neutral", "good")
 """What a user may say of an answer."""
-CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
-"""Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
+CHAT_ROUTE, PINNED_ROUTE, SHADOW_ROUTE = ROUTES = ("chat", "pinned", "shadow")
+"""Values of the route label. A request that names its version is pinned, one that the guard asks of the challenger as
+well is a shadow; neither takes part in a comparison of live traffic."""
+SAME, SIMILAR, DIFFERENT, SHADOW_FAILED, DROPPED = SHADOW_RESULTS = (
+    "same",
+    "similar",
+    "different",
+    "failed",
+    "dropped",
+)
+"""How a mirrored request's answer is beside the champion's; `dropped` was not asked, or not answered by the challenger."""
+WRITTEN = "written"
+RECORD_RESULTS = (WRITTEN, DROPPED)
+UNJUDGED = "unjudged"
+JUDGE_RESULTS = ("good", "bad", UNJUDGED, DROPPED)
+"""What a judge's word is: `unjudged` where it said nothing that can be believed, `dropped` where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +153,27 @@ KEY_COST = Series(
     name="llm_guard_key_cost_micros_total",
     help="What each key was charged, in millionths of the endpoint's currency.",
     labels=(ENDPOINT, VERSION, KEY),
+)
+SHADOW_COMPARED = Series(
+    name="llm_shadow_compared_total",
+    help="Live requests that were to be asked of this version as well, by how its answer is beside the champion's.",
+    labels=(ENDPOINT, VERSION, RESULT),
+)
+SHADOW_LIKENESS = Series(
+    name="llm_shadow_likeness_ratio",
+    help="How alike the answers of the champion and of this version are: 1 for the same text, 0 for nothing in common.",
+    labels=(ENDPOINT, VERSION),
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0),
+)
+JUDGE_ANSWERS = Series(
+    name="llm_judge_answers_total",
+    help="Answers of this version that were to be judged by another model, by what it said.",
+    labels=(ENDPOINT, VERSION, RESULT),
+)
+RECORDS = Series(
+    name="llm_guard_records_total",
+    help="Answers that were to be recorded: written to the spool folder, or dropped.",
+    labels=(ENDPOINT, RESULT),
 )
 BOUNDS = {
     "latency": DURATION.buckets,

@@ -13,7 +13,6 @@ from deploy_targets import metrics
 from deploy_targets.declared import Declared
 from deploy_targets.judge_policy import JudgePolicy
 
-Percent = Annotated[int, Field(ge=1, le=100)]
 Seconds = Annotated[float, Field(ge=0)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -85,12 +84,13 @@ class Weekly(Declared):
 class Step(Declared):
     """One canary weight, and what must pass at it before the next."""
 
-    weight: Percent
-    """The challenger's share of requests, in percent."""
+    weight: Annotated[int, Field(ge=0, le=100)]
+    """The challenger's share of requests, in percent. The first may be 0: nobody gets its answers yet, and `guard.shadow`
+    asks it what clients ask."""
     dwell_s: Seconds = 60
     """Time to spend at this step, at the least."""
     requests: Annotated[int, Field(ge=0)] = 0
-    """Challenger requests to see at this step."""
+    """Challenger requests to see at this step; at weight 0, mirrored ones."""
 
 
 class RolloutPolicy(JudgePolicy):
@@ -129,6 +129,9 @@ class RolloutPolicy(JudgePolicy):
         weights = [step.weight for step in self.steps]
         if weights != sorted(set(weights)):
             message = f"step weights must rise, not {weights}"
+            raise ValueError(message)
+        if weights[-1] == 0:
+            message = "no step gives the challenger any requests; add one with a weight above 0"
             raise ValueError(message)
         if weights[-1] > _MAX_JUDGED_WEIGHT:
             message = (

@@ -3,7 +3,8 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from deploy_targets.control_plane import ControlPlane, utc_now
 from deploy_targets.kubernetes_targets import ClusterSettings, cluster_watches
 from deploy_targets.process_log import log_to
+from deploy_targets.rollout.answer_records import Shipping
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.notifier import open_notifier
@@ -101,7 +103,8 @@ def run_controller(plane: ControlPlane) -> None:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
     if watches is not None:
         watches.begin()
-    loop.run()
+    with _shipping(plane, leadership.leads):
+        loop.run()
     if watches is not None:
         watches.end()
     leadership.end()
@@ -109,6 +112,21 @@ def run_controller(plane: ControlPlane) -> None:
         notifier.finish(_LAST_WORDS_S)
     server.should_exit = True
     thread.join(timeout=5)
+
+
+@contextmanager
+def _shipping(plane: ControlPlane, leads: Callable[[], bool]) -> Generator[None]:
+    """What guards record is shipped meanwhile."""
+    spools = plane.spools()
+    if spools is None:
+        yield
+        return
+    shipping = Shipping(spools, plane.records(), leads=leads, clock=utc_now)
+    shipping.begin()
+    try:
+        yield
+    finally:
+        shipping.end(patience_s=_LAST_WORDS_S)
 
 
 def _removed(plane: ControlPlane) -> Iterator[Unit]:

@@ -1,4 +1,4 @@
-"""Records in S3 that are written once and never again: `s3://<bucket>/<key>`."""
+"""Records in S3 that are written once and never changed: `s3://<bucket>/<key>`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -43,12 +43,21 @@ class RecordStore:
     def read(self, prefix: str) -> Iterator[bytes]:
         """The objects below a folder, in the order of their names."""
         with answering(f"the records {prefix}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=f"{prefix}/"
-            )
-            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-            for key in sorted(keys):
+            for key in sorted(self.keys(prefix)):
                 yield self._read(key)
+
+    def keys(self, folder: str) -> tuple[str, ...]:
+        """The names of all objects below a folder."""
+        with answering(f"the records {folder}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"{folder}/"
+            )
+            return tuple(item["Key"] for page in pages for item in page.get("Contents", ()))
+
+    def delete(self, key: str) -> None:
+        """Deletes an object; one that is gone already is fine."""
+        with answering(f"the record {key}"):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _read(self, key: str) -> bytes:
         return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()

@@ -100,6 +100,14 @@ def an_endpoint(**rollout: object) -> Endpoint:
     return Endpoint(name="chat", model="smollm2", rollout=RolloutPolicy.model_validate(policy))
 
 
+def a_shadowed_endpoint(**rollout: object) -> Endpoint:
+    """The same, whose guard mirrors requests; its steps may begin at weight 0."""
+    values = {**an_endpoint().rollout.model_dump(exclude_unset=True), **rollout}
+    return Endpoint.model_validate(
+        {"name": "chat", "model": "smollm2", "rollout": values, "guard": {"shadow": {}}}
+    )
+
+
 GATEWAY = {"name": "llm", "namespace": "gateways", "hostname": "chat.example.com"}
 
 

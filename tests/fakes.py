@@ -169,6 +169,7 @@ class FakeUsers:
         self._random = random.Random(seed)
         self.failure_rates = dict(failure_rates or {})
         self.totals: dict[str, Counts] = {}
+        self.mirrored: dict[str, int] = {}
         self.life = "1"
         self.is_away = False
 
@@ -195,7 +196,12 @@ class FakeUsers:
         if self.is_away:
             message = "the guard is away"
             raise MetricsUnavailable(message)
-        return Scrape(at=self._clock(), source=self.life, totals=dict(self.totals))
+        return Scrape(
+            at=self._clock(),
+            source=self.life,
+            totals=dict(self.totals),
+            mirrored=dict(self.mirrored),
+        )
 
 
 class FakeSmoke:

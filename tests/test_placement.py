@@ -55,6 +55,9 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
     ("refused", "way_out"),
     [
         ({"target": "ray-serve"}, "needs the part kubernetes"),
+        ({"rollout": {"steps": [{"weight": 0}, {"weight": 5}]}}, "give guard.shadow"),
+        ({"rollout": {"steps": [{"weight": 0}]}}, "add one with a weight above 0"),
+        ({**RAY, "guard": {"record": {}}}, "leave it out, or record on a local target"),
         ({"target": "triton"}, "needs the part kubernetes"),
         ({"kubernetes": {}}, "leave it out or change the target"),
         ({"engine": {"kind": "vllm"}}, "target local has no vLLM"),

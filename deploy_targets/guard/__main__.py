@@ -14,27 +14,13 @@ from collections.abc import Generator
 import structlog
 import uvicorn
 import uvloop
-from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from deploy_targets.declared import faults_of
-from deploy_targets.guard.answer_cache import AnswerCache, store_of
-from deploy_targets.guard.answered import answers_of
-from deploy_targets.guard.app import admin_app, admission, guard_app
-from deploy_targets.guard.cache_store import CacheStore
-from deploy_targets.guard.chat import Chat
-from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
+from deploy_targets.guard.compose import Prepared, composed, prepare
+from deploy_targets.guard.errors import KeyFileInvalid, PolicyUnusable
 from deploy_targets.guard.http_heads import BoundedHeads
-from deploy_targets.guard.judging import Judging
-from deploy_targets.guard.key_file import KeyFile
-from deploy_targets.guard.limit_store import LimitStore
-from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.settings import GuardSettings
-from deploy_targets.guard.steps import Steps, steps_of
-from deploy_targets.guard.upstream import Upstream, upstream_session
-from deploy_targets.guard_policy import GuardPolicy, Limits
 from deploy_targets.process_log import log_to
 
 _KEEP_ALIVE_S = 75
@@ -66,58 +52,11 @@ def _server(app: ASGIApp, *, drain_s: int) -> _Server:
     return _Server(config)
 
 
-async def _serve(
-    settings: GuardSettings,
-    policy: GuardPolicy,
-    steps: Steps,
-    keys: KeyFile | None,
-    kept: CacheStore | None,
-    sockets: tuple[socket.socket, socket.socket],
-) -> None:
-    public, admin = sockets
-    registry = CollectorRegistry()
-    rules = (*REFUSALS, *Limits.model_fields, *steps.rules)
-    counters = Counters(registry, endpoint=settings.endpoint, rules=rules)
-    redis_url = None if settings.redis_url is None else settings.redis_url.get_secret_value()
-    store = LimitStore(redis_url, lost=counters.lost)
-    answers = answers_of(redis_url, endpoint=settings.endpoint, lost=counters.lost)
-    judging = Judging(policy.quality, steps.signs, counters, answers)
-    limiter = RateLimiter(
-        policy,
-        store,
-        endpoint=settings.endpoint,
-        longest_s=settings.timeout_s + settings.drain_s,
-    )
-    cache = None
-    if policy.cache is not None and kept is not None:
-        cache = AnswerCache(
-            policy.cache,
-            kept,
-            endpoint=settings.endpoint,
-            whole_policy=policy.document(),
-            told=counters.cached,
-        )
-    async with (
-        contextlib.aclosing(store),
-        contextlib.nullcontext() if kept is None else contextlib.aclosing(kept),
-        contextlib.aclosing(answers),
-        contextlib.aclosing(judging),
-        upstream_session(settings.upstream_host) as session,
-    ):
-        chat = Chat(
-            endpoint=settings.endpoint,
-            admit=admission(keys, endpoint=settings.endpoint),
-            steps=steps,
-            limiter=limiter,
-            upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
-            protocol=settings.protocol,
-            counters=counters,
-            cache=cache,
-            judging=judging,
-        )
-        app = guard_app(chat, model=settings.model)
-        front = _server(app, drain_s=settings.drain_s)
-        back = _server(admin_app(registry, keys=keys), drain_s=1)
+async def _serve(made: Prepared, public: socket.socket, admin: socket.socket) -> None:
+    settings = made.settings
+    async with composed(made) as guard:
+        front = _server(guard.front, drain_s=settings.drain_s)
+        back = _server(guard.back, drain_s=1)
 
         def stop() -> None:
             front.should_exit = True
@@ -134,47 +73,18 @@ async def _serve(
     _log.info("guard.stopped", endpoint=settings.endpoint)
 
 
-class _PolicyInvalid(Exception):
-    """The policy file cannot be used."""
-
-
-def _policy(settings: GuardSettings) -> GuardPolicy:
-    try:
-        return settings.policy()
-    except OSError as error:
-        message = f"The policy file {settings.policy_file} cannot be read ({error.strerror})."
-        raise _PolicyInvalid(message) from error
-    except ValidationError as error:
-        message = f"The policy file {settings.policy_file} is not valid:\n{faults_of(error)}"
-        raise _PolicyInvalid(message) from error
-
-
 def main() -> int:
     """The exit code."""
     log_to(sys.stdout, for_eyes=sys.stdout.isatty())
     try:
         settings = GuardSettings()  # pyright: ignore[reportCallIssue] the environment gives the rest
-        keys = (
-            None
-            if settings.auth == "none" or settings.keys_file is None
-            else KeyFile(settings.keys_file)
-        )
-        if keys is not None:
-            keys.ring()
-        policy = _policy(settings)
-        steps = steps_of(policy)
-        redis_url = settings.redis_url
-        kept = store_of(
-            policy.cache,
-            endpoint=settings.endpoint,
-            redis_url=None if redis_url is None else redis_url.get_secret_value(),
-        )
+        made = prepare(settings)
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False):
             name = "_".join(["SHIPWAY_GUARD", *map(str, fault["loc"])]).upper()
             sys.stderr.write(f"The guard does not start: {name}: {fault['msg']}.\n")
         return 2
-    except (KeyFileInvalid, PolicyUnusable, _PolicyInvalid) as error:
+    except (KeyFileInvalid, PolicyUnusable) as error:
         sys.stderr.write(f"The guard does not start: {error}\n")
         return 2
     with contextlib.ExitStack() as stack:
@@ -191,7 +101,7 @@ def main() -> int:
             )
             return 1
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, policy, steps, keys, kept, (public, admin)))
+            runner.run(_serve(made, public, admin))
     return 0
 
 

@@ -3,6 +3,7 @@
 Here are the routes, who is let in, and what an error becomes; `chat` takes one request from its first step to its last.
 """
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from math import ceil
 
@@ -77,8 +78,13 @@ def guard_app(chat: Chat, *, model: str) -> ASGIApp:
     return Recorded(app, chat.counters, endpoint=chat.endpoint)
 
 
-def admin_app(registry: CollectorRegistry, *, keys: KeyFile | None) -> ASGIApp:
-    """The operator's side, not for clients: /metrics, /healthz (the process is up), /readyz (keys can be checked)."""
+def admin_app(
+    registry: CollectorRegistry, *, keys: KeyFile | None, more: Iterable[Route] = ()
+) -> ASGIApp:
+    """The operator's side, not for clients: /metrics, /healthz (the process is up), /readyz (keys can be checked).
+
+    `more` are what a policy adds to it.
+    """
 
     async def metrics_page(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -99,6 +105,7 @@ def admin_app(registry: CollectorRegistry, *, keys: KeyFile | None) -> ASGIApp:
             Route("/metrics", metrics_page),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            *more,
         ]
     )
 

@@ -145,7 +145,8 @@ class Chat:
 
     def _filters(self, asked: Asked, exchange: Exchange) -> tuple[AnswerFilter, ...]:
         """The policy's, and last the one that finds the words of /v1/completions."""
-        made = tuple(make(asked, exchange) for make in self.steps.filters)
+        given = (make(asked, exchange) for make in self.steps.filters)
+        made = tuple(one for one in given if one is not None)
         return (*made, CompletionWords()) if asked.is_completion else made
 
     def _attribute(self, exchange: Exchange, answer: Answer) -> None:

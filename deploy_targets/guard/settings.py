@@ -42,10 +42,19 @@ class GuardSettings(BaseSettings):
     redis_url: SecretStr | None = None
     """Where the guards of all processes count limits and budgets together, like redis://:password@host:6379/0. Without it
     each process counts for itself, and begins anew when it is started anew."""
+    judge_key: SecretStr | None = None
+    """What `guard.judge` of the policy shows to its judge; without it nothing is shown."""
+    spool_folder: Path | None = None
+    """Where `guard.record` of the policy keeps its records until they are shipped; this process's alone."""
     timeout_s: Annotated[float, Field(gt=0)] = 65
     """For a whole answer. Longer than the split's own, whose 504 names the version that was too slow."""
     drain_s: Annotated[int, Field(ge=0)] = 30
     """How long requests in flight may take to finish when the guard is told to stop."""
+
+    @property
+    def redis(self) -> str | None:
+        """`redis_url` in the clear."""
+        return None if self.redis_url is None else self.redis_url.get_secret_value()
 
     def policy(self) -> GuardPolicy:
         """What the policy file says.

@@ -50,7 +50,8 @@ class AnswerFilter(Protocol):
         ...
 
 
-FilterMaker = Callable[[Asked, Exchange], AnswerFilter]
+FilterMaker = Callable[[Asked, Exchange], AnswerFilter | None]
+"""None where this answer needs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,10 +116,10 @@ class Upstream:
             raise UpstreamBroken(message) from error
 
 
-def upstream_session(host: str = "") -> aiohttp.ClientSession:
+def upstream_session(host: str = "", *, token: str = "") -> aiohttp.ClientSession:
     """A session for `Upstream`; to be closed by the caller, and made inside the running loop.
 
-    Every request carries `host` as its Host header, where one is given.
+    Every request carries `host` as its Host header and `token` as its bearer's, where one is given.
 
     Connections are not limited here, so that a request never waits unseen. Idle ones are closed after 15 s, long
     before Envoy would (an hour): a connection that the other side is closing must not be picked for a POST.
@@ -128,5 +128,8 @@ def upstream_session(host: str = "") -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15.0),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"host": host} if host else None,
+        headers={
+            **({"host": host} if host else {}),
+            **({"authorization": f"Bearer {token}"} if token else {}),
+        },
     )

@@ -125,6 +125,9 @@ class ClusterComposition(Backends):
         """What the guards in front of the endpoint count."""
         return cluster_counters(endpoint, self.settings, clock=utc_now, trust=self.trust)
 
+    def spools(self) -> None:
+        """None here: what a pod records is nowhere that the controller could read."""
+
     def leadership(self, settings: ControllerSettings) -> LeaseLeadership:
         """The Lease, on connections of its own: it asks once, and must know within half its deadline."""
         terms = _terms(settings)

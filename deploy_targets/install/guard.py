@@ -6,7 +6,7 @@ it counts their requests there. What the guard does with its environment is in `
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -102,6 +102,11 @@ def keys_secret(endpoint: str) -> str:
     return f"{endpoint}-guard-keys"
 
 
+def judge_secret(endpoint: str) -> str:
+    """The Secret whose `key` is shown to the judge of `guard.judge`."""
+    return f"{endpoint}-guard-judge"
+
+
 def counts_url(endpoint: str) -> str:
     """The metrics pages of all the guard's pods: the name stands for each of their addresses."""
     return f"http://{endpoint}-counts.{NAMESPACE}:{ADMIN_PORT}/metrics"
@@ -193,6 +198,7 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
             *environment(variables),
             {"name": "SHIPWAY_GUARD_UPSTREAM_URL", "valueFrom": gateway_url},
             {"name": "SHIPWAY_GUARD_REDIS_URL", "valueFrom": redis_url},
+            *_judge_key(endpoint),
         ],
         "ports": [
             {"name": "http", "containerPort": PORT},
@@ -229,6 +235,19 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
     }
 
 
+def _judge_key(endpoint: Endpoint) -> Iterator[dict[str, Any]]:
+    """Optional, for a judge in the cluster may ask for none. It can change only with the pods."""
+    if endpoint.guard.judge is not None:
+        reference = {"name": judge_secret(endpoint.name), "key": "key", "optional": True}
+        yield {"name": "SHIPWAY_GUARD_JUDGE_KEY", "valueFrom": {"secretKeyRef": reference}}
+
+
+def _judge(endpoint: Endpoint) -> Iterator[dict[str, Any]]:
+    """The way to the judge: by its port alone, for a NetworkPolicy knows no names."""
+    if endpoint.guard.judge is not None:
+        yield {"ports": [{"protocol": "TCP", "port": endpoint.guard.judge.port}]}
+
+
 def _probe(path: str) -> dict[str, Any]:
     return {"httpGet": {"path": path, "port": METRICS_PORT}}
 
@@ -257,7 +276,7 @@ def _budget(endpoint: Endpoint) -> Manifest:
 
 
 def _network_policy(endpoint: Endpoint, gateway: Gateway) -> Manifest:
-    """Clients reach the one port, the controller and Prometheus the other; the guard itself reaches the Gateway and Redis alone."""
+    """Clients reach the one port, the controller and Prometheus the other; the guard reaches Gateway, Redis and judge alone."""
     proxies = gateway.proxies_namespace or gateway.namespace
     in_proxies = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": proxies}}}
     prometheus = {
@@ -283,6 +302,6 @@ def _network_policy(endpoint: Endpoint, gateway: Gateway) -> Manifest:
                 "ports": [{"protocol": "TCP", "port": ADMIN_PORT}],
             },
         ],
-        "egress": [_DNS, {"to": [in_proxies]}, redis],
+        "egress": [_DNS, {"to": [in_proxies]}, redis, *_judge(endpoint)],
     }
     return _object(endpoint, "networking.k8s.io/v1", "NetworkPolicy", _name(endpoint), spec)

@@ -28,7 +28,7 @@ from deploy_targets.kubernetes_targets import (
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.file_lock import FileLeadership
 from deploy_targets.local.home import Home, HomeSettings
-from deploy_targets.local.parts import BUCKET, s3_environment
+from deploy_targets.local.parts import BUCKET, SPOOL_FOLDER, s3_environment
 from deploy_targets.local.split import Split
 from deploy_targets.local.stack import (
     StackInfo,
@@ -198,6 +198,17 @@ class Composition(Backends):
         http = httpx2.Client(timeout=_TIMEOUT_S, verify=self.trust)
         url = f"{self.info.url(endpoint.name, 'guard_admin')}/metrics"
         return GuardMetrics(http, url, endpoint=endpoint.name, clock=utc_now)
+
+    def spools(self) -> Mapping[str, tuple[Path, int]]:
+        """Where guards keep what they record until it is shipped, by endpoint; and for how many days it is kept then."""
+        return {
+            endpoint.name: (
+                self.home.endpoint(endpoint.name) / SPOOL_FOLDER,
+                endpoint.guard.record.lifetime_days,
+            )
+            for endpoint in self.file.endpoints
+            if endpoint.guard.record is not None
+        }
 
     def hook_address(self) -> HookAddress:
         """Where MLflow reaches the controller."""

@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 REGION = "us-east-1"
 BUCKET = "shipway"
 MLFLOW_BUCKET = "mlflow"
-KEYS_FILE, POLICY_FILE = "keys.json", "guard-policy.json"
+KEYS_FILE, POLICY_FILE, SPOOL_FOLDER = "keys.json", "guard-policy.json", "spool"
 """Of a guard, in its endpoint's folder."""
 
 
@@ -207,6 +207,7 @@ def guard(
             "SHIPWAY_GUARD_AUTH": endpoint.serving.auth,
             "SHIPWAY_GUARD_KEYS_FILE": str((folder / KEYS_FILE).resolve()),
             "SHIPWAY_GUARD_POLICY_FILE": str((folder / POLICY_FILE).resolve()),
+            "SHIPWAY_GUARD_SPOOL_FOLDER": str((folder / SPOOL_FOLDER).resolve()),
             # Envoy's own 504 names the version that did not answer, so Envoy must be the first to give up.
             "SHIPWAY_GUARD_TIMEOUT_S": str(endpoint.serving.timeout_s + 5),
         },

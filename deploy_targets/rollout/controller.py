@@ -27,7 +27,7 @@ from deploy_targets.rollout.audit import (
     with_record,
 )
 from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdrawn
-from deploy_targets.rollout.gap import policy_of, version_of
+from deploy_targets.rollout.gap import policy_of, version_of, wanted_mirror
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.pause import word_against
 from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
@@ -118,6 +118,14 @@ class Record(Protocol):
         ...
 
 
+class Mirror(Protocol):
+    """Who asks another version what clients ask."""
+
+    def follow(self, version: str | None) -> None:
+        """Asks this one from now on, or none; never raises."""
+        ...
+
+
 class Notifier(Protocol):
     """Tells people of what happened."""
 
@@ -145,6 +153,7 @@ class Unit:
     record: Record
     trail: Trail
     inspector: Inspector
+    mirror: Mirror | None = None
     is_removed: bool = False
     """It is no longer declared: what was under way there is brought to its end, and nothing new begins."""
 
@@ -241,6 +250,8 @@ class Controller:
             made = (action for action in planned.actions if isinstance(action, RegistryChange))
             seen = with_changes(facts, made)
             state = forget_withdrawn(endpoint, state, seen, now=self._clock())
+        if unit.mirror is not None:
+            unit.mirror.follow(wanted_mirror(state))
         closed = self._tell(unit, state)
         open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
         state = self._write_out(unit, replace(state, unreported=open_))

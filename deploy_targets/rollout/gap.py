@@ -68,6 +68,14 @@ def wanted_traffic(endpoint: Endpoint, state: EndpointState, observed: Observed)
     return Traffic.split(serving, rollout.challenger.version, weight)
 
 
+def wanted_mirror(state: EndpointState) -> str | None:
+    """Of which version requests should be asked as well: of a challenger that steps beside a champion. None else."""
+    rollout = state.rollout
+    if rollout is None or rollout.champion is None or state.override is not None:
+        return None
+    return rollout.challenger.version if rollout.phase is Phase.STEPPING else None
+
+
 def close_gap(
     endpoint: Endpoint,
     state: EndpointState,

@@ -6,7 +6,7 @@ their counts are added up, and each of them must be there at both looks.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -79,9 +79,31 @@ class GuardMetrics:
         """
         return self._read(tuple)
 
-    def _read(self, made_of: Callable[[Iterable[str]], T]) -> T:
+    def put(self, path: str, document: Mapping[str, object]) -> None:
+        """Tells each guard, on its admin side.
+
+        Raises:
+            MetricsUnavailable: as `scrape`; some may have been told.
+        """
+
+        def told(url: httpx2.URL) -> str:
+            host = self._url.netloc.decode("ascii")
+            answer = self._client.put(
+                url.copy_with(path=path), json=document, headers={"Host": host}
+            )
+            return answer.raise_for_status().text
+
+        self._read(tuple, page=told)
+
+    def _read(
+        self,
+        made_of: Callable[[Iterable[str]], T],
+        *,
+        page: Callable[[httpx2.URL], str] | None = None,
+    ) -> T:
+        page = page or self._page
         try:
-            return made_of([self._page(url) for url in self._addresses(self._url)])
+            return made_of([page(url) for url in self._addresses(self._url)])
         except (httpx2.HTTPError, OSError, ValueError) as error:
             message = (
                 f"The guard's metrics at {self._url} cannot be read ({error}). The rollout holds until they can; "
@@ -113,6 +135,7 @@ def combined(scrapes: Iterable[Scrape]) -> Scrape:
             version: _sum([one.totals[version] for one in readings if version in one.totals])
             for version in sorted(versions)
         },
+        mirrored=dict(sum((Counter(one.mirrored) for one in readings), Counter[str]())),
     )
 
 
@@ -145,6 +168,7 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
     """
     totals: defaultdict[str, dict[str, float]] = defaultdict(dict)
     within: defaultdict[tuple[str, metrics.Series], dict[float, int]] = defaultdict(dict)
+    mirrored: dict[str, int] = {}
     source = ""
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -152,6 +176,9 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
                 source = str(sample.value)
             field = _FIELDS.get(sample.name)
             labels = sample.labels
+            place = labels.get(metrics.ENDPOINT), labels.get(metrics.ROUTE)
+            if sample.name == metrics.REQUESTS.name and place == (endpoint, metrics.SHADOW_ROUTE):
+                mirrored[labels[metrics.VERSION]] = int(sample.value)
             if (
                 labels.get(metrics.ENDPOINT) != endpoint
                 or labels.get(metrics.ROUTE) != JUDGED_ROUTE
@@ -182,6 +209,7 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
             )
             for version, fields in totals.items()
         },
+        mirrored=mirrored,
     )
 
 
@@ -213,17 +241,28 @@ def difference(before: Scrape | None, after: Scrape) -> Observation | NoData:
             judged=total.judged - earlier.judged,
             bad=total.bad - earlier.bad,
         )
-        timed = (*step.within, *step.first_token, *step.per_token)
-        counted = (step.requests, step.errors, step.judged, step.bad, step.cost_micros or 0)
-        if min(*counted, *timed) < 0:
-            return NoData(reason=f"the counters of version {version} went backwards")
-        if step.errors > step.requests:
-            return NoData(reason=f"version {version} has more errors than requests")
-        if step.bad > step.judged:
-            return NoData(reason=f"version {version} has more bad answers than judged ones")
+        if fault := _fault(step):
+            return NoData(reason=f"version {version}: {fault}")
         increments[version] = step
+    mirrored = {
+        version: total - before.mirrored.get(version, 0)
+        for version, total in after.mirrored.items()
+    }
+    if min(mirrored.values(), default=0) < 0:
+        return NoData(reason="the counters of mirrored requests went backwards")
     seconds = (after.at - before.at).total_seconds()
-    return Observation(seconds=seconds, increments=increments)
+    return Observation(seconds=seconds, increments=increments, mirrored=mirrored)
+
+
+def _fault(step: Counts) -> str:
+    """What cannot be between two readings; empty where nothing is wrong."""
+    timed = (*step.within, *step.first_token, *step.per_token)
+    counted = (step.requests, step.errors, step.judged, step.bad, step.cost_micros or 0)
+    if min(*counted, *timed) < 0:
+        return "its counters went backwards"
+    if step.errors > step.requests:
+        return "it has more errors than requests"
+    return "it has more bad answers than judged ones" if step.bad > step.judged else ""
 
 
 def _step(earlier: tuple[int, ...], later: tuple[int, ...]) -> tuple[int, ...]:

@@ -294,6 +294,9 @@ def _measure(
     evidence, verdict = rollout.evidence, rollout.verdict
     is_settling = _is_settling(endpoint, rollout, situation)
     counts = not is_settling and _has_its_weights(endpoint, rollout, situation)
+    seen = new.requests
+    if step_of(endpoint, rollout).weight == 0 and not isinstance(situation.observation, NoData):
+        seen = situation.observation.mirrored.get(challenger, 0)
     if judged:
         observation = situation.observation
         if is_settling:
@@ -322,7 +325,7 @@ def _measure(
         evidence=evidence,
         verdict=verdict,
         points=points,
-        step_requests=rollout.step_requests + (new.requests if counts else 0),
+        step_requests=rollout.step_requests + (seen if counts else 0),
     )
 
 

@@ -53,6 +53,8 @@ class Scrape:
     source: str
     """Names the life of the process that counts: when it changes, its counters began again."""
     totals: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
+    mirrored: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Requests that the guards have asked of a version as well, and that it has finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class Observation:
 
     seconds: float
     increments: Mapping[str, Counts]
+    mirrored: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Requests asked of a version as well, whose answers nobody got. They are no part of `increments`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

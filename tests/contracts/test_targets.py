@@ -11,7 +11,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,19 +18,10 @@ from typing import Any, Protocol
 import httpx2
 import psutil
 import pytest
-from prometheus_client import CollectorRegistry
 
 from deploy_targets.endpoint import Endpoint, Resources, TargetKind
-from deploy_targets.guard.answered import AnswersHere
-from deploy_targets.guard.app import admission, guard_app
-from deploy_targets.guard.chat import Chat
-from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.judging import Judging, signs_for
-from deploy_targets.guard.limit_store import LimitStore
-from deploy_targets.guard.rate_limit import RateLimiter
-from deploy_targets.guard.steps import steps_of
-from deploy_targets.guard.upstream import Upstream, upstream_session
-from deploy_targets.guard_policy import GuardPolicy
+from deploy_targets.guard.compose import composed, prepare
+from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.local.process import find_marked
 from deploy_targets.local.split import Split
 from deploy_targets.local.triton_adapter import LocalTritonTarget
@@ -188,25 +178,19 @@ class TritonWorld(LocalWorld):
     def ask(self, body: Mapping[str, Any] | None = None, **pin: str) -> httpx2.Response:
         """Through a guard: before Triton nobody else speaks OpenAI's protocol."""
 
-        name, policy = self._endpoint.name, GuardPolicy()
-        counters = Counters(CollectorRegistry(), endpoint=name)
+        name = self._endpoint.name
+        settings = GuardSettings(
+            endpoint=name,
+            upstream_url=self._platform.url(f"{name}.envoy"),
+            protocol="triton",
+            port=1,
+            admin_port=2,
+            auth="none",
+        )
 
         async def ask() -> httpx2.Response:
-            async with (
-                aclosing(LimitStore(None, lost=counters.lost)) as store,
-                upstream_session() as session,
-            ):
-                chat = Chat(
-                    endpoint=name,
-                    admit=admission(None, endpoint=name),
-                    steps=steps_of(policy),
-                    limiter=RateLimiter(policy, store, endpoint=name, longest_s=60),
-                    upstream=Upstream(session, self._platform.url(f"{name}.envoy"), timeout_s=60),
-                    protocol="triton",
-                    counters=counters,
-                    judging=Judging(None, signs_for(None), counters, AnswersHere()),
-                )
-                transport = httpx2.ASGITransport(guard_app(chat, model=""))
+            async with composed(prepare(settings)) as guard:
+                transport = httpx2.ASGITransport(guard.front)
                 async with httpx2.AsyncClient(transport=transport, base_url="http://guard") as http:
                     return await http.post(
                         "/v1/chat/completions", json=body or a_chat("hello"), headers=pin

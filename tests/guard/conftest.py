@@ -51,8 +51,9 @@ def start_world(
         steps: Steps = NO_STEPS,
         policy: GuardPolicy = NO_POLICY,
         redis_url: str | None = None,
+        spool_folder: Path | None = None,
     ) -> World:
-        world = World(lines, protocol, steps, policy, redis_url)
+        world = World(lines, protocol, steps, policy, redis_url, spool_folder)
         world.start(
             keys_file=keys_file if auth else None, upstream_url=upstream_url, timeout_s=timeout_s
         )

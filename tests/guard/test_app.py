@@ -17,7 +17,7 @@ from tests.builders import NOON
 from tests.guard.stub import COMPLETION, DONE, KEY, a_chat, chunk, keys_json
 from tests.guard.world import World
 
-AT_THE_START = {("unattributed", "chat"): 0, ("unattributed", "pinned"): 0}
+AT_THE_START = {("unattributed", route): 0 for route in ("chat", "pinned", "shadow")}
 
 
 def error_of(response: httpx2.Response) -> dict[str, str | None]:

@@ -1,5 +1,6 @@
 """The guard as a process: what it refuses to start with, and how it stops."""
 
+import gzip
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.stub import KEY, SAY, a_chat
+from tests.guard.two_versions import until
 from tests.guard.world import World
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -215,6 +217,55 @@ def test_without_keys_that_can_be_read_it_does_not_start(
     assert str(path) in complaint
     assert "sk-clear" not in complaint
     assert "Traceback" not in complaint
+
+
+@pytest.mark.parametrize("folder", [None, "keys.json/spool"])
+def test_a_policy_that_records_needs_a_folder(
+    start: Start, tmp_path: Path, keys_file: Path, folder: str | None
+) -> None:
+    (tmp_path / "policy.json").write_text('{"record": {}}')
+    given = {} if folder is None else {"spool_folder": tmp_path / folder}
+    code, complaint = refusal(
+        start(
+            endpoint="chat",
+            upstream_url="http://127.0.0.1:1",
+            port=1,
+            admin_port=2,
+            keys_file=keys_file,
+            policy_file=tmp_path / "policy.json",
+            **given,
+        )
+    )
+    assert code == 2
+    assert "spool" in complaint.lower()
+    assert "Traceback" not in complaint
+
+
+def test_what_is_recorded_is_sealed_when_it_stops(
+    start: Start, world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.json").write_text('{"record": {"sample": 1}, "shadow": {}}')
+    port, admin_port = free_ports(2)
+    process = start(
+        endpoint="chat",
+        upstream_url=world.stub_url,
+        port=port,
+        admin_port=admin_port,
+        auth="none",
+        policy_file=tmp_path / "policy.json",
+        spool_folder=tmp_path / "spool",
+    )
+    until_started(process)
+    url = f"http://127.0.0.1:{admin_port}"
+    word = {"version": "8", "for_s": 5}
+    assert httpx2.put(f"{url}/shadow", json=word).status_code == 204
+    answer = httpx2.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=a_chat())
+    assert answer.status_code == 200
+    until(lambda: 'result="written"} 1.0' in httpx2.get(f"{url}/metrics").text)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    (sealed,) = (tmp_path / "spool").iterdir()
+    assert json.loads(gzip.decompress(sealed.read_bytes()))["answer"] == "Paris."
 
 
 def test_a_port_that_is_taken_is_named(start: Start, keys_file: Path) -> None:

@@ -5,29 +5,24 @@ import queue
 import socket
 import threading
 import time
-from contextlib import aclosing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import uvicorn
-from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
-from deploy_targets.guard.answer_cache import AnswerCache, store_of
-from deploy_targets.guard.answered import answers_of
-from deploy_targets.guard.app import admin_app, admission, guard_app
-from deploy_targets.guard.chat import Chat
-from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import REFUSALS
-from deploy_targets.guard.judging import Judging, signs_for
+from deploy_targets.guard.answer_cache import store_of
+from deploy_targets.guard.compose import Prepared, composed
+from deploy_targets.guard.judging import signs_for
 from deploy_targets.guard.key_file import KeyFile
-from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.protocol import ProtocolName
-from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.settings import GuardSettings
+from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps
-from deploy_targets.guard.upstream import Upstream, upstream_session
-from deploy_targets.guard_policy import GuardPolicy, Limits
+from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.stub import ENDPOINT, KEY, StubEngine, a_chat, a_server
 from tests.guard.stub_triton import StubTriton
 
@@ -45,13 +40,17 @@ class World:
         steps: Steps = NO_STEPS,
         policy: GuardPolicy = NO_POLICY,
         redis_url: str | None = None,
+        spool_folder: Path | None = None,
     ) -> None:
         self.stub = StubTriton() if protocol == "triton" else StubEngine()
         self._protocol: ProtocolName = protocol
         self._steps = steps
         self._policy = policy
         self._redis_url = redis_url
+        self._spool = None if spool_folder is None else Spool(spool_folder, max_bytes=1 << 16)
         self._lines = lines
+        self.judged: list[tuple[str | None, str, bool]] = []
+        """(version, route, whether it was bad), as an asked judge has judged."""
         self._unread = 0
         self.now: float | None = None
         """What the cache takes for the time, where a test says so."""
@@ -64,6 +63,12 @@ class World:
         self.http = httpx2.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20
         )
+
+    def _port(self, number: int) -> int:
+        return self._sockets[number].getsockname()[1]
+
+    def _time(self) -> float:
+        return time.monotonic() if self.now is None else self.now
 
     def start(self, *, keys_file: Path | None, upstream_url: str | None, timeout_s: float) -> None:
         url = upstream_url or self.stub_url
@@ -80,51 +85,29 @@ class World:
         assert not self._thread.is_alive()
 
     async def _run(self, keys_file: Path | None, upstream_url: str, timeout_s: float) -> None:
-        registry = CollectorRegistry()
-        rules = (*REFUSALS, *Limits.model_fields, *self._steps.rules)
-        counters = Counters(registry, endpoint=ENDPOINT, rules=rules)
-        store = LimitStore(self._redis_url, lost=counters.lost)
-        limiter = RateLimiter(
-            self._policy,
-            store,
+        settings = GuardSettings(
             endpoint=ENDPOINT,
-            longest_s=timeout_s,
+            model="smollm2",
+            upstream_url=upstream_url,
+            protocol=self._protocol,
+            port=self._port(1),
+            admin_port=self._port(2),
+            auth="none",
+            redis_url=None if self._redis_url is None else SecretStr(self._redis_url),
+            judge_key=SecretStr("judge-key"),
+            timeout_s=timeout_s,
+            drain_s=0,
         )
-        keys = None if keys_file is None else KeyFile(keys_file)
-        kept = store_of(self._policy.cache, endpoint=ENDPOINT, redis_url=self._redis_url)
-        cache = None
-        if self._policy.cache is not None and kept is not None:
-            cache = AnswerCache(
-                self._policy.cache,
-                kept,
-                endpoint=ENDPOINT,
-                whole_policy=self._policy.document(),
-                told=counters.cached,
-                clock=lambda: self.now if self.now is not None else time.monotonic(),
-            )
-        answers = answers_of(self._redis_url, endpoint=ENDPOINT, lost=counters.lost)
-        quality = self._policy.quality
-        judging = Judging(quality, signs_for(quality), counters, answers)
-        async with (
-            aclosing(store),
-            nullcontext() if kept is None else aclosing(kept),
-            aclosing(answers),
-            aclosing(judging),
-            upstream_session() as session,
-        ):
-            chat = Chat(
-                endpoint=ENDPOINT,
-                admit=admission(keys, endpoint=ENDPOINT),
-                steps=self._steps,
-                limiter=limiter,
-                upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
-                protocol=self._protocol,
-                counters=counters,
-                cache=cache,
-                judging=judging,
-            )
-            guard = guard_app(chat, model="smollm2")
-            apps = (self.stub.app, guard, admin_app(registry, keys=keys))
+        made = Prepared(
+            settings=settings,
+            policy=self._policy,
+            steps=replace(self._steps, signs=signs_for(self._policy.quality)),
+            keys=None if keys_file is None else KeyFile(keys_file),
+            kept=store_of(self._policy.cache, endpoint=ENDPOINT, redis_url=self._redis_url),
+            spool=self._spool,
+        )
+        async with composed(made, judged=self._keep_verdict, cache_clock=self._time) as guard:
+            apps = (self.stub.app, guard.front, guard.back)
             self._servers = [a_server(app) for app in apps]
             await asyncio.gather(
                 *(
@@ -132,6 +115,9 @@ class World:
                     for server, one in zip(self._servers, self._sockets, strict=True)
                 )
             )
+
+    def _keep_verdict(self, version: str | None, *, route: str, is_bad: bool) -> None:
+        self.judged.append((version, route, is_bad))
 
     def sent(self) -> None:
         """Another request is on its way; its line will come."""
@@ -148,6 +134,11 @@ class World:
             if told["event"] == "request.served":
                 self._unread -= 1
                 return told
+
+    def told(self, event: str) -> int:
+        """How many lines of that event there are by now, among those that were not read."""
+        told = [self._lines.get() for _ in range(self._lines.qsize())]
+        return sum(one["event"] == event for one in told)
 
     def samples(self, name: str) -> dict[tuple[str, str], float]:
         """The series of that name by (version, route), once every request that was sent has its line."""

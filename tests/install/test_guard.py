@@ -13,6 +13,7 @@ from deploy_targets.install.guard import (
     REDIS,
     SETTINGS,
     counts_url,
+    judge_secret,
     render_guard,
     render_guards,
 )
@@ -125,6 +126,23 @@ def test_the_controller_is_told_where_the_counts_are() -> None:
         f"http://{service['metadata']['name']}.{service['metadata']['namespace']}:"
     )
     assert service["spec"]["clusterIP"] == "None"
+
+
+def test_a_judge_is_reached_and_shown_its_key_only_where_there_is_one(settings) -> None:
+    def rendered(**guard: Any) -> tuple[Any, Any]:
+        endpoint = a_ray_endpoint(guard=guard)
+        names = {one["name"]: one for one in pod(endpoint)["containers"][0]["env"]}
+        key = names.get("SHIPWAY_GUARD_JUDGE_KEY")
+        return key, render_guard(endpoint)[-1].body["spec"]["egress"][3:]
+
+    judge = {"model": "j", "url": "https://judge.example.com/v1"}
+    reference = {"name": judge_secret("chat"), "key": "key", "optional": True}
+    assert rendered() == (None, [])
+    key, egress = rendered(judge=judge)
+    assert key["valueFrom"] == {"secretKeyRef": reference}
+    assert egress == [{"ports": [{"protocol": "TCP", "port": 443}]}]
+    inside = {**judge, "url": "http://judge.llm:8000/v1"}
+    assert rendered(judge=inside)[1] == [{"ports": [{"protocol": "TCP", "port": 8000}]}]
 
 
 def test_the_longest_name_of_an_endpoint_fits() -> None:

@@ -216,3 +216,18 @@ def test_where_one_guard_is_too_old_to_tell_times_none_are_told() -> None:
 
     assert combined([new, old]).totals["6"] == Counts(requests=10)
     assert combined([new]).totals == new.totals
+
+
+def test_mirrored_requests_are_counted_apart_over_all_guards() -> None:
+    line = 'llm_inference_requests_total{{endpoint="{}",version="7",route="shadow"}} {}\n'
+    page = PAGE + line.format("chat", 4) + line.format("other", 9)
+    other = page.replace("1.7e+09", "1.8e+09")
+    one, two = (parse_scrape(text, endpoint="chat", at=NOON) for text in (page, other))
+    both = combined([one, two])
+    assert (one.mirrored, both.mirrored) == ({"7": 4}, {"7": 8})
+    assert one.totals["7"].requests == 5
+    before = replace(both, mirrored={"7": 5})
+    observed = difference(before, both)
+    assert isinstance(observed, Observation)
+    assert observed.mirrored == {"7": 3}
+    assert isinstance(difference(replace(both, mirrored={"7": 9}), both), NoData)

@@ -29,6 +29,7 @@ from registry.promotion import RegistryFacts
 from tests.builders import (
     NOON,
     a_release,
+    a_shadowed_endpoint,
     a_state,
     a_version,
     an_endpoint,
@@ -530,3 +531,47 @@ def test_an_endpoint_is_remembered_as_declared_until_nothing_is_to_be_done_for_i
     assert on.state.declared == an_endpoint()
     rest = look(replace(on.state, idle_since={}), observed=seen(a_revision("6"), v6=100)).state
     assert rest.declared is None
+
+
+SHADOW_FIRST = [{"weight": 0, "dwell_s": 60, "requests": 20}, {"weight": 50, "dwell_s": 0}]
+ONLY_CHAMPION = seen(a_revision("6"), a_revision("7"), v6=100)
+
+
+def mirrored(requests: int) -> Observation:
+    return replace(an_observation(v6=(95, 0)), mirrored={"7": requests})
+
+
+@pytest.mark.parametrize(
+    ("after_s", "observation", "moves"),
+    [
+        (60, mirrored(20), True),
+        (59, mirrored(20), False),
+        (60, mirrored(19), False),
+        (60, GAP, False),
+        (60, an_observation(v6=(95, 0)), False),
+    ],
+)
+def test_a_first_step_at_weight_0_is_left_after_its_time_and_its_mirrored_requests(
+    after_s: float, observation: Observation | NoData, *, moves: bool
+) -> None:
+    endpoint = a_shadowed_endpoint(steps=SHADOW_FIRST)
+    planned = look(
+        stepping(seen_weights={"6": 100}),
+        endpoint=endpoint,
+        observed=ONLY_CHAMPION,
+        after_s=after_s,
+        observation=observation,
+    )
+    assert step_after(planned) == int(moves)
+    shifts = [one for one in planned.actions if isinstance(one, ShiftTraffic)]
+    wanted = Traffic(weights={"6": 50, "7": 50})
+    assert shifts == ([ShiftTraffic(traffic=wanted)] if moves else [])
+
+
+def test_mirrored_requests_count_for_nothing_above_weight_0() -> None:
+    steps = [{"weight": 5, "dwell_s": 0, "requests": 20}, {"weight": 50, "dwell_s": 0}]
+    observation = replace(BOTH_WELL, mirrored={"7": 1_000})
+    planned = look(stepping(), endpoint=an_endpoint(steps=steps), observation=observation)
+    assert step_after(planned) == 0
+    assert planned.state.rollout is not None
+    assert planned.state.rollout.evidence.challenger.requests == 5
