@@ -142,7 +142,7 @@ class SampledJudge:
 
         It must be the last filter: the judge gets what the client got.
         """
-        if exchange.route != metrics.CHAT_ROUTE or asked.choices > 1:
+        if exchange.route == metrics.PINNED_ROUTE or asked.choices > 1:
             return None
         return None if self._draw() >= self._policy.sample else Watch(asked, exchange, self._begin)
 

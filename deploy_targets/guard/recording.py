@@ -146,7 +146,7 @@ class Recorder:
 
     def watch(self, asked: Asked, exchange: Exchange) -> Watch | None:
         """Sees the answer to a live request that is to be kept; None where none is."""
-        if exchange.route != metrics.CHAT_ROUTE or asked.choices > 1:
+        if exchange.route == metrics.PINNED_ROUTE or asked.choices > 1:
             return None
         return None if self._draw() >= self._record.sample else Watch(asked, exchange, self._begin)
 

@@ -105,7 +105,7 @@ class Shadow:
         version = self._target.version
         if (
             version is None
-            or exchange.route != metrics.CHAT_ROUTE
+            or exchange.route == metrics.PINNED_ROUTE
             or exchange.version in {None, version}
             or asked.choices > 1
             or self._draw() >= self._shadow.sample

@@ -8,10 +8,14 @@ from typing import Any
 import httpx2
 import pytest
 from pydantic import ValidationError
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.stub import FAULT, a_chat, served
+from tests.guard.stub_triton import ANSWERS as TRITON
 from tests.guard.two_versions import CHALLENGER, TwoVersions, page_counts, until
 from tests.guard.world import World
 
@@ -211,6 +215,43 @@ def test_a_word_that_is_none_is_refused(start: Start, word: bytes) -> None:
 
 def test_without_the_policy_there_is_nothing_to_name(world: World) -> None:
     assert httpx2.put(f"{world.admin_url}/shadow", json={}).status_code == 404
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    ("says", "result", "errors"),
+    [
+        ("whole", "same", {}),
+        ("error", "failed", {"shadow": 1}),
+        ("no end", "failed", {"shadow": 1}),
+        ("refused", "failed", {}),
+    ],
+)
+def test_a_triton_is_mirrored_to_in_its_own_words(
+    start_world: Callable[..., World],
+    says: str,
+    result: str,
+    errors: dict[str, float],
+    *,
+    is_streamed: bool,
+) -> None:
+    async def answer(request: Request) -> Response:
+        pin = request.headers.get("x-shipway-version")
+        events = TRITON["pieces" if pin is None else says]
+        headers = {"x-shipway-version": pin or "7"}
+        return Response(events, headers=headers, media_type="text/event-stream")
+
+    path = "/v2/models/chat/generate_stream"
+    split = Starlette(routes=[Route(path, answer, methods=["POST"])])
+    policy = GuardPolicy.model_validate({"shadow": {"sample": 1}})
+    with served() as serve:
+        world = start_world(upstream_url=serve(split), protocol="triton", policy=policy)
+        mirrored = Mirrored(world, TwoVersions())
+        mirrored.name()
+        assert world.post(a_chat(stream=is_streamed)).headers["x-shipway-version"] == "7"
+        mirrored.until_results(**{result: 1})
+        assert mirrored.by_route("llm_inference_errors_total") == errors
+        assert mirrored.by_route("llm_inference_requests_total") == {"shadow": 1}
 
 
 def test_a_budget_without_prices_is_refused() -> None:
