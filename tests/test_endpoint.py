@@ -91,7 +91,7 @@ def test_an_unknown_key_is_refused_with_its_place(changes: dict[str, Any], place
                 "rollout": {"metrics": {"quality": {}}},
                 "guard": {"quality": {"feedback_wait_s": 61}},
             },
-            "settle_s is 60, but answers are judged 61 s after",
+            "settle_s is 60, but answers are judged up to 61 s after",
         ),
         ({"guard": {"quality": {"bad": ["dull"]}}}, "Input should be 'empty', 'loop'"),
         (
