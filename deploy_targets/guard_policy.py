@@ -8,7 +8,7 @@ Money is in micros, millionths of the currency, as whole numbers.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -95,6 +95,16 @@ class Prices(Declared):
         )
 
 
+class StickyPolicy(Declared):
+    """A user gets the same version again, for as long as the versions share the requests."""
+
+    by: Literal["user", "key"] = "user"
+    """`user`: what the request's field `user` says, or without one its header x-shipway-user; without either a request
+    is shared out by chance. `key`: the name of its API key."""
+    salt: str = ""
+    """Mixed into the hash. Another one gives users other versions."""
+
+
 class GuardPolicy(Declared):
     """How requests and answers are treated on their way."""
 
@@ -104,6 +114,8 @@ class GuardPolicy(Declared):
     """Which answers go out."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
+    sticky: StickyPolicy | None = None
+    """Who gets the same version again; without it each request is shared out by chance."""
 
     @model_validator(mode="after")
     def _budgets_have_prices(self) -> Self:

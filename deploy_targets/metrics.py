@@ -14,11 +14,12 @@ SENDER, RESULT, PHASE = "sender", "result", "phase"
 RULE, ACTION, KEY, WHAT = "rule", "action", "key", "what"
 
 REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
-LOST = ("rates", "budgets", "settlements")
+LOST = ("rates", "budgets", "settlements", "users")
 """What Redis was needed for when it did not answer."""
 
-CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
-"""Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
+CHAT_ROUTE, PINNED_ROUTE, AGAIN_ROUTE = ROUTES = ("chat", "pinned", "again")
+"""Values of the route label. Versions are compared by `chat` alone. A request that names its version is `pinned`; one of a
+sticky user who was counted since the present split began is `again`, for it hangs together with those before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ RULES = Series(
 )
 LIMITS_LOST = Series(
     name="llm_guard_limits_lost_total",
-    help="Times that Redis was needed for limits and did not answer. Rates are then each process's own, budgets refuse.",
+    help="Times that Redis was needed and did not answer. Rates are then each process's own, budgets refuse, users are not compared.",
     labels=(ENDPOINT, WHAT),
 )
 KEY_REQUESTS = Series(

@@ -29,6 +29,7 @@ from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.steps import Steps, steps_of
+from deploy_targets.guard.sticky import SeenUsers, Sticky
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
 from deploy_targets.process_log import log_to
@@ -84,8 +85,14 @@ async def _serve(
         endpoint=settings.endpoint,
         longest_s=settings.timeout_s + settings.drain_s,
     )
+    seen = SeenUsers(
+        endpoint=settings.endpoint,
+        redis_url=None if redis_url is None else redis_url.get_secret_value(),
+        lost=counters.lost,
+    )
     async with (
         contextlib.aclosing(store),
+        contextlib.aclosing(seen),
         upstream_session(settings.upstream_host) as session,
     ):
         chat = Chat(
@@ -96,6 +103,8 @@ async def _serve(
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
+            sticky=policy.sticky
+            and Sticky(policy=policy.sticky, endpoint=settings.endpoint, seen=seen),
         )
         app = guard_app(chat, model=settings.model)
         front = _server(app, drain_s=settings.drain_s)

@@ -22,6 +22,7 @@ from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.steps import Steps
+from deploy_targets.guard.sticky import SeenUsers, Sticky
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
 from tests.guard.stub import ENDPOINT, KEY, StubEngine, a_chat, a_server
@@ -85,7 +86,8 @@ class World:
             longest_s=timeout_s,
         )
         keys = None if keys_file is None else KeyFile(keys_file)
-        async with aclosing(store), upstream_session() as session:
+        seen = SeenUsers(endpoint=ENDPOINT, redis_url=self._redis_url, lost=counters.lost)
+        async with aclosing(store), aclosing(seen), upstream_session() as session:
             chat = Chat(
                 endpoint=ENDPOINT,
                 admit=admission(keys, endpoint=ENDPOINT),
@@ -94,6 +96,8 @@ class World:
                 upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
                 protocol=self._protocol,
                 counters=counters,
+                sticky=self._policy.sticky
+                and Sticky(policy=self._policy.sticky, endpoint=ENDPOINT, seen=seen),
             )
             guard = guard_app(chat, model="smollm2")
             apps = (self.stub.app, guard, admin_app(registry, keys=keys))
