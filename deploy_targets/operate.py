@@ -93,6 +93,8 @@ def request_rollback(
     state = saved.state
     if to is None and state.rollout is not None:
         release, told = None, f"the rollout of v{state.rollout.challenger.version} ends"
+    elif to is None and state.experiment is not None:
+        release, told = None, f"the experiment {state.experiment.name} ends"
     else:
         release = _release_to(state, to, plane, endpoint)
         told = f"{release} serves again"
