@@ -96,5 +96,5 @@ class ExperimentJournal:
             text = yaml.safe_dump(rules, sort_keys=False)
             self._tracking.log_text(run_id, text, "rules_of_each_arm.yaml")
         self._runs[experiment.id] = run_id
-        self._charted[experiment.id] = self._tracking.next_step(run_id, _CHART) - 1
+        self._charted[experiment.id] = max(self._tracking.next_step(run_id, _CHART) - 1, 0)
         return run_id

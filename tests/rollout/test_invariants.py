@@ -9,6 +9,7 @@ happens any more. docs/invariants.md names what is looked at here.
 import contextlib
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ from tests.builders import a_release, a_version, an_endpoint
 from tests.fakes import FakeTarget, FakeUsers
 from tests.rollout.test_controller import World
 from tests.rollout.test_crashes import Countdown, Killed
+from tests.rollout.test_experiments import an_experiment
 
 GOOD = ("6", "7", "8")
 REFUSED = "5"
@@ -64,6 +66,7 @@ class MemoryStore:
         before, revision = self.saved
         if revision != expected:
             raise StateConflict(state.endpoint)
+        assert state.rollout is None or state.experiment is None, "two things at once"
         for ended in state.unreported:
             if ended not in before.unreported and ended.outcome is not Outcome.SUPERSEDED:
                 self.clicked.discard(ended.rollout.challenger.version)
@@ -112,6 +115,7 @@ class Rollouts(RuleBasedStateMachine):
             None if state.serving is None else state.serving.version,
             None if rollout is None else rollout.challenger.version,
             None if override is None or override.to is None else override.to.version,
+            *(() if state.experiment is None else state.experiment.versions),
         }
         assert traffic.weights.keys() <= roles
         if override is None:
@@ -366,6 +370,8 @@ class Rollouts(RuleBasedStateMachine):
         world, state = self.world, self.world.state
         serving = None if state.serving is None else state.serving.version
         assert (state.rollout, state.override, state.unreported) == (None, None, ())
+        assert state.experiment is None
+        assert all(one.is_told for one in state.past_experiments)
         assert world.registry.aliases == ({} if serving is None else {"champion": serving})
         assert world.target.traffic == Traffic.all_to(serving)
         assert set(world.target.revisions) == ({serving} - {None})
@@ -411,6 +417,36 @@ class StagedRollouts(Rollouts):
         assert staged == expected & self.world.registry.versions.keys()
 
 
+class Experiments(Rollouts):
+    """An endpoint on which versions are compared as well."""
+
+    @rule(arms=st.sets(st.sampled_from(GOOD), min_size=1, max_size=2), hours=st.integers(0, 1))
+    def begin_experiment(self, arms: set[str], hours: int) -> None:
+        """As the command does: where nothing else is under way, of what was not turned down."""
+        saved = self.memory.saved
+        state, now = saved.state, self.world.clock()
+        if state.serving is None or state.rollout or state.override or state.experiment:
+            return
+        free = arms - {state.serving.version} - state.rejected.keys() - self.memory.burned
+        if not free:
+            return
+        experiment = replace(
+            an_experiment(*sorted(free), endpoint=self.world.endpoint, share=40),
+            id=f"chat-e-{saved.revision}",
+            champion=state.serving.version,
+            until=now + timedelta(minutes=5 + 25 * hours),
+            phase_since=now,
+        )
+        self.memory.save(replace(state, experiment=experiment), expected=saved.revision)
+
+    @rule()
+    def stop_experiment(self) -> None:
+        saved = self.memory.saved
+        if saved.state.experiment is not None:
+            stopped = replace(saved.state.experiment, stop="operator ada: enough")
+            self.memory.save(replace(saved.state, experiment=stopped), expected=saved.revision)
+
+
 _FEW = settings(max_examples=60, stateful_step_count=30)
 _MANY = settings(max_examples=1_100, stateful_step_count=30)
 _MANY_STEPS = 25_000
@@ -418,6 +454,8 @@ _MANY_STEPS = 25_000
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = _FEW
+TestExperiments = Experiments.TestCase
+TestExperiments.settings = _FEW
 TestStagedRollouts = StagedRollouts.TestCase
 TestStagedRollouts.settings = _FEW
 
