@@ -420,9 +420,22 @@ class StagedRollouts(Rollouts):
 class Experiments(Rollouts):
     """An endpoint on which versions are compared as well."""
 
-    @rule(arms=st.sets(st.sampled_from(GOOD), min_size=1, max_size=2), hours=st.integers(0, 1))
-    def begin_experiment(self, arms: set[str], hours: int) -> None:
-        """As the command does: where nothing else is under way, of what was not turned down."""
+    @rule(
+        arms=st.sets(st.sampled_from(GOOD), min_size=1, max_size=3),
+        hours=st.integers(0, 1),
+        looks=st.integers(0, 12),
+    )
+    def begin_experiment(self, arms: set[str], hours: int, looks: int) -> None:
+        """As the command does: where nothing else is under way, of what was not turned down. Before it, something serves."""
+        if self.memory.saved.state.serving is None and "6" in self.world.registry.versions:
+            self._point("challenger", "6")
+            for _ in range(12):
+                self._tick(50)
+        self._begin(arms, hours)
+        for _ in range(looks):
+            self._tick(20)
+
+    def _begin(self, arms: set[str], hours: int) -> None:
         saved = self.memory.saved
         state, now = saved.state, self.world.clock()
         if state.serving is None or state.rollout or state.override or state.experiment:
