@@ -323,6 +323,7 @@ def _in_use(state: EndpointState) -> Iterator[tuple[str, str]]:
         *state.served,
         None if rollout is None else rollout.challenger,
         None if override is None else override.to,
+        *(() if state.experiment is None else state.experiment.arms),
     )
     for release in releases:
         if release is not None:
