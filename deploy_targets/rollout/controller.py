@@ -236,7 +236,7 @@ class Controller:
         self._watcher.saw(
             name,
             phase=state.rollout and state.rollout.phase,
-            is_unserved=state.asked is not None,
+            is_unserved=state.asked is not None and state.experiment is None,
         )
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.

@@ -100,7 +100,7 @@ def advance_experiment(endpoint: Endpoint, state: EndpointState, look: Look) -> 
     experiment = state.experiment
     if experiment is None:
         return state
-    if why := _word_to_end(experiment, state, look):
+    if why := _word_to_end(endpoint, experiment, state, look):
         return state.with_experiment_ended(ExperimentOutcome.STOPPED, why, now=look.now)
     if experiment.until is not None and look.now >= experiment.until:
         why = f"its time ended at {experiment.until:%Y-%m-%d %H:%M} UTC"
@@ -110,11 +110,15 @@ def advance_experiment(endpoint: Endpoint, state: EndpointState, look: Look) -> 
     return _run(endpoint, state, experiment, look)
 
 
-def _word_to_end(experiment: Experiment, state: EndpointState, look: Look) -> str:
+def _word_to_end(
+    endpoint: Endpoint, experiment: Experiment, state: EndpointState, look: Look
+) -> str:
     if experiment.stop:
         return experiment.stop
     if look.is_removed:
         return "its endpoint was removed from the endpoint file"
+    if endpoint.guard.sticky is None:
+        return "users are not sticky any more: guard.sticky was taken out of the endpoint file"
     if version_of(state.serving) != experiment.champion:
         return f"v{experiment.champion} does not serve any more"
     return ""

@@ -137,6 +137,7 @@ def test_a_promotion_waits_for_its_end_and_says_so(lab: Lab) -> None:
     assert lab.state.rollout is None
     told = "\n".join(summarise(lab.endpoint, lab.state, None).lines())
     assert "v8 is asked for and waits for its end" in told
+    assert not lab.watcher.unserved
     lab.change(stop="operator ada: enough")
     lab.tick(30)
     assert lab.registry.aliases == {"champion": "8"}
@@ -321,6 +322,16 @@ def test_an_endpoint_that_is_taken_out_of_the_file_ends_it(lab: Lab) -> None:
     lab.restart()
     lab.tick()
     assert lab.last.reason == "its endpoint was removed from the endpoint file"
+
+
+def test_users_who_are_not_sticky_any_more_end_it(lab: Lab) -> None:
+    lab.begin(an_experiment())
+    lab.minutes(1)
+    lab.unit = replace(lab.unit, endpoint=an_endpoint())
+    lab.restart()
+    lab.tick()
+    assert lab.last.reason.startswith("users are not sticky any more")
+    assert lab.target.traffic == Traffic.all_to("6")
 
 
 @pytest.mark.parametrize(("arms", "share"), [(1, 50), (2, 33), (3, 50), (4, 80)])

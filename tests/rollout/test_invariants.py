@@ -85,13 +85,15 @@ class Rollouts(RuleBasedStateMachine):
     """An endpoint whose request is an alias."""
 
     promote: ClassVar[dict[str, str]] = {"alias": "challenger"}
+    guard: ClassVar[dict[str, Any]] = {}
     steps: ClassVar[Counter[str]] = Counter()
     """Taken so far, by the machine's name."""
 
     @initialize(drain_s=st.sampled_from((0, 30)), setbacks=st.integers(0, 2))
     def start(self, drain_s: int, setbacks: int) -> None:
         endpoint = an_endpoint(drain_s=drain_s, max_setbacks=setbacks, time_limit_s=2_000)
-        endpoint = type(endpoint).model_validate({**endpoint.model_dump(), "promote": self.promote})
+        declared = {**endpoint.model_dump(), "promote": self.promote, "guard": self.guard}
+        endpoint = type(endpoint).model_validate(declared)
         self.memory = MemoryStore()
         self.world = World(Path(), endpoint, store=self.memory)
         self.world.registry.versions[REFUSED] = a_version(REFUSED, passed=False)
@@ -419,6 +421,8 @@ class StagedRollouts(Rollouts):
 
 class Experiments(Rollouts):
     """An endpoint on which versions are compared as well."""
+
+    guard: ClassVar[dict[str, Any]] = {"sticky": {}}
 
     @rule(
         arms=st.sets(st.sampled_from(GOOD), min_size=1, max_size=3),
