@@ -3,11 +3,8 @@
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Heavy imports stay inside the commands, so that help is instant.
 """
 
-import getpass
 import json
-import os
 import sys
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,19 +13,18 @@ import typer
 
 from deploy_targets.compose import compose
 from deploy_targets.cost_commands import cost_app
+from deploy_targets.experiment_commands import experiment_app
 from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
 from deploy_targets.local.key_commands import keys_app
+from deploy_targets.operator_word import saved, whoami
 from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
 from deploy_targets.rollout.webhook_commands import webhook_app
-from registry.errors import BadInput, NotFound, ShipwayError, StateConflict
+from registry.errors import BadInput, NotFound, ShipwayError
 
 if TYPE_CHECKING:
     from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
-
-_ATTEMPTS = 4
-"""A tick saves twice at most, within moments."""
 
 app = typer.Typer(
     name="shipway",
@@ -45,6 +41,7 @@ app.add_typer(judging_app)
 app.add_typer(webhook_app(compose), name="webhook")
 app.add_typer(audit_app(compose))
 app.add_typer(cost_app(compose))
+app.add_typer(experiment_app(compose), name="experiment")
 # Groups of commands of other packages, which this one does not know: `schedule` of the pipelines.
 for _group in entry_points(group="shipway.commands"):
     try:
@@ -143,10 +140,10 @@ def rollback(
         return None if rollout is None or to is not None else rollout.id
 
     def ask() -> str:
-        return request_rollback(composition, declared, to=to, reason=reason, by=_whoami())
+        return request_rollback(composition, declared, to=to, reason=reason, by=whoami())
 
     # Without --to it ends what is under way: should that end by itself meanwhile, nothing else is taken back in its place.
-    say(_saved(ask, meant=under_way))
+    say(saved(ask, meant=under_way))
     _wake(composition)
 
 
@@ -162,8 +159,8 @@ def hold(
 
     composition = compose(file)
     declared = composition.file.named(endpoint)
-    store, by = composition.store(), _whoami()
-    say(_saved(lambda: request_hold(store, declared, reason=reason, by=by)))
+    store, by = composition.store(), whoami()
+    say(saved(lambda: request_hold(store, declared, reason=reason, by=by)))
     _wake(composition)
 
 
@@ -174,32 +171,8 @@ def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
 
     composition = compose(file)
     store, declared = composition.store(), composition.file.named(endpoint)
-    say(_saved(lambda: request_resume(store, declared)))
+    say(saved(lambda: request_resume(store, declared)))
     _wake(composition)
-
-
-def _saved(ask: Callable[[], str], *, meant: Callable[[], str | None] = lambda: None) -> str:
-    """What `ask` says. A controller that saves at the same moment is no reason to give up while the same is `meant`.
-
-    Raises:
-        StateConflict: it was so each time, or another thing would be meant by now.
-    """
-    at_first = meant()
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return ask()
-        except StateConflict:
-            if meant() != at_first:
-                raise
-    return ask()
-
-
-def _whoami() -> str:
-    """Who asks, as this machine knows them: a name for people to read, and no proof."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _wake(composition: "ControlPlane") -> None:

@@ -175,6 +175,9 @@ def _misfits(endpoint: Endpoint) -> Iterator[str]:
             named = " or ".join(owners)
             yield f"{part} is for target {named}, not {target}; leave it out or change the target"
     yield from _misfits_of_the_rollout(endpoint)
+    sticky = endpoint.guard.sticky
+    if sticky is not None and sticky.by == "key" and endpoint.serving.auth == "none":
+        yield "guard.sticky.by is key, and without keys everybody is the same one; use serving.auth api-key, or by: user"
     if endpoint.engine.kind == "vllm" and "max_delay_ms" in endpoint.batching.model_fields_set:
         yield "batching.max_delay_ms: vLLM takes requests up as they come and waits for none; leave it out"
     threads, cpus = endpoint.engine.threads, endpoint.resources.cpus
@@ -255,6 +258,8 @@ def _misfits_of_ray(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[str]
         return
     if kubernetes.gateway is not None:
         yield "kubernetes.gateway would not be used: an operator-driven rollout runs on KubeRay's Gateway; leave it out"
+    if endpoint.guard.sticky is not None:
+        yield "guard.sticky would not be used: KubeRay shares requests out by chance; leave it out"
     if "rollout" in endpoint.model_fields_set:
         yield "rollout would not be used: an operator-driven rollout goes by time and is not judged; leave it out"
 
@@ -266,6 +271,11 @@ def _misfits_of_triton(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[s
         yield "kubernetes.gateway is missing: in KServe's Standard mode the weights live on a route of that Gateway"
     if not standard and kubernetes.gateway is not None:
         yield "kubernetes.gateway would not be used: in Knative mode KServe splits the requests; leave it out"
+    if not standard and endpoint.guard.sticky is not None:
+        yield (
+            "guard.sticky: in Knative mode KServe shares requests out by chance and knows no users; leave it out, or run "
+            "KServe in Standard mode"
+        )
     if standard and isinstance(endpoint.replicas, Autoscaling):
         yield (
             "replicas: KServe's Standard mode does not scale by requests; give a number, or run KServe in Knative mode"

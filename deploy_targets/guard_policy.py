@@ -8,7 +8,7 @@ Money is in micros, millionths of the currency, as whole numbers.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -98,6 +98,16 @@ class Prices(Declared):
         )
 
 
+class StickyPolicy(Declared):
+    """A user gets the same version again, for as long as the versions share the requests."""
+
+    by: Literal["user", "key"] = "user"
+    """`user`: what the request's field `user` says, or without one its header x-shipway-user; without either a request
+    is shared out by chance. `key`: the name of its API key."""
+    salt: str = ""
+    """Mixed into the hash. Another one gives users other versions."""
+
+
 class GuardPolicy(Declared):
     """How requests and answers are treated on their way."""
 
@@ -117,6 +127,8 @@ class GuardPolicy(Declared):
     """Which answers another model judges; without it none."""
     record: RecordPolicy | None = None
     """Which prompts and answers are kept, redacted; without it none. On this machine alone."""
+    sticky: StickyPolicy | None = None
+    """Who gets the same version again; without it each request is shared out by chance."""
 
     @model_validator(mode="after")
     def _an_answer_is_judged_once(self) -> Self:

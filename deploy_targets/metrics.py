@@ -15,8 +15,8 @@ RULE, ACTION, KEY, WHAT = "rule", "action", "key", "what"
 SIGNAL, VERDICT = "signal", "verdict"
 
 REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
-LOST = ("rates", "budgets", "settlements", "answers")
-"""What Redis was needed for when it did not answer; `answers` are those that feedback may be about."""
+LOST = ("rates", "budgets", "settlements", "answers", "users")
+"""What Redis was needed for when it did not answer; `answers` are those that feedback may be about, `users` sticky ones."""
 
 HIT, MISS, SKIPPED, PAUSED, LOOKUP_LOST = CACHE_RESULTS = (
     "hit",
@@ -30,9 +30,10 @@ Redis did not answer."""
 
 BAD, NEUTRAL, GOOD = FEEDBACK_VERDICTS = ("bad", "neutral", "good")
 """What a user may say of an answer."""
-CHAT_ROUTE, PINNED_ROUTE, SHADOW_ROUTE = ROUTES = ("chat", "pinned", "shadow")
-"""Values of the route label. A request that names its version is pinned, one that the guard asks of the challenger as
-well is a shadow; neither takes part in a comparison of live traffic."""
+CHAT_ROUTE, PINNED_ROUTE, AGAIN_ROUTE, SHADOW_ROUTE = ROUTES = ("chat", "pinned", "again", "shadow")
+"""Values of the route label. Versions are compared by `chat` alone. A request that names its version is `pinned`; one of a
+sticky user who was counted since the present split began is `again`, for it hangs together with those before it; one that
+the guard asks of the challenger as well is a `shadow`."""
 SAME, SIMILAR, DIFFERENT, SHADOW_FAILED, DROPPED = SHADOW_RESULTS = (
     "same",
     "similar",
@@ -127,7 +128,8 @@ RULES = Series(
 )
 LIMITS_LOST = Series(
     name="llm_guard_limits_lost_total",
-    help="Times that Redis was needed and did not answer. Rates are then each process's own, budgets refuse, answers are not kept for feedback.",
+    help="Times that Redis was needed and did not answer. Rates are then each process's own, budgets refuse, answers are not "
+    "kept for feedback and users not compared.",
     labels=(ENDPOINT, WHAT),
 )
 CACHE = Series(

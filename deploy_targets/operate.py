@@ -93,6 +93,8 @@ def request_rollback(
     state = saved.state
     if to is None and state.rollout is not None:
         release, told = None, f"the rollout of v{state.rollout.challenger.version} ends"
+    elif to is None and state.experiment is not None:
+        release, told = None, f"the experiment {state.experiment.name} ends"
     else:
         release = _release_to(state, to, plane, endpoint)
         told = f"{release} serves again"
@@ -321,6 +323,7 @@ def _in_use(state: EndpointState) -> Iterator[tuple[str, str]]:
         *state.served,
         None if rollout is None else rollout.challenger,
         None if override is None else override.to,
+        *(() if state.experiment is None else state.experiment.arms),
     )
     for release in releases:
         if release is not None:

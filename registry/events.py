@@ -18,6 +18,8 @@ class Event(StrEnum):
     ROLLOUT_ROLLED_BACK = "rollout.rolled_back"
     ROLLOUT_WITHDRAWN = "rollout.withdrawn"
     ROLLOUT_SUPERSEDED = "rollout.superseded"
+    EXPERIMENT_STARTED = "experiment.started"
+    EXPERIMENT_ENDED = "experiment.ended"
     WEIGHTS_DISTURBED = "weights.disturbed"
     OVERRIDE_APPLIED = "override.applied"
     LEADERSHIP_GAINED = "leadership.gained"

@@ -233,7 +233,8 @@ class FakeRecord:
             raise RegistryUnavailable(message)
         for ended in state.unreported:
             self.outcomes[ended.rollout.id] = ended.outcome.value
-        return tuple(ended.rollout.id for ended in state.unreported)
+        experiments = tuple(one.id for one in state.past_experiments)
+        return (*(ended.rollout.id for ended in state.unreported), *experiments)
 
 
 class FakeInspector:

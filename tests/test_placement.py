@@ -77,6 +77,20 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
         ({**RAY, "kubernetes": {"image": "e"}}, "gateway is missing"),
         ({**TRITON, "kubernetes": {}}, "gateway is missing"),
         ({**KNATIVE, "kubernetes": {"gateway": GATEWAY}}, "in Knative mode KServe splits"),
+        ({**KNATIVE, "guard": {"sticky": {}}}, "run KServe in Standard mode"),
+        (
+            {
+                "target": "ray-serve",
+                "kubernetes": {"image": "e"},
+                "ray_serve": OPERATOR,
+                "guard": {"sticky": {}},
+            },
+            "KubeRay shares requests out by chance",
+        ),
+        (
+            {"serving": {"auth": "none"}, "guard": {"sticky": {"by": "key"}}},
+            "everybody is the same one",
+        ),
         ({**TRITON, "replicas": SCALING}, "run KServe in Knative mode"),
         ({**RAY, "resources": {"gpus": 0.5}}, "give a whole number"),
         ({**RAY, "resources": {"gpus": 2}}, "use vllm, which shares a model out"),

@@ -27,9 +27,10 @@ from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.protocol import Call, ProtocolName, call_for
 from deploy_targets.guard.relay import error_event, relay_stream, relay_whole
 from deploy_targets.guard.steps import AnswerFilter, Steps
+from deploy_targets.guard.sticky import Sticky
 from deploy_targets.guard.upstream import Answer, Upstream
 from deploy_targets.guard.wire import Asked, parse_chat
-from deploy_targets.metrics import CHAT_ROUTE, PINNED_ROUTE
+from deploy_targets.metrics import AGAIN_ROUTE, CHAT_ROUTE, PINNED_ROUTE
 from deploy_targets.routing.traffic import VERSION_HEADER
 
 _MAX_BODY_BYTES = 1 << 20
@@ -59,6 +60,7 @@ class Chat:
     counters: Counters
     judging: Judging
     cache: AnswerCache | None = None
+    sticky: Sticky | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. What is refused, or fails before its first byte, is raised as a GuardError."""
@@ -82,6 +84,8 @@ class Chat:
             )
             async with self.limiter.reserved(asked, exchange):
                 exchange.route = PINNED_ROUTE if pin else CHAT_ROUTE
+                if self.sticky is not None and not pin:
+                    exchange.user = self.sticky.user_of(asked, request, caller)
                 forward = partial(self._forward, exchange, asked, call, pin)
                 if self.cache is None:
                     work = forward(send)
@@ -115,9 +119,16 @@ class Chat:
         exchange.watch = self.judging.watch(asked, exchange)
         try:
             async with self.upstream.ask(
-                call.path, call.body, pin=pin, request_id=exchange.request_id
+                call.path,
+                call.body,
+                pin=pin,
+                request_id=exchange.request_id,
+                bucket=exchange.bucket,
             ) as begun:
                 self._attribute(exchange, begun)
+                if self.sticky is not None and exchange.user is not None:
+                    is_first = await self.sticky.seen.is_first(begun.split, exchange.user)
+                    exchange.route = CHAT_ROUTE if is_first else AGAIN_ROUTE
                 answer = await call.read(begun)
                 self._attribute(exchange, answer)
                 filters = self._filters(asked, exchange)

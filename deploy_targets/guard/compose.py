@@ -27,6 +27,7 @@ from deploy_targets.guard.recording import redaction_of
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps, steps_of
+from deploy_targets.guard.sticky import SeenUsers, Sticky
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
 
@@ -103,6 +104,7 @@ async def composed(
     store = LimitStore(settings.redis, lost=counters.lost)
     answers = answers_of(settings.redis, endpoint=endpoint, lost=counters.lost)
     judging = Judging(policy.quality, made.steps.signs, counters, answers)
+    seen = SeenUsers(endpoint=endpoint, redis_url=settings.redis, lost=counters.lost)
     cache = None
     async with AsyncExitStack() as stack:
         if policy.cache is not None and made.kept is not None:
@@ -115,7 +117,7 @@ async def composed(
                 clock=cache_clock,
             )
             await stack.enter_async_context(aclosing(made.kept))
-        for one in (store, answers, judging):
+        for one in (store, answers, judging, seen):
             await stack.enter_async_context(aclosing(one))
         session = await stack.enter_async_context(upstream_session(settings.upstream_host))
         upstream = Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s)
@@ -144,6 +146,7 @@ async def composed(
             counters=counters,
             judging=judging,
             cache=cache,
+            sticky=policy.sticky and Sticky(policy=policy.sticky, endpoint=endpoint, seen=seen),
         )
         yield Guard(
             front=guard_app(chat, model=settings.model),

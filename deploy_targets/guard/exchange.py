@@ -24,6 +24,7 @@ from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.quality import AnswerWatch
 from deploy_targets.guard.queue_full import QUEUE_FULL
 from deploy_targets.guard.upstream import REQUEST_ID_HEADER
+from deploy_targets.routing.buckets import bucket_of, bucket_text
 from deploy_targets.routing.traffic import VERSION_HEADER
 
 _log = structlog.get_logger()
@@ -38,6 +39,8 @@ class Exchange:
     """The route label, once the request is passed on or about to be; only then can it count."""
     caller: Caller | None = None
     """Once the key is known to be good."""
+    user: bytes | None = None
+    """What stands for a sticky user; None where there is none, or the version is pinned."""
     is_streamed: bool = False
     version: str | None = None
     digest: str = ""
@@ -70,6 +73,11 @@ class Exchange:
     cost_micros: int = 0
     headers: dict[str, str] = field(default_factory=dict[str, str])
     """For the answer's head, whatever it will be."""
+
+    @property
+    def bucket(self) -> str | None:
+        """The user's, as its header has it."""
+        return None if self.user is None else bucket_text(bucket_of(self.user))
 
     def decide(self, outcome: Outcome, *, error: str = "") -> None:
         """Settles the outcome. The first word counts: a client that hangs up after the end mark has its answer."""

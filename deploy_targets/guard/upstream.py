@@ -17,6 +17,7 @@ from deploy_targets.guard.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from deploy_targets.routing.buckets import BUCKET_HEADER, SPLIT_HEADER
 from deploy_targets.routing.traffic import DIGEST_HEADER, VERSION_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -31,6 +32,8 @@ class Answer:
     status: int
     version: str | None
     """None when whoever answered does not say; the split's own errors do."""
+    split: str
+    """The versions among which the request was shared out, where users are sticky; empty where it was not."""
     content_type: str
     retry_after: str | None
     digest: str
@@ -69,9 +72,15 @@ class Upstream:
 
     @asynccontextmanager
     async def ask(
-        self, path: str, body: bytes, *, pin: str | None, request_id: str
+        self,
+        path: str,
+        body: bytes,
+        *,
+        pin: str | None,
+        request_id: str,
+        bucket: str | None = None,
     ) -> AsyncGenerator[Answer]:
-        """The answer to `body` at `path`, from the version `pin` where one is named.
+        """The answer to `body` at `path`, from the version `pin` where one is named, else from the `bucket`'s.
 
         When the block is left before the body was read, by an error or by cancellation, the connection is closed, and
         with it the work behind it. What goes wrong inside the block while the body is read is translated as well.
@@ -88,6 +97,8 @@ class Upstream:
         }
         if pin:
             headers[VERSION_HEADER] = pin
+        elif bucket is not None:
+            headers[BUCKET_HEADER] = bucket
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -98,6 +109,7 @@ class Upstream:
                 yield Answer(
                     status=response.status,
                     version=response.headers.get(VERSION_HEADER) or None,
+                    split=response.headers.get(SPLIT_HEADER, ""),
                     content_type=response.headers.get("content-type", ""),
                     retry_after=response.headers.get("retry-after"),
                     digest=response.headers.get(DIGEST_HEADER, ""),

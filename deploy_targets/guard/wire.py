@@ -60,6 +60,7 @@ class _Body(_Lenient):
     stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,8 @@ class Asked:
     messages: int
     choices: int
     """How many answers, by `n`."""
+    user: str = ""
+    """Whom the client asks for; empty where it does not say."""
     is_completion: bool = False
     """It was asked at /v1/completions, and is answered in the words of that path."""
 
@@ -109,6 +112,7 @@ def parse_chat(body: bytes, *, is_completion: bool = False) -> Asked:
         prompt_bytes=sum(message.size for message in parsed.messages),
         messages=len(parsed.messages),
         choices=parsed.n or 1,
+        user=parsed.user or "",
         is_completion=is_completion,
     )
 

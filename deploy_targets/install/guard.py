@@ -189,7 +189,9 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         secret = {"secretName": keys_secret(endpoint.name), "defaultMode": 0o440}
         volumes.append({"name": "keys", "secret": secret})
     # Optional, for without limits nothing is counted there. What it names can change only with the pods.
-    redis_url = {"secretKeyRef": {"name": REDIS, "key": "url", "optional": True}}
+    # Without it each guard would count a sticky user once: the same one several times.
+    is_optional = endpoint.guard.sticky is None
+    redis_url = {"secretKeyRef": {"name": REDIS, "key": "url", "optional": is_optional}}
     gateway_url = {"configMapKeyRef": {"name": SETTINGS, "key": GATEWAY_URL}}
     container = {
         "name": "guard",

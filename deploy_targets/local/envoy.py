@@ -1,16 +1,24 @@
 """The split as Envoy's configuration: one Envoy for each endpoint, weights by file. Pure.
 
 Every version has its cluster and its route. First the pins: a request that names a version in `x-shipway-version` goes
-there, and one that names an unknown version is refused, never answered by another. Then the weights, as a chain of
-random fractions. Each route adds the version to its answers, Envoy's own 503 and 504 too, so that a failure can be
+there, and one that names an unknown version is refused, never answered by another. Then, where users are to be sticky, the
+buckets of each version. Then the weights, as a chain of random fractions. Each route adds the version to its answers, Envoy's own 503 and 504 too, so that a failure can be
 attributed. There is no outlier ejection: with one endpoint in a cluster it would only turn a version off by itself.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from deploy_targets.routing.buckets import (
+    BUCKET_HEADER,
+    SPLIT_HEADER,
+    pattern,
+    shares,
+    split_name,
+)
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 
 ROUTES_FILE, CLUSTERS_FILE = "routes.json", "clusters.json"
@@ -110,9 +118,15 @@ def render_clusters(backends: Mapping[str, Backend]) -> dict[str, Any]:
 
 
 def render_routes(
-    backends: Mapping[str, Backend], traffic: Traffic, *, timeout_s: float
+    backends: Mapping[str, Backend],
+    traffic: Traffic,
+    *,
+    timeout_s: float,
+    is_sticky: bool = False,
 ) -> dict[str, Any]:
     """The routes for these versions and weights; `timeout_s` is for a whole answer.
+
+    With `is_sticky` a user who has a bucket gets the version that has it.
 
     Raises:
         ValueError: a weight for a version without a backend.
@@ -122,7 +136,12 @@ def render_routes(
         message = f"There is no backend for {', '.join(sorted(missing))}; apply the revision first."
         raise ValueError(message)
 
-    def route(version: str, match: Mapping[str, Any]) -> dict[str, Any]:
+    buckets = shares(traffic) if is_sticky else {}
+    shared = {SPLIT_HEADER: split_name(traffic)} if buckets else {}
+
+    def route(
+        version: str, match: Mapping[str, Any], told: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, Any]:
         return {
             "match": {"prefix": "/", **match},
             "route": {
@@ -132,9 +151,10 @@ def render_routes(
             },
             "response_headers_to_add": [
                 {
-                    "header": {"key": VERSION_HEADER, "value": version},
+                    "header": {"key": key, "value": value},
                     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
                 }
+                for key, value in {VERSION_HEADER: version, **told}.items()
             ],
         }
 
@@ -145,13 +165,16 @@ def render_routes(
         message=f"The version named in {VERSION_HEADER} is not deployed here.",
         kind="not_found_error",
     )
-    split: list[dict[str, Any]] = []
+    split = [
+        route(version, {"headers": [_bucket_is_one_of(own)]}, shared)
+        for version, own in sorted(buckets.items())
+    ]
     left = 100
     versions = sorted(traffic.weights, key=lambda version: (traffic.weights[version], version))
     for version in versions:
         weight = traffic.weights[version]
         match = {} if weight == left else {"runtime_fraction": _fraction(weight, left)}
-        split.append(route(version, match))
+        split.append(route(version, match, shared))
         left -= weight
     if not versions:
         split.append(
@@ -193,6 +216,10 @@ def _address(host: str, port: int) -> dict[str, Any]:
 
 def _header_is(version: str) -> dict[str, Any]:
     return {"name": VERSION_HEADER, "string_match": {"exact": version}}
+
+
+def _bucket_is_one_of(buckets: Sequence[int]) -> dict[str, Any]:
+    return {"name": BUCKET_HEADER, "string_match": {"safe_regex": {"regex": pattern(buckets)}}}
 
 
 def _fraction(weight: int, left: int) -> dict[str, Any]:

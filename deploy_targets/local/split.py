@@ -48,7 +48,12 @@ class Split:
 
     def write(self, backends: Mapping[str, envoy.Backend], traffic: Traffic) -> None:
         """Clusters before routes when a version comes, after them when it goes: no route ever lacks its cluster."""
-        routes = envoy.render_routes(backends, traffic, timeout_s=self._endpoint.serving.timeout_s)
+        routes = envoy.render_routes(
+            backends,
+            traffic,
+            timeout_s=self._endpoint.serving.timeout_s,
+            is_sticky=self._endpoint.guard.sticky is not None,
+        )
         clusters_file = self._folder / envoy.CLUSTERS_FILE
         clusters = envoy.render_clusters(backends)
         known: dict[str, Any] = {"resources": []}

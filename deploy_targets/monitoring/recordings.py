@@ -1,7 +1,7 @@
 """The series that Prometheus computes from the guard's, under names that alerts and dashboard use alike. Pure.
 
-Only what the split decided about is counted (route `chat`), as in a rollout's judgement: a pinned request says nothing
-about a version's share. Sums leave out every other label, so that replicas of a guard add up and a label more on one of
+Only what the split decided about is counted (routes `chat` and `again`): a pinned request says nothing about a version's
+share. Sums leave out every other label, so that replicas of a guard add up and a label more on one of
 two series (an error's type, say) does not keep them from meeting. Without requests there is no ratio and no latency,
 never NaN; with requests but without a series of errors the ratio is 0.
 """
@@ -9,6 +9,7 @@ never NaN; with requests but without a series of errors the ratio is 0.
 from dataclasses import dataclass
 
 from deploy_targets.metrics import (
+    AGAIN_ROUTE,
     CHAT_ROUTE,
     DURATION,
     ENDPOINT,
@@ -19,7 +20,7 @@ from deploy_targets.metrics import (
     Series,
 )
 
-_CLIENTS = f'{{{ROUTE}="{CHAT_ROUTE}"}}'
+_CLIENTS = f'{{{ROUTE}=~"{CHAT_ROUTE}|{AGAIN_ROUTE}"}}'
 VERSIONS = f"{ENDPOINT}, {VERSION}"
 
 

@@ -165,7 +165,7 @@ def is_worth_writing(state: EndpointState, *, batch: int) -> bool:
     if not state.audit.pending:
         return False
     fresh = not_kept(state.audit)
-    if state.rollout is None or len(fresh) >= batch:
+    if not state.is_measured or len(fresh) >= batch:
         return True
     return any(json.loads(line)["events"] for line in fresh[-2:])
 
@@ -245,6 +245,7 @@ def changes(before: EndpointState, after: EndpointState) -> Changes:
     ]
     if before.override is not None and after.override is None:
         events.append((Event.OVERRIDE_APPLIED, {"reason": before.override.reason}))
+    events += _changes_of_experiments(before, after)
     if after.disturbance and after.disturbance != before.disturbance:
         events.append((Event.WEIGHTS_DISTURBED, {"reason": after.disturbance}))
     old, new = before.rollout, after.rollout
@@ -260,6 +261,23 @@ def changes(before: EndpointState, after: EndpointState) -> Changes:
         events.append((Event.ROLLOUT_SET_BACK, {**fields, "reason": new.verdict.reason}))
     elif (old.phase, old.step) != (new.phase, new.step):
         events.append((Event.ROLLOUT_STEP_ADVANCED, {**fields, "verdict": new.verdict.reason}))
+    return tuple(events)
+
+
+def _changes_of_experiments(before: EndpointState, after: EndpointState) -> Changes:
+    known = {one.id for one in before.past_experiments}
+    events: list[tuple[Event, Mapping[str, Any]]] = [
+        (
+            Event.EXPERIMENT_ENDED,
+            {"experiment": one.id, "outcome": str(one.outcome), "reason": one.reason},
+        )
+        for one in after.past_experiments
+        if one.id not in known
+    ]
+    old, new = before.experiment, after.experiment
+    if new is not None and (old is None or old.phase is not new.phase):
+        fields = {"experiment": new.id, "phase": new.phase.value}
+        events.append((Event.EXPERIMENT_STARTED, fields))
     return tuple(events)
 
 
@@ -306,7 +324,14 @@ def _told(state: EndpointState) -> Any:
     rollout = state.rollout
     if rollout is not None:
         rollout = replace(rollout, points=())
-    told = replace(state, rollout=rollout, scrape=None, unreported=(), audit=AuditTail())
+    told = replace(
+        state,
+        rollout=rollout,
+        scrape=None,
+        unreported=(),
+        past_experiments=(),
+        audit=AuditTail(),
+    )
     return _STATE.dump_python(told, mode="json")
 
 

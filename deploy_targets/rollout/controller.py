@@ -26,6 +26,7 @@ from deploy_targets.rollout.audit import (
     with_all_written,
     with_record,
 )
+from deploy_targets.rollout.experiment import version_to_smoke
 from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdrawn
 from deploy_targets.rollout.gap import policy_of, version_of, wanted_mirror
 from deploy_targets.rollout.observe import difference
@@ -226,7 +227,8 @@ class Controller:
         planned = with_record(
             endpoint, before.state, planned, situation, happened=happened, code=_CODE
         )
-        if scrape is not None and planned.state.rollout is not None:
+        is_due = planned.state.rollout is not None or planned.state.scrape is None
+        if scrape is not None and planned.state.is_measured and is_due:
             planned = replace(planned, state=replace(planned.state, scrape=scrape))
         revision = before.revision
         self._check_lead()
@@ -243,7 +245,7 @@ class Controller:
         self._watcher.saw(
             name,
             phase=state.rollout and state.rollout.phase,
-            is_unserved=state.asked is not None,
+            is_unserved=state.asked is not None and state.experiment is None,
         )
         if self._act(unit, planned) and facts is not None:
             # The requests that were just answered are gone by our own hand: a click from now on is a new one.
@@ -253,8 +255,7 @@ class Controller:
         if unit.mirror is not None:
             unit.mirror.follow(wanted_mirror(state))
         closed = self._tell(unit, state)
-        open_ = tuple(ended for ended in state.unreported if ended.rollout.id not in closed)
-        state = self._write_out(unit, replace(state, unreported=open_))
+        state = self._write_out(unit, state.without_told(closed))
         if state != planned.state:
             self._check_lead()
             self._store.save(state, expected=revision)
@@ -265,7 +266,7 @@ class Controller:
             actions=[type(action).__name__ for action in planned.actions],
         )
         waits = (
-            state.rollout is not None
+            state.is_measured
             or state.asked is not None
             or state.override is not None
             or bool(state.idle_since)
@@ -284,7 +285,7 @@ class Controller:
     def _observation(
         self, unit: Unit, state: EndpointState
     ) -> tuple[Scrape | None, Observation | NoData]:
-        if state.rollout is None:
+        if not state.is_measured:
             return None, NoData(reason="no rollout is under way")
         try:
             scrape = unit.counters.scrape()
@@ -317,7 +318,8 @@ class Controller:
     def _smoke(self, unit: Unit, state: EndpointState, observed: Observed) -> SmokeResult | None:
         rollout = state.rollout
         if rollout is None or rollout.phase is not Phase.WARMING:
-            return None
+            arm = version_to_smoke(unit.endpoint, state, self._clock())
+            return unit.smoke.run(arm) if arm is not None and observed.is_ready(arm) else None
         policy = policy_of(unit.endpoint, rollout)
         if word_against(state.hold, policy, self._clock()):
             # It is asked once it may go on: a freeze of days is no reason to ask it for days.
@@ -363,8 +365,8 @@ class Controller:
                 self._registry.write(unit.endpoint.model, action)
 
     def _tell(self, unit: Unit, state: EndpointState) -> tuple[str, ...]:
-        """Writes the journal; the ids of the ended rollouts that need no more telling."""
-        if state.rollout is None and not state.unreported:
+        """Writes the journal; the ids of what has ended and needs no more telling."""
+        if not state.has_news:
             return ()
         try:
             return unit.record.write(state)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.admission import Inspection, admit
+from deploy_targets.rollout.experiment_state import ExperimentOutcome
 from deploy_targets.rollout.gap import standing, version_of
 from deploy_targets.rollout.state import Asked, EndedRollout, EndpointState, Outcome, RolloutState
 from deploy_targets.routing.traffic import Traffic
@@ -101,6 +102,10 @@ def follow_registry(
     if asked is None or state.rollout is not None:
         return replace(state, asked=None)
     since = now
+    if state.experiment is not None:
+        # It waits: another version beside those that are compared would have users of theirs.
+        known = state.asked is not None and state.asked.version == asked
+        return state if known else replace(state, asked=Asked(version=asked, since=now))
     if state.asked is not None and state.asked.version == asked:
         since = min(state.asked.since, now)
     waited_s = (now - since).total_seconds()
@@ -130,7 +135,7 @@ def follow_registry(
 
 def asked_anew(endpoint: Endpoint, state: EndpointState, facts: RegistryFacts) -> str | None:
     """The version that `follow_registry` would have to admit or refuse, or None."""
-    if state.override is not None:
+    if state.override is not None or state.experiment is not None:
         return None
     state = replace(state, rejected=_still_rejected(endpoint, state, facts))
     state = replace(state, stage_before=_stages(endpoint, state, facts))
@@ -168,6 +173,7 @@ def follow_override(
     override = state.override
     if override is None:
         return state
+    state = state.with_experiment_ended(ExperimentOutcome.STOPPED, override.reason, now=now)
     if state.rollout is not None:
         state = end_rollout(state, Outcome.ROLLED_BACK, override.reason, now=now)
     if override.to is None or override.to == state.serving:

@@ -7,6 +7,7 @@ lost on the way is asked for again by the next look. Traffic comes first in the 
 from datetime import datetime, timedelta
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.experiment_state import ExperimentPhase
 from deploy_targets.rollout.state import (
     Action,
     ApplyRevision,
@@ -60,6 +61,9 @@ def wanted_traffic(endpoint: Endpoint, state: EndpointState, observed: Observed)
     if override is not None and override.to is not None:
         ready = observed.is_ready(override.to.version)
         return Traffic.all_to(override.to.version if ready else serving)
+    experiment = state.experiment
+    if experiment is not None and experiment.phase is ExperimentPhase.RUNNING:
+        return experiment.traffic
     if rollout is None or rollout.phase is Phase.WARMING:
         return Traffic.all_to(serving)
     if rollout.phase is Phase.COMPLETING:
@@ -119,6 +123,8 @@ def kept_releases(state: EndpointState) -> dict[str, Release]:
     roles = [state.serving]
     if state.rollout is not None:
         roles.append(state.rollout.challenger)
+    if state.experiment is not None:
+        roles += state.experiment.arms
     if state.override is not None:
         roles.append(state.override.to)
     return {release.version: release for release in roles if release is not None}

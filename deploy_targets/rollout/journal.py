@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import yaml
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.experiment_journal import ExperimentJournal
 from deploy_targets.rollout.gap import policy_of, step_of
 from deploy_targets.rollout.pause import reason_of
 from deploy_targets.rollout.picture import draw_rollout
@@ -111,6 +112,9 @@ class Journal:
         self._tracking = tracking
         self._endpoint = endpoint
         self._written: dict[str, _Written] = {}
+        self._experiments = ExperimentJournal(
+            tracking, endpoint, folder=EXPERIMENT_PREFIX + endpoint.name
+        )
 
     @property
     def pages(self) -> Mapping[str, str]:
@@ -118,10 +122,11 @@ class Journal:
         return {rollout: written.page for rollout, written in self._written.items()}
 
     def write(self, state: EndpointState) -> tuple[str, ...]:
-        """Brings the runs up to `state`; returns the ids of the ended rollouts whose runs are now closed."""
+        """Brings the runs up to `state`; returns the ids of the rollouts and experiments whose runs are now closed."""
         try:
-            return self._write(state)
+            return (*self._write(state), *self._experiments.write(state))
         except RegistryUnavailable:
+            self._experiments.forget()
             # What is remembered of the runs may be wrong by now, one may have been deleted: look them up again.
             self._written.clear()
             raise

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.judge_policy import Exposure
 from deploy_targets.rollout.admission import Inspection
+from deploy_targets.rollout.experiment import advance_experiment
 from deploy_targets.rollout.follow import (
     adopt,
     end_rollout,
@@ -113,7 +114,7 @@ def plan(endpoint: Endpoint, state: EndpointState, situation: Situation) -> Plan
     is_ours = situation.observed.traffic == wanted_traffic(endpoint, state, situation.observed)
     disturbance = "" if is_ours else situation.observed.disturbance
     state = replace(state, disturbance=disturbance)
-    is_busy = state.rollout or state.override or state.idle_since or state.unreported
+    is_busy = state.has_news or state.override or state.idle_since
     state = replace(state, declared=endpoint if is_busy or not is_ours else None)
     actions = close_gap(
         endpoint,
@@ -135,7 +136,7 @@ def advance(endpoint: Endpoint, state: EndpointState, situation: Situation) -> E
     """The state after the rollout's own next move, if there is one."""
     rollout = state.rollout
     if rollout is None:
-        return state
+        return advance_experiment(endpoint, state, situation)
     now, policy = situation.now, policy_of(endpoint, rollout)
     blind = blindness(situation.observation, is_registry_away=situation.facts is None)
     rollout = with_blindness(rollout, blind, now)

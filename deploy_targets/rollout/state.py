@@ -4,12 +4,13 @@
 go on judging when MLflow is away: the releases themselves, not just their numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from deploy_targets.endpoint import Endpoint
+from deploy_targets.rollout.experiment_state import Experiment, ExperimentOutcome
 from deploy_targets.routing.traffic import Traffic
 from registry.promotion import MoveAlias, TagVersion, TransitionStage
 from registry.release import Release
@@ -19,6 +20,7 @@ SCHEMA = 3
 MAX_SERVED = 10
 """Releases that once served and are remembered, so that a rollback to them needs no MLflow; `gc` keeps their bytes."""
 
+MAX_EXPERIMENTS = 5  # that ended and are remembered; MLflow has all
 MAX_CLOSED = 50
 """Versions of which it is remembered when their request was closed."""
 
@@ -306,9 +308,15 @@ class EndpointState:
     override: Override | None = None
     hold: Hold | None = None
     scrape: Scrape | None = None
-    """Kept while a rollout is under way: the last reading that was taken into account: the next observation is the difference to it."""
+    """The last reading that was taken into account, to which the next one is a difference; kept while one is measured."""
     unreported: tuple[EndedRollout, ...] = ()
     """Ended rollouts whose MLflow run has not been closed yet."""
+    experiment: Experiment | None = None
+    """Under way; while it is, no rollout begins."""
+    experiment_evidence: Mapping[str, Evidence] = field(default_factory=dict[str, Evidence])
+    """What its tests have learned."""
+    past_experiments: tuple[Experiment, ...] = ()
+    """The latest that ended, the newest last."""
     declared: Endpoint | None = None
     """The endpoint as declared, while anything is still to be done for it: it may be taken out of the file meanwhile."""
     disturbance: str = ""
@@ -319,6 +327,37 @@ class EndpointState:
     def previous(self) -> Release | None:
         """What served before: where `rollback` goes by itself."""
         return self.served[-1] if self.served else None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the guard's counters are read."""
+        return self.rollout is not None or self.experiment is not None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether MLflow is to be told of something that goes on or ended."""
+        untold = any(not one.is_told for one in self.past_experiments)
+        return self.is_measured or bool(self.unreported) or untold
+
+    def without_told(self, ids: Collection[str]) -> "EndpointState":
+        """The state once MLflow has the ends of these rollouts and experiments."""
+        past = tuple(
+            replace(one, is_told=one.is_told or one.id in ids) for one in self.past_experiments
+        )
+        open_ = tuple(one for one in self.unreported if one.rollout.id not in ids)
+        return replace(self, unreported=open_, past_experiments=past)
+
+    def with_experiment_ended(
+        self, outcome: ExperimentOutcome, reason: str, *, now: datetime
+    ) -> "EndpointState":
+        """The state without its experiment, which is remembered."""
+        if self.experiment is None:
+            return self
+        ended = replace(self.experiment, outcome=outcome, reason=reason, ended=now)
+        past = (*self.past_experiments, ended)[-MAX_EXPERIMENTS:]
+        return replace(
+            self, experiment=None, experiment_evidence={}, past_experiments=past, scrape=None
+        )
 
     def with_closed(self, version: str, now: datetime) -> "EndpointState":
         """The state in which the request for `version` has been answered."""

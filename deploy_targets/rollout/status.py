@@ -25,6 +25,8 @@ class Status:
     verdict: str
     hold: str
     """An operator's word against moving more requests to any challenger; empty without one."""
+    experiment: str
+    """The one under way, and what waits for its end; empty without one."""
     traffic: dict[str, int] | None
     """As the target says; None when it does not answer."""
     revisions: dict[str, str]
@@ -41,6 +43,8 @@ class Status:
         if self.challenger is not None:
             at = "" if self.weight is None else f" at {self.weight} %"
             told += [f"  v{self.challenger} is {self.phase}{at}", f"  {self.verdict}"]
+        if self.experiment:
+            told.append(f"  {self.experiment}")
         if self.hold:
             told.append(f"  {self.hold}")
         if self.traffic is None:
@@ -77,6 +81,7 @@ def summarise(endpoint: Endpoint, state: EndpointState, observed: Observed | Non
         weight=weight,
         verdict=state.serving_reason if rollout is None else reason_of(rollout),
         hold="" if state.hold is None else word_of(state.hold),
+        experiment=_experiment_in_words(state),
         traffic=None if observed is None else dict(observed.traffic.weights),
         revisions={
             version: f"{revision.readiness}{f' ({revision.reason})' if revision.reason else ''}"
@@ -84,3 +89,11 @@ def summarise(endpoint: Endpoint, state: EndpointState, observed: Observed | Non
         },
         turned_down=dict(state.rejected),
     )
+
+
+def _experiment_in_words(state: EndpointState) -> str:
+    if state.experiment is None:
+        return ""
+    asked = state.asked
+    waits = "" if asked is None else f"; v{asked.version} is asked for and waits for its end"
+    return state.experiment.line() + waits

@@ -1,6 +1,8 @@
 """The split as a Gateway API HTTPRoute, which Shipway owns whole. Pure.
 
-The same order as in the local Envoy: first the pins, then a refusal of every other pin, then the weights. Each backend
+The same order as in the local Envoy: first the pins, then a refusal of every other pin, then the buckets of sticky users
+where the endpoint has those, then the weights. Where matches are as specific as one another, as those by one header are,
+the API gives precedence to the rule that stands first. Each backend
 sets `x-shipway-version` on its answers, the Gateway's own errors for it included, so that a failure can be attributed.
 Nothing rewrites a path: few Gateways do so for each backend, so every revision serves at its root.
 """
@@ -8,6 +10,7 @@ Nothing rewrites a path: few Gateways do so for each backend, so every revision 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from deploy_targets.endpoint import Endpoint
@@ -18,6 +21,13 @@ from deploy_targets.manifest import (
     object_labels,
     part,
     parts,
+)
+from deploy_targets.routing.buckets import (
+    BUCKET_HEADER,
+    SPLIT_HEADER,
+    pattern,
+    shares,
+    split_name,
 )
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from registry.errors import ManifestInvalid
@@ -59,26 +69,37 @@ def render_route(endpoint: Endpoint, backends: Mapping[str, Backend], traffic: T
             "Apply the revision first."
         )
         raise ManifestInvalid(message)
-    if len(backends) > _MAX_RULES - 2:
+    buckets = shares(traffic) if endpoint.guard.sticky is not None else {}
+    room = _MAX_RULES - 2 - len(buckets)
+    if len(backends) > room:
         message = (
-            f"{endpoint.name} has {len(backends)} versions deployed, and a route has room for {_MAX_RULES - 2}. "
+            f"{endpoint.name} has {len(backends)} versions deployed, and a route has room for {room}. "
             "Retire versions that get no requests."
         )
         raise ManifestInvalid(message)
     limits = {"request": _duration(endpoint.serving.timeout_s)}
     pins = [
         {
-            "matches": [_pin("Exact", version)],
+            "matches": [_header(VERSION_HEADER, "Exact", version)],
             "backendRefs": [_backend(version, backend)],
             "timeouts": limits,
         }
         for version, backend in sorted(backends.items())
     ]
-    unknown_pin = {"matches": [_pin("RegularExpression", _ANY_VERSION)]}
+    unknown_pin = {"matches": [_header(VERSION_HEADER, "RegularExpression", _ANY_VERSION)]}
+    shared = {SPLIT_HEADER: split_name(traffic)} if buckets else {}
+    sticky = [
+        {
+            "matches": [_header(BUCKET_HEADER, "RegularExpression", pattern(own))],
+            "backendRefs": [_backend(version, backends[version], shared)],
+            "timeouts": limits,
+        }
+        for version, own in sorted(buckets.items())
+    ]
     split: dict[str, Any] = {"matches": [{"path": _EVERY_PATH}]}
     if traffic.weights:
         split["backendRefs"] = [
-            {**_backend(version, backends[version]), "weight": weight}
+            {**_backend(version, backends[version], shared), "weight": weight}
             for version, weight in sorted(traffic.weights.items())
         ]
         split["timeouts"] = limits
@@ -99,7 +120,7 @@ def render_route(endpoint: Endpoint, backends: Mapping[str, Backend], traffic: T
         spec={
             "parentRefs": [parent],
             "hostnames": [gateway.hostname],
-            "rules": [*pins, unknown_pin, split],
+            "rules": [*pins, unknown_pin, *sticky, split],
         },
     )
 
@@ -177,22 +198,26 @@ def _not_ours(what: str) -> ManifestInvalid:
     )
 
 
-def _backend(version: str, backend: Backend) -> dict[str, Any]:
-    says_version = {"set": [{"name": VERSION_HEADER, "value": version}]}
+def _backend(
+    version: str, backend: Backend, more: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """`more` are response headers that it sets besides the version."""
+    told = {VERSION_HEADER: version, **more}
+    says = {"set": [{"name": name, "value": value} for name, value in told.items()]}
     return {
         "group": "",
         "kind": "Service",
         "name": backend.service,
         "port": backend.port,
-        "filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": says_version}],
+        "filters": [{"type": "ResponseHeaderModifier", "responseHeaderModifier": says}],
     }
 
 
-def _pin(kind: str, value: str) -> dict[str, Any]:
+def _header(name: str, kind: str, value: str) -> dict[str, Any]:
     """A match with the path that the API server would add, so that a route reads back as it was written."""
     return {
         "path": _EVERY_PATH,
-        "headers": [{"type": kind, "name": VERSION_HEADER, "value": value}],
+        "headers": [{"type": kind, "name": name, "value": value}],
     }
 
 

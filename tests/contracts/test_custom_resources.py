@@ -94,6 +94,13 @@ def rendered() -> dict[str, Manifest]:
     for percent in (0, 5, 100):
         traffic = Traffic.split("6", "7", percent)
         ways[f"split {percent}"] = (render_route(a_ray_endpoint(), backends, traffic),)
+    sticky = a_ray_endpoint(guard={"sticky": {"by": "user"}})
+    few = {version: backends[version] for version in ("5", "6", "7", "8")}
+    for percent in (1, 5, 50, 99, 100):
+        traffic = Traffic.split("6", "7", percent)
+        ways[f"sticky {percent}"] = (render_route(sticky, few, traffic),)
+    three = Traffic(weights={"6": 34, "7": 33, "8": 33})
+    ways["sticky, three"] = (render_route(sticky, few, three),)
     ways["no traffic"] = (render_route(a_ray_endpoint(), {}, Traffic()),)
     return {
         f"{way}: {index} {one.body['kind']}": one

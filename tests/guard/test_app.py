@@ -12,12 +12,13 @@ import pytest
 
 from deploy_targets.guard import relay
 from deploy_targets.guard.outcome import Outcome
+from deploy_targets.metrics import ROUTES
 from deploy_targets.rollout.observe import parse_scrape
 from tests.builders import NOON
 from tests.guard.stub import COMPLETION, DONE, KEY, a_chat, chunk, keys_json
 from tests.guard.world import World
 
-AT_THE_START = {("unattributed", route): 0 for route in ("chat", "pinned", "shadow")}
+AT_THE_START = {("unattributed", route): 0 for route in ROUTES}
 
 
 def error_of(response: httpx2.Response) -> dict[str, str | None]:

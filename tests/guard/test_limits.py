@@ -246,7 +246,7 @@ def test_every_rule_and_store_has_its_series_from_the_start(world: World) -> Non
     for rule in ("invalid_api_key", "requests_per_minute", "micros_per_day", "request_too_large"):
         assert rules[rule, "refused"] == 0
     assert series(world, "llm_guard_limits_lost_total", "what") == {
-        ("rates",): 0, ("budgets",): 0, ("settlements",): 0, ("answers",): 0,
+        ("rates",): 0, ("budgets",): 0, ("settlements",): 0, ("answers",): 0, ("users",): 0,
     }  # fmt: skip
 
 

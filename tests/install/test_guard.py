@@ -53,6 +53,16 @@ def settings(monkeypatch):
     return read
 
 
+def test_with_sticky_users_no_guard_starts_without_the_redis_that_tells_who_was_counted() -> None:
+    sticky = pod(a_ray_endpoint(guard={"sticky": {"by": "user"}}))
+    (optional,) = (
+        one["valueFrom"]["secretKeyRef"]["optional"]
+        for one in sticky["containers"][0]["env"]
+        if "secretKeyRef" in one.get("valueFrom", {})
+    )
+    assert optional is False
+
+
 def test_its_settings_are_the_endpoints(settings) -> None:
     read = settings(a_ray_endpoint(serving=SERVING))
 

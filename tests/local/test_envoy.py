@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_targets.local.envoy import Backend, parse_routes, render_clusters, render_routes
+from deploy_targets.routing.buckets import BUCKET_HEADER, SPLIT_HEADER
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 
 
@@ -66,3 +67,29 @@ def test_weights_for_a_version_that_is_not_deployed_are_refused() -> None:
 def test_every_version_has_a_cluster() -> None:
     names = [cluster["name"] for cluster in render_clusters(backends("6", "7"))["resources"]]
     assert names == ["v6", "v7"]
+
+
+@given(traffics())
+def test_with_sticky_users_the_weights_read_back_too(traffic: Traffic) -> None:
+    document = render_routes(backends(*traffic.weights), traffic, timeout_s=60, is_sticky=True)
+    assert parse_routes(document["resources"][0]) == traffic
+
+
+def test_buckets_come_after_the_pins_and_before_the_weights() -> None:
+    document = render_routes(
+        backends("6", "7"), Traffic.split("6", "7", 5), timeout_s=60, is_sticky=True
+    )
+    routes = document["resources"][0]["virtual_hosts"][0]["routes"]
+    names = [route["match"].get("headers", [{}])[0].get("name", "") for route in routes]
+    assert names == [VERSION_HEADER] * 3 + [BUCKET_HEADER] * 2 + [""] * 2
+    told = [
+        [(one["header"]["key"], one["header"]["value"]) for one in route["response_headers_to_add"]]
+        for route in routes
+    ]
+    assert (SPLIT_HEADER, "6,7") not in told[0] + told[1]
+    assert all((SPLIT_HEADER, "6,7") in headers for headers in told[3:])
+
+
+def test_a_version_that_has_everything_needs_no_buckets() -> None:
+    alone = render_routes(backends("7"), Traffic.all_to("7"), timeout_s=60, is_sticky=True)
+    assert alone == render_routes(backends("7"), Traffic.all_to("7"), timeout_s=60)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy_targets import cli
+from deploy_targets import cli, operator_word
 from deploy_targets.cluster import connect
 from deploy_targets.rollout import store
 from deploy_targets.rollout.state import EndpointState
@@ -145,7 +145,7 @@ def test_what_is_no_longer_meant_is_not_asked_for_again() -> None:
 
     meant = iter(["chat-v7", None])
     with pytest.raises(StateConflict):
-        cli._saved(ask, meant=lambda: next(meant))
+        operator_word.saved(ask, meant=lambda: next(meant))
     assert len(asked) == 1
 
 

@@ -9,6 +9,7 @@ happens any more. docs/invariants.md names what is looked at here.
 import contextlib
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ from tests.builders import a_release, a_version, an_endpoint
 from tests.fakes import FakeTarget, FakeUsers
 from tests.rollout.test_controller import World
 from tests.rollout.test_crashes import Countdown, Killed
+from tests.rollout.test_experiments import an_experiment
 
 GOOD = ("6", "7", "8")
 REFUSED = "5"
@@ -64,6 +66,7 @@ class MemoryStore:
         before, revision = self.saved
         if revision != expected:
             raise StateConflict(state.endpoint)
+        assert state.rollout is None or state.experiment is None, "two things at once"
         for ended in state.unreported:
             if ended not in before.unreported and ended.outcome is not Outcome.SUPERSEDED:
                 self.clicked.discard(ended.rollout.challenger.version)
@@ -82,13 +85,15 @@ class Rollouts(RuleBasedStateMachine):
     """An endpoint whose request is an alias."""
 
     promote: ClassVar[dict[str, str]] = {"alias": "challenger"}
+    guard: ClassVar[dict[str, Any]] = {}
     steps: ClassVar[Counter[str]] = Counter()
     """Taken so far, by the machine's name."""
 
     @initialize(drain_s=st.sampled_from((0, 30)), setbacks=st.integers(0, 2))
     def start(self, drain_s: int, setbacks: int) -> None:
         endpoint = an_endpoint(drain_s=drain_s, max_setbacks=setbacks, time_limit_s=2_000)
-        endpoint = type(endpoint).model_validate({**endpoint.model_dump(), "promote": self.promote})
+        declared = {**endpoint.model_dump(), "promote": self.promote, "guard": self.guard}
+        endpoint = type(endpoint).model_validate(declared)
         self.memory = MemoryStore()
         self.world = World(Path(), endpoint, store=self.memory)
         self.world.registry.versions[REFUSED] = a_version(REFUSED, passed=False)
@@ -112,6 +117,7 @@ class Rollouts(RuleBasedStateMachine):
             None if state.serving is None else state.serving.version,
             None if rollout is None else rollout.challenger.version,
             None if override is None or override.to is None else override.to.version,
+            *(() if state.experiment is None else state.experiment.versions),
         }
         assert traffic.weights.keys() <= roles
         if override is None:
@@ -366,6 +372,8 @@ class Rollouts(RuleBasedStateMachine):
         world, state = self.world, self.world.state
         serving = None if state.serving is None else state.serving.version
         assert (state.rollout, state.override, state.unreported) == (None, None, ())
+        assert state.experiment is None
+        assert all(one.is_told for one in state.past_experiments)
         assert world.registry.aliases == ({} if serving is None else {"champion": serving})
         assert world.target.traffic == Traffic.all_to(serving)
         assert set(world.target.revisions) == ({serving} - {None})
@@ -411,6 +419,51 @@ class StagedRollouts(Rollouts):
         assert staged == expected & self.world.registry.versions.keys()
 
 
+class Experiments(Rollouts):
+    """An endpoint on which versions are compared as well."""
+
+    guard: ClassVar[dict[str, Any]] = {"sticky": {}}
+
+    @rule(
+        arms=st.sets(st.sampled_from(GOOD), min_size=1, max_size=3),
+        hours=st.integers(0, 1),
+        looks=st.integers(0, 12),
+    )
+    def begin_experiment(self, arms: set[str], hours: int, looks: int) -> None:
+        """As the command does: where nothing else is under way, of what was not turned down. Before it, something serves."""
+        if self.memory.saved.state.serving is None and "6" in self.world.registry.versions:
+            self._point("challenger", "6")
+            for _ in range(12):
+                self._tick(50)
+        self._begin(arms, hours)
+        for _ in range(looks):
+            self._tick(20)
+
+    def _begin(self, arms: set[str], hours: int) -> None:
+        saved = self.memory.saved
+        state, now = saved.state, self.world.clock()
+        if state.serving is None or state.rollout or state.override or state.experiment:
+            return
+        free = arms - {state.serving.version} - state.rejected.keys() - self.memory.burned
+        if not free:
+            return
+        experiment = replace(
+            an_experiment(*sorted(free), endpoint=self.world.endpoint, share=40),
+            id=f"chat-e-{saved.revision}",
+            champion=state.serving.version,
+            until=now + timedelta(minutes=5 + 25 * hours),
+            phase_since=now,
+        )
+        self.memory.save(replace(state, experiment=experiment), expected=saved.revision)
+
+    @rule()
+    def stop_experiment(self) -> None:
+        saved = self.memory.saved
+        if saved.state.experiment is not None:
+            stopped = replace(saved.state.experiment, stop="operator ada: enough")
+            self.memory.save(replace(saved.state, experiment=stopped), expected=saved.revision)
+
+
 _FEW = settings(max_examples=60, stateful_step_count=30)
 _MANY = settings(max_examples=1_100, stateful_step_count=30)
 _MANY_STEPS = 25_000
@@ -418,6 +471,8 @@ _MANY_STEPS = 25_000
 
 TestRollouts = Rollouts.TestCase
 TestRollouts.settings = _FEW
+TestExperiments = Experiments.TestCase
+TestExperiments.settings = _FEW
 TestStagedRollouts = StagedRollouts.TestCase
 TestStagedRollouts.settings = _FEW
 

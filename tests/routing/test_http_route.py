@@ -1,5 +1,6 @@
 """The split as an HTTPRoute: what is written is read back, pins come first, and every backend says its version."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy_targets.endpoint import ServingPolicy
+from deploy_targets.guard_policy import GuardPolicy, StickyPolicy
+from deploy_targets.routing.buckets import BUCKET_HEADER, SPLIT_HEADER, shares
 from deploy_targets.routing.http_route import Backend, parse_route, render_route, route_fault
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from registry.errors import ManifestInvalid
@@ -82,6 +85,56 @@ def test_the_time_limit_is_spelt_as_the_gateway_api_wants_it(timeout_s: float, s
 def test_a_weight_without_a_backend_is_refused() -> None:
     with pytest.raises(ManifestInvalid, match=r"weights for 7.*Apply the revision first"):
         rules("6", traffic=Traffic.split("6", "7", 5))
+
+
+STICKY = GuardPolicy(sticky=StickyPolicy())
+
+
+@given(percent=st.integers(0, 100))
+def test_with_sticky_users_the_weights_read_back_too(percent: int) -> None:
+    traffic, endpoint = Traffic.split("6", "7", percent), a_ray_endpoint(guard=STICKY)
+    assert parse_route(render_route(endpoint, backends("6", "7"), traffic).body) == traffic
+
+
+@given(percent=st.integers(1, 99))
+def test_each_bucket_has_one_rule_between_the_pins_and_the_weights(percent: int) -> None:
+    traffic = Traffic.split("6", "7", percent)
+    *_, unknown, sixes, sevens, split = rules("6", "7", traffic=traffic, guard=STICKY)
+    assert unknown["matches"][0]["headers"][0]["name"] == VERSION_HEADER
+    assert "headers" not in split["matches"][0]
+    for rule, version in ((sixes, "6"), (sevens, "7")):
+        (header,) = rule["matches"][0]["headers"]
+        assert (header["name"], header["type"]) == (BUCKET_HEADER, "RegularExpression")
+        matched = [n for n in range(100) if re.fullmatch(header["value"], f"{n:02}")]
+        assert tuple(matched) == shares(traffic)[version]
+        (backend,) = rule["backendRefs"]
+        assert backend["name"] == f"chat-v{version}"
+
+
+def test_only_what_was_shared_out_says_among_whom() -> None:
+    def told(rule: dict[str, Any]) -> list[str]:
+        return [
+            header["value"]
+            for backend in rule.get("backendRefs", ())
+            for header in backend["filters"][0]["responseHeaderModifier"]["set"]
+            if header["name"] == SPLIT_HEADER
+        ]
+
+    *pins, _, sixes, sevens, split = rules(
+        "6", "7", traffic=Traffic.split("6", "7", 5), guard=STICKY
+    )
+    assert [told(rule) for rule in pins] == [[], []]
+    assert told(sixes) == told(sevens) == ["6,7"]
+    assert told(split) == ["6,7", "6,7"]
+    assert not any(told(rule) for rule in rules("6", traffic=Traffic.all_to("6"), guard=STICKY))
+
+
+def test_buckets_take_the_room_of_their_rules() -> None:
+    many = [str(version) for version in range(1, 14)]
+    split = Traffic.split("1", "2", 5)
+    assert len(rules(*many[:12], traffic=split, guard=STICKY)) == 16
+    with pytest.raises(ManifestInvalid, match="room for 12"):
+        rules(*many, traffic=split, guard=STICKY)
 
 
 def test_more_versions_than_a_route_has_rules_are_refused() -> None:
