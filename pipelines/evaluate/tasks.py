@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from registry.errors import BadInput
+from registry.plain_yaml import load_yaml
 
 _BATCH = 8
 _FEWSHOT_SEED = 1234
@@ -85,7 +86,7 @@ def measure_tasks(
 
 def _read_task(path: Path) -> Task:
     try:
-        config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config: Any = load_yaml(path.read_text(encoding="utf-8"))
         file = path.parent / config["dataset_kwargs"]["data_files"][config["test_split"]]
         metric = config["metric_list"][0]
         if metric["aggregation"] != "mean" or metric["higher_is_better"] is not True:

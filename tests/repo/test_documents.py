@@ -12,7 +12,14 @@ from deploy_targets.cli import app
 from deploy_targets.endpoint import parse_endpoints
 from tests.repo.reference import ROOT, stale, unexplained
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+)
 
 
 def test_the_generated_documents_are_those_of_the_code() -> None:
@@ -76,7 +83,7 @@ def test_the_commands_of_the_ways_in_are_understood(words) -> None:
     command.make_context(" ".join(words), rest)
 
 
-@pytest.mark.parametrize("page", ["invariants.md", "triggers.md"])
+@pytest.mark.parametrize("page", ["invariants.md", "threat-model.md", "triggers.md"])
 def test_each_outcome_that_is_promised_names_its_test(page: str) -> None:
     """Rows of the tables with a column `test`; each test that is named is there."""
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
