@@ -6,7 +6,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,8 @@ from pipelines.checkpoint import check_names
 from registry.errors import SourceInvalid
 
 _PIECE_BYTES = 1 << 20
+_MAX_MEMBERS = 10_000
+"""The largest checkpoints have some hundreds of files."""
 _GZIP = b"\x1f\x8b"
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -85,16 +87,26 @@ def _opened(archive: Path) -> Generator[list[_Member]]:
     """Its members without the folders."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
+            if len(packed.infolist()) > _MAX_MEMBERS:
+                raise zipfile.BadZipFile(f"more than {_MAX_MEMBERS} files")
             yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
     else:
         with (
             _unzipped(archive) as stream,
             tarfile.open(fileobj=cast("IO[bytes]", _InPieces(stream)), mode="r:") as packed,
         ):
-            yield [_tarred(packed, info) for info in packed.getmembers() if not info.isdir()]
+            yield [_tarred(packed, info) for info in _few(packed) if not info.isdir()]
             # The checksum of what is compressed comes after the last member.
             while stream.read(_PIECE_BYTES):
                 pass
+
+
+def _few(packed: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members. Empty ones weigh next to nothing in an archive, and a kilobyte each once they are listed."""
+    for count, info in enumerate(packed, start=1):
+        if count > _MAX_MEMBERS:
+            raise tarfile.ReadError(f"more than {_MAX_MEMBERS} files")
+        yield info
 
 
 def _unzipped(archive: Path) -> IO[bytes]:

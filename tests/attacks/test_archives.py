@@ -74,3 +74,23 @@ def test_a_zip_that_lies_about_a_members_size_gives_no_more_than_it_said(tmp_pat
     with pytest.raises(SourceInvalid, match="cannot be read"):
         unpack(archive, into, where="it")
     assert sum(file.stat().st_size for file in into.rglob("*") if file.is_file()) <= 100
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "zip"])
+def test_an_archive_of_nothing_but_names_is_refused_before_it_fills_the_disks_table(
+    tmp_path, ending
+) -> None:
+    archive, into = tmp_path / f"bomb.{ending}", tmp_path / "into"
+    into.mkdir()
+    names = (f"{at}.json" for at in range(10_001))
+    if ending == "zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name in names:
+                packed.writestr(name, b"")
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(SourceInvalid, match="more than 10000 files"):
+        unpack(archive, into, where="it")
+    assert list(into.iterdir()) == []
