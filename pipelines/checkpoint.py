@@ -125,11 +125,11 @@ def block_in_features(folder: Path) -> dict[str, int]:
 
 
 def _check_config(path: Path, *, where: str) -> None:
-    """Refuses a configuration that has other code or other weights loaded than lie here, wherever in it it says so."""
+    """Refuses a configuration that has code loaded, wherever in it it says so, or an adapter put onto the weights."""
     if path.name == _ADAPTER:
         message = (
-            f"{where} is an adapter ({_ADAPTER}), so what would be loaded is the model that it names, not the weights "
-            "here. Merge the adapter into its base, and give the folder that holds only the result."
+            f"{where} holds an adapter ({_ADAPTER}), which one engine puts onto the weights unasked and another does not. "
+            "Merge it into its base, and give the folder that holds only the result."
         )
         raise SourceInvalid(message)
     for key, value in _settings(_read_json(path, where) or {}):
