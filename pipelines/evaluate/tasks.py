@@ -103,7 +103,7 @@ def _read_task(path: Path) -> Task:
             f"The task {path} is not plain YAML ({error}). Python functions in tasks are not run."
         )
         raise BadInput(message) from error
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         message = (
             f"The task {path} cannot be used ({type(error).__name__}: {error}). It needs task, test_split, "
             "dataset_kwargs.data_files and metric_list, as in `python -m pipelines.datasets`."
