@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm setup-auto-gptq demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm setup-auto-gptq demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,6 +136,18 @@ format: setup ## put the code into shape
 docs: setup ## write anew what is generated: the reference, the endpoint schema, rules and dashboard, the controller's rights
 	$(BIN)/python -m tests.repo.reference
 	$(BIN)/python -m tests.install.rights
+
+site: .venv-site/.ready ## the documentation as a site in site/; a link, anchor or page that is missing in it is an error
+	NO_MKDOCS_2_WARNING=1 .venv-site/bin/mkdocs build --strict
+	@echo 'open site/index.html'
+
+.venv-site/.ready: pyproject.toml constraints.txt .venv/.ready
+	@set -euo pipefail; \
+	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear .venv-site; fi; \
+	rm -f $@; \
+	mapfile -t wanted < <($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")'); \
+	$(BIN)/uv pip install --quiet --python .venv-site/bin/python -c constraints.txt "$${wanted[@]}"; \
+	touch $@
 
 bench: bench-guarantee ## everything we compare with others, written into docs/benchmarks.md; half an hour
 	$(BIN)/python -m tests.bench.report

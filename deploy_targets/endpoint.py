@@ -15,11 +15,11 @@ from pydantic import Field, ValidationError, model_validator
 from deploy_targets.batching import BatchPolicy
 from deploy_targets.declared import Declared, faults_of
 from deploy_targets.guard_policy import GuardPolicy
-from deploy_targets.judge_policy import NOT_YAML
 from deploy_targets.placement import Autoscaling, Kubernetes, RayServe, Replicas, Triton
 from deploy_targets.rollout_policy import RolloutPolicy
 from registry.engines import ServingEngine
 from registry.errors import EndpointFileInvalid, ManifestInvalid, NotFound
+from registry.plain_yaml import load_yaml
 from registry.promotion import CHAMPION, AliasTrigger, StageTrigger, Trigger
 
 
@@ -375,8 +375,8 @@ def parse_endpoints(text: str, *, origin: str) -> EndpointFile:
         EndpointFileInvalid: not YAML, an unknown key, a value out of range; one line for each fault, with its place.
     """
     try:
-        document = yaml.safe_load(text)
-    except NOT_YAML as error:
+        document = load_yaml(text)
+    except yaml.YAMLError as error:
         message = f"{origin} is not valid YAML: {error}. Mend it and try again."
         raise EndpointFileInvalid(message) from error
     try:

@@ -16,6 +16,7 @@ from deploy_targets.cluster import Kind
 from deploy_targets.git_repository import GitRepository
 from deploy_targets.manifest import Manifest, Object, canonical_yaml, object_labels, part
 from registry.errors import TargetRefused
+from registry.plain_yaml import load_yaml
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -105,8 +106,8 @@ class GitObjects:
             if not name.endswith(".yaml"):
                 continue
             try:
-                found = yaml.safe_load(content)
-            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                found = load_yaml(content)
+            except yaml.YAMLError as error:
                 if not self._own_name.fullmatch(name):
                     continue
                 message = f"{self._folder}/{name} in the repository is not one YAML document ({error}). Mend it."

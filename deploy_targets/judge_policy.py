@@ -6,7 +6,6 @@ is refused here, when the file is read. How the rules are turned into tests is `
 
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from deploy_targets.declared import Declared
@@ -14,10 +13,6 @@ from deploy_targets.declared import Declared
 Rate = Annotated[float, Field(ge=1e-12, lt=0.5)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Limit = Annotated[float, Field(gt=0, lt=1)]
-
-
-NOT_YAML = (yaml.YAMLError, ValueError)
-"""What reading YAML raises where it is none; a date that there never was is a ValueError."""
 
 
 class Exposure(Declared):

@@ -5,7 +5,7 @@ Only headers are read here, never weights, and nothing of a checkpoint is ever e
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ _EMBEDDINGS = (
 )  # fmt: skip
 _BLOCK = re.compile(r"\.(layers|h|blocks|block)\.\d+\.")
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
 
 
 def check_names(names: Iterable[str], *, where: str) -> None:
@@ -66,12 +67,7 @@ def check_checkpoint(folder: Path, *, where: str) -> None:
     tokenizer = _read_json(folder / "tokenizer_config.json", where) or {}
     _check_content(folder, where=where)
     for path in sorted(folder.glob("*config*.json")):
-        if "auto_map" in (_read_json(path, where) or {}):
-            message = (
-                f"{path.name} of {where} asks for code of its own (auto_map), which is never run. "
-                "Use a model that transformers knows itself."
-            )
-            raise SourceInvalid(message)
+        _check_config(path, where=where)
     check_weights(folder, where=where)
     if not any(
         (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -126,6 +122,37 @@ def block_in_features(folder: Path) -> dict[str, int]:
                 if len(shape) == 2:  # noqa: PLR2004 - a matrix (out, in)
                     widths[name.removesuffix(".weight")] = int(shape[1])
     return widths
+
+
+def _check_config(path: Path, *, where: str) -> None:
+    """Refuses a configuration that has code loaded, wherever in it it says so, or an adapter put onto the weights."""
+    if path.name == _ADAPTER:
+        message = (
+            f"{where} holds an adapter ({_ADAPTER}), which one engine puts onto the weights unasked and another does not. "
+            "Merge it into its base, and give the folder that holds only the result."
+        )
+        raise SourceInvalid(message)
+    for key, value in _settings(_read_json(path, where) or {}):
+        is_code = key in {"auto_map", "custom_pipelines"}
+        is_kernel = key.endswith("_implementation") and "/" in str(value)
+        if is_code or is_kernel:
+            message = (
+                f"{path.name} of {where} asks for code of its own ({key}), which is never run. "
+                "Use a model that transformers knows itself."
+            )
+            raise SourceInvalid(message)
+
+
+def _settings(document: Any) -> Iterator[tuple[str, Any]]:
+    """Each key of a JSON document with its value, at any depth."""
+    items: list[Any] = [document]
+    while items:
+        item = items.pop()
+        if isinstance(item, dict):
+            yield from cast("dict[str, Any]", item).items()
+            items += cast("dict[str, Any]", item).values()
+        elif isinstance(item, list):
+            items += cast("list[Any]", item)
 
 
 def _check_content(folder: Path, *, where: str) -> None:
@@ -244,7 +271,7 @@ def read_json(path: Path, *, where: str) -> dict[str, Any]:
     """
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         message = f"{path.name} of {where} cannot be read ({error}). Copy or download it again."
         raise SourceInvalid(message) from error
     if not isinstance(document, dict):

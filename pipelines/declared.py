@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from registry.errors import BadInput
+from registry.plain_yaml import load_yaml
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def parse_declared(
         refused: it is no YAML, or has an unknown word, a missing or an impossible value.
     """
     try:
-        return parse(yaml.safe_load(text))
+        return parse(load_yaml(text))
     except yaml.YAMLError as error:
         message = f"{what} is not YAML ({error}). See {see}."
         raise refused(message) from error

@@ -5,6 +5,7 @@ known. No prompt, answer or key is in a record.
 """
 
 import asyncio
+import re
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from deploy_targets.routing.buckets import bucket_of, bucket_text
 from deploy_targets.routing.traffic import VERSION_HEADER
 
 _log = structlog.get_logger()
+_KEY = re.compile(r"sk-[\w-]{8,}")
+"""A key that somebody put into the address, where it would be written into the log."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,7 +188,7 @@ class Recorded:
             "request.served",
             request_id=exchange.request_id,
             method=scope["method"],
-            path=scope["path"][:100],
+            path=_KEY.sub("[key]", scope["path"])[:100],
             route=exchange.route,
             caller="" if exchange.caller is None else exchange.caller.name,
             version=exchange.version,

@@ -111,7 +111,8 @@ def _is_random(found: str) -> int:
 def _recogniser(
     pattern: str, check: Callable[[str], int] | None = None, *, ignore_case: bool = False
 ) -> Recogniser:
-    return Recogniser(pattern=compile_bounded(pattern, ignore_case=ignore_case), check=check)
+    bounded = compile_bounded(pattern, ignore_case=ignore_case)
+    return Recogniser(view=View.PLAIN, pattern=bounded, check=check)
 
 
 SECRETS = {

@@ -22,6 +22,9 @@ class View(StrEnum):
     """As it is."""
     VISIBLE = "visible"
     """Without characters that do not show: zero-width ones, soft hyphens, marks of direction."""
+    PLAIN = "plain"
+    """Visible, and what is read as an ASCII character is one: full-width and mathematical letters, digits of other scripts,
+    odd spaces and dashes. One character stays one, so that a pattern reaches as far as before."""
     FOLDED = "folded"
     """Visible, compatibility forms written out (NFKD), accents dropped, case folded."""
 
@@ -58,7 +61,9 @@ def see(text: str, view: View) -> Seen:
         return Seen(text=text, written=written)
     if text.isascii():
         return Seen(text=text.lower() if view is View.FOLDED else text, written=written)
-    if view is View.VISIBLE:
+    if view in {View.VISIBLE, View.PLAIN}:
+        if view is View.PLAIN:
+            text = text.translate(_plain_forms())
         if _IGNORABLE.search(text) is None:
             return Seen(text=text, written=written)
         kept = [at for at, character in enumerate(text) if not _is_ignorable(character)]
@@ -66,6 +71,19 @@ def see(text: str, view: View) -> Seen:
     parts = [fold(character) for character in text]
     origins = [at for at, part in enumerate(parts) for _ in part]
     return Seen(text="".join(parts), written=written, origins=origins)
+
+
+@lru_cache(maxsize=1)
+def _plain_forms() -> dict[int, str]:
+    """The ASCII character as which each other one is read, by its code point."""
+    forms = dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0xFE58), "-")
+    for code in range(0x80, 0x1FC00):
+        character = chr(code)
+        value = unicodedata.decimal(character, None)
+        form = unicodedata.normalize("NFKC", character) if value is None else str(value)
+        if form.isascii() and len(form) == 1:
+            forms[code] = form
+    return forms
 
 
 @lru_cache(maxsize=8192)

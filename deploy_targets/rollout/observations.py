@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from deploy_targets.declared import Declared, faults_of
-from deploy_targets.judge_policy import NOT_YAML, JudgePolicy
+from deploy_targets.judge_policy import JudgePolicy
 from deploy_targets.rollout.sequential import Array
 from registry.errors import BadInput
+from registry.plain_yaml import load_yaml
 
 _Number = Annotated[float, Field(strict=True)]
 _MOST = 10_000_000
@@ -159,8 +160,8 @@ def parse_declared(model: type[D], text: str, *, what: str, origin: str) -> D:
         BadInput: not YAML, an unknown key, a value out of range, or parts that contradict one another.
     """
     try:
-        document = yaml.safe_load(text)
-    except NOT_YAML as error:
+        document = load_yaml(text)
+    except yaml.YAMLError as error:
         message = f"{origin} is not valid YAML: {error}. Mend it and try again."
         raise BadInput(message) from error
     try:

@@ -1,22 +1,24 @@
 """A checkpoint in a tar or zip archive: looked at by its names first, then unpacked where it cannot leave its folder."""
 
 import gzip
-import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from pipelines.checkpoint import check_names
 from registry.errors import SourceInvalid
 
 _PIECE_BYTES = 1 << 20
+_MAX_MEMBERS = 10_000
+"""The largest checkpoints have some hundreds of files."""
+_GZIP = b"\x1f\x8b"
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -26,7 +28,7 @@ def is_archive(name: str) -> bool:
 
 
 _DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError,
     FileExistsError, IsADirectoryError, NotADirectoryError,  # one name is both a file and a folder
     ValueError,  # a name that no file can have
 )  # fmt: skip
@@ -85,13 +87,46 @@ def _opened(archive: Path) -> Generator[list[_Member]]:
     """Its members without the folders."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as packed:
+            if len(packed.infolist()) > _MAX_MEMBERS:
+                raise zipfile.BadZipFile(f"more than {_MAX_MEMBERS} files")
             yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
     else:
-        with tarfile.open(archive) as packed:
-            yield [_tarred(packed, info) for info in packed.getmembers() if not info.isdir()]
+        with (
+            _unzipped(archive) as stream,
+            tarfile.open(fileobj=cast("IO[bytes]", _InPieces(stream)), mode="r:") as packed,
+        ):
+            yield [_tarred(packed, info) for info in _few(packed) if not info.isdir()]
             # The checksum of what is compressed comes after the last member.
-            while packed.fileobj.read(_PIECE_BYTES):
+            while stream.read(_PIECE_BYTES):
                 pass
+
+
+def _few(packed: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members. Empty ones weigh next to nothing in an archive, and a kilobyte each once they are listed."""
+    for count, info in enumerate(packed, start=1):
+        if count > _MAX_MEMBERS:
+            raise tarfile.ReadError(f"more than {_MAX_MEMBERS} files")
+        yield info
+
+
+def _unzipped(archive: Path) -> IO[bytes]:
+    with archive.open("rb") as file:
+        is_zipped = file.read(len(_GZIP)) == _GZIP
+    return cast("IO[bytes]", gzip.open(archive)) if is_zipped else archive.open("rb")
+
+
+class _InPieces:
+    """A tar's bytes. Members are read in pieces; it is a header that is read whole, and one may claim to be gigabytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.tell, self.seek = stream.tell, stream.seek
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises `tarfile.ReadError` for a header that no archive needs."""
+        if not 0 <= size <= _PIECE_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._stream.read(size)
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:

@@ -7,10 +7,14 @@ from typing import Any, cast
 
 import yaml
 
+from registry.plain_yaml import load_yaml
+
 CARD = "card"
 """The folder of a work folder that holds them."""
 CARD_FILES = ("README.md", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 """What says under which terms a model may be used."""
+_MAX_CARD_CHARACTERS = 1 << 20
+"""Of a card that is read: it is a stranger's, and the front matter of the longest that we know has some thousands."""
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 _MAX_CHARACTERS = 200
 
@@ -32,7 +36,8 @@ def take_card(folder: Path, into: Path, *, move: bool) -> None:
 def read_card(folder: Path) -> dict[str, str]:
     """What the card in `folder` states of `licence` and `base_model`; what it does not state is left out."""
     try:
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_MAX_CARD_CHARACTERS)
     except FileNotFoundError:
         return {}
     return parse_card(text)
@@ -42,14 +47,14 @@ def parse_card(text: str) -> dict[str, str]:
     """The same of a card's text. A front matter that is no YAML states nothing: the card is kept, whatever it says."""
     front = _FRONT.match(text)
     try:
-        loaded: Any = yaml.safe_load(front[1]) if front else None
+        loaded: Any = load_yaml(front[1]) if front else None
     except yaml.YAMLError:
         return {}
     if not isinstance(loaded, dict):
         return {}
     stated = cast("dict[str, Any]", loaded)
     licence = stated.get("license")
-    if licence in {"other", None}:
+    if licence in ("other", None):
         licence = stated.get("license_name") or licence
     told = {"licence": _words(licence), "base_model": _words(stated.get("base_model"))}
     return {name: value for name, value in told.items() if value}

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from registry.tracking import Tracking
 
 
+_BY_MLFLOW = "mlflow-artifacts:"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A source that exists."""
@@ -159,6 +162,13 @@ class Fetcher:
                 address=address, identity=found.identity, digest=None, bring=found.bring,
                 facts={"revision": source.run_id},
             )  # fmt: skip
+        if not root.startswith(_BY_MLFLOW):
+            # Whoever may make an experiment says where its artifacts lie: this machine's files, or an address inside of a network.
+            message = (
+                f"The artifacts of run {source.run_id} lie at {root}, which is not asked. "
+                "Only those in S3 and those that MLflow's server hands out itself are sources."
+            )
+            raise SourceInvalid(message)
         listed = self._tracking.list_artifacts(source.run_id, source.path)
         if not listed:
             message = (

@@ -1,5 +1,6 @@
 """A GGUF file becomes a plain bf16 checkpoint: its blocks are expanded, tokenizer and chat template come along."""
 
+import struct
 from pathlib import Path
 
 from pipelines.loading import load_model, load_tokenizer
@@ -25,7 +26,14 @@ def convert_gguf(file: Path, into: Path) -> None:
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        NotImplementedError,
+        OverflowError,
+        struct.error,
+    ) as error:
         message = (
             f"{file.name} cannot be read as a GGUF model ({type(error).__name__}: {error}). "
             "Copy or download it again; if it is whole, its architecture is not supported."

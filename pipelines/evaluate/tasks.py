@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from registry.errors import BadInput
+from registry.plain_yaml import load_yaml
 
 _BATCH = 8
 _FEWSHOT_SEED = 1234
@@ -85,7 +86,7 @@ def measure_tasks(
 
 def _read_task(path: Path) -> Task:
     try:
-        config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config: Any = load_yaml(path.read_text(encoding="utf-8"))
         file = path.parent / config["dataset_kwargs"]["data_files"][config["test_split"]]
         metric = config["metric_list"][0]
         if metric["aggregation"] != "mean" or metric["higher_is_better"] is not True:
@@ -102,7 +103,7 @@ def _read_task(path: Path) -> Task:
             f"The task {path} is not plain YAML ({error}). Python functions in tasks are not run."
         )
         raise BadInput(message) from error
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         message = (
             f"The task {path} cannot be used ({type(error).__name__}: {error}). It needs task, test_split, "
             "dataset_kwargs.data_files and metric_list, as in `python -m pipelines.datasets`."

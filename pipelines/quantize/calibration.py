@@ -30,7 +30,7 @@ def read_texts(file: Path) -> tuple[str, ...]:
             "Make some with `python -m pipelines.datasets`."
         )
         raise RecipeInvalid(message) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         message = f'Line {len(texts) + 1} of {file} is not {{"text": ...}} ({error}).'
         raise RecipeInvalid(message) from error
     return tuple(texts)

@@ -15,6 +15,7 @@ from croniter import CroniterError, croniter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from registry.errors import BadInput
+from registry.plain_yaml import load_yaml
 
 MAX_NAME = 52
 """Of a CronJob: the Job that it makes has eleven characters more, and 63 at most."""
@@ -142,7 +143,7 @@ def parse_schedules(text: str, *, where: str) -> tuple[Schedule, ...]:
         BadInput: it cannot be used; every fault is named with its place.
     """
     try:
-        return ScheduleFile.model_validate(yaml.safe_load(text)).schedules
+        return ScheduleFile.model_validate(load_yaml(text)).schedules
     except yaml.YAMLError as error:
         message = f"{where} is not YAML ({error})."
         raise BadInput(message) from error
@@ -162,7 +163,7 @@ def check_entry_points(schedules: Iterable[Schedule], project: str, *, where: st
     Raises:
         BadInput: an entry point or a parameter is not there, or a required parameter is not given.
     """
-    document: Any = yaml.safe_load(project)
+    document: Any = load_yaml(project)
     entries: Mapping[str, Any] = document["entry_points"]
     faults: list[str] = []
     for one in schedules:

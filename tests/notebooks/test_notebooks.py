@@ -40,8 +40,14 @@ def kernel(monkeypatch) -> None:
     monkeypatch.setenv("PATH", os.environ["PATH"])
 
 
-def test_there_are_two() -> None:
-    assert [file.stem for file in NOTEBOOKS] == ["01_quantization_error", "02_reading_a_gate"]
+def test_there_are_five() -> None:
+    assert [file.stem for file in NOTEBOOKS] == [
+        "01_quantization_error",
+        "02_reading_a_gate",
+        "03_reading_a_rollout",
+        "04_choosing_a_canary_policy",
+        "05_cost_per_token",
+    ]
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
@@ -74,3 +80,33 @@ def test_a_gate_is_read_in_each_of_its_cases(kernel) -> None:
         "champion of other texts": "FAILED",
         "five windows": "FAILED",
     }
+
+
+def test_a_rollout_is_read_interval_by_interval(kernel) -> None:
+    lines = run("03_reading_a_rollout").splitlines()
+    assert "bad: roll_back at interval 3" in lines
+    assert "good: promote at interval 20" in lines
+    assert [line for line in lines if "without its champion" in line] == [
+        "good without its champion: hold",
+        "bad without its champion: hold",
+    ]
+
+
+def test_a_policy_is_chosen_by_what_it_finds_and_whom_it_exposes(kernel) -> None:
+    said = run("04_choosing_a_canary_policy")
+    best = dict(line.split(": best share ") for line in said.splitlines() if "best share" in line)
+    assert best == {
+        "three times the errors": "50.0",
+        "at most 1,200 exposed": "5.0",
+        "half as many failures again": "None",
+    }
+    assert "warning: this policy does not find such a challenger" in said
+
+
+def test_a_token_is_cheaper_where_requests_share_the_device(kernel) -> None:
+    lines = run("05_cost_per_token").splitlines()
+    alone, shared = (
+        float(line.split(": ")[1].split()[0]) for line in lines if " at once: " in line
+    )
+    assert alone > 4 * shared
+    assert "at 50% load: 500 micros an answer" in lines

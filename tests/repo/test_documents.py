@@ -1,18 +1,20 @@
 """What the project says about itself is what its code does."""
 
 import re
-import shlex
-from typing import Any
 
-import mlflow.cli
 import pytest
-import typer
 
-from deploy_targets.cli import app
 from deploy_targets.endpoint import parse_endpoints
 from tests.repo.reference import ROOT, stale, unexplained
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "SECURITY.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+)
 
 
 def test_the_generated_documents_are_those_of_the_code() -> None:
@@ -50,33 +52,7 @@ def test_what_the_finder_names_is_there() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_make_targets_that_the_documents_name_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = {
-        target for page in PAGES for target in re.findall(r"`make ([a-z]+)`", page.read_text())
-    }
-
-    assert named <= targets
-
-
-def _commands(page: str) -> list[list[str]]:
-    """The lines of a page's shell blocks that call us or MLflow, in words."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
-    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    return [words for words in lines if words and words[0] in {"shipway", "mlflow"}]
-
-
-@pytest.mark.parametrize("words", _commands("ways-in.md"), ids=" ".join)
-def test_the_commands_of_the_ways_in_are_understood(words) -> None:
-    command: Any = {"shipway": typer.main.get_command(app), "mlflow": mlflow.cli.cli}[words[0]]
-    rest = words[1:]
-    while hasattr(command, "commands"):
-        command = command.commands[rest.pop(0)]
-
-    command.make_context(" ".join(words), rest)
-
-
-@pytest.mark.parametrize("page", ["invariants.md", "triggers.md"])
+@pytest.mark.parametrize("page", ["invariants.md", "threat-model.md", "triggers.md"])
 def test_each_outcome_that_is_promised_names_its_test(page: str) -> None:
     """Rows of the tables with a column `test`; each test that is named is there."""
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))

@@ -1,0 +1,63 @@
+"""YAML that others wrote, read without harm: plain values, no bombs. Every YAML text from outside goes through here.
+
+PyYAML's safe loader runs no code, but it recurses as deep as a text asks for, and an alias of an alias of an alias makes ten
+lines mean a billion values, on which whoever walks over them hangs. Pure.
+"""
+
+from typing import Any, cast
+
+import yaml
+
+_MAX_DEPTH = 64
+_MAX_VALUES = 1_000_000
+"""With each alias written out. A guess: the longest file of ours has some hundreds."""
+
+
+class _Bomb(yaml.YAMLError):
+    """A text that is YAML and means too much."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def __init__(self, text: str | bytes) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._meant: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As PyYAML's, which recurses here, and at the end of each node what it means is known: its parts came before."""
+        if self._depth == _MAX_DEPTH:
+            raise _Bomb(f"it is nested deeper than {_MAX_DEPTH}")
+        is_alias: bool = cast("Any", self).check_event(yaml.AliasEvent)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None and is_alias and id(node) not in self._meant:
+            raise _Bomb("an alias stands inside of what it names")
+        if node is not None and not is_alias:
+            self._meant[id(node)] = self._count(node)
+        return node
+
+    def _count(self, node: yaml.Node) -> int:
+        """How many values the node means; its parts are counted already."""
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        count = 1 + sum(self._meant[id(part)] for part in parts)
+        if count > _MAX_VALUES:
+            raise _Bomb(f"its aliases written out are more than {_MAX_VALUES} values")
+        return count
+
+
+def load_yaml(text: str | bytes) -> Any:
+    """The values of the YAML document `text`.
+
+    Raises:
+        yaml.YAMLError: it is none, has a date or number that cannot be, is nested deeper than 64, or means more than a million
+            values once its aliases are written out.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader, and safer
+    except (ValueError, TypeError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from error
