@@ -17,8 +17,9 @@ REFUSED, REDACTED = ACTIONS = ("refused", "redacted")
 LOST = ("rates", "budgets", "settlements")
 """What Redis was needed for when it did not answer."""
 
-CHAT_ROUTE, PINNED_ROUTE = ROUTES = ("chat", "pinned")
-"""Values of the route label. A request that names its version is pinned, and takes no part in a comparison."""
+CHAT_ROUTE, PINNED_ROUTE, RETRY_ROUTE = ROUTES = ("chat", "pinned", "retry")
+"""Values of the route label. A request that names its version is pinned, and takes no part in a comparison; nor does the
+second try of one that another version has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

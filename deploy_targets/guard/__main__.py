@@ -27,6 +27,7 @@ from deploy_targets.guard.http_heads import BoundedHeads
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.second_try import SecondTries
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.steps import Steps, steps_of
 from deploy_targets.guard.upstream import Upstream, upstream_session
@@ -94,6 +95,7 @@ async def _serve(
             steps=steps,
             limiter=limiter,
             upstream=Upstream(session, settings.upstream_url, timeout_s=settings.timeout_s),
+            second_tries=SecondTries(counters, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
         )

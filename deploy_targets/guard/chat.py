@@ -18,11 +18,18 @@ from deploy_targets.guard import errors
 from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.completions import CompletionWords, parse_completion
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import ModelRefused, RequestRefused, UpstreamFailed
+from deploy_targets.guard.errors import (
+    ModelRefused,
+    RequestRefused,
+    UpstreamBroken,
+    UpstreamFailed,
+    VersionDied,
+)
 from deploy_targets.guard.exchange import Exchange, exchange_of
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.protocol import Call, ProtocolName, call_for
 from deploy_targets.guard.relay import error_event, relay_stream, relay_whole
+from deploy_targets.guard.second_try import SecondTries, living
 from deploy_targets.guard.steps import AnswerFilter, Steps
 from deploy_targets.guard.upstream import Answer, Upstream
 from deploy_targets.guard.wire import Asked, parse_chat
@@ -52,6 +59,7 @@ class Chat:
     steps: Steps
     limiter: Limiter
     upstream: Upstream
+    second_tries: SecondTries
     protocol: ProtocolName
     counters: Counters
 
@@ -102,17 +110,15 @@ class Chat:
             ClientDisconnect: the client did not take its answer in time.
         """
         try:
-            async with self.upstream.ask(
-                call.path, call.body, pin=pin, request_id=exchange.request_id
-            ) as begun:
-                self._attribute(exchange, begun)
-                answer = await call.read(begun)
-                self._attribute(exchange, answer)
-                filters = self._filters(asked, exchange)
-                if asked.is_streamed and answer.is_stream:
-                    await relay_stream(answer, exchange, filters, send, asked=asked)
-                else:
-                    await relay_whole(answer, exchange, filters, send)
+            try:
+                await self._pass_on(exchange, asked, call, pin, send)
+            except (UpstreamBroken, VersionDied) as failure:
+                other = self.second_tries.other(exchange)
+                if other is None:
+                    raise
+                self.second_tries.begin(exchange, failure)
+                await self._pass_on(exchange, asked, call, other, send, failure)
+            self.second_tries.keep(exchange)
         except ModelRefused as error:
             exchange.decide(Outcome.ANSWERED, error=error.code)
             raise
@@ -130,6 +136,36 @@ class Chat:
                 raise
             told = b"" if exchange.outcome is Outcome.ANSWERED else error_event(error)
             await send({"type": "http.response.body", "body": told})
+
+    async def _pass_on(
+        self,
+        exchange: Exchange,
+        asked: Asked,
+        call: Call,
+        pin: str | None,
+        send: Send,
+        failure: UpstreamFailed | None = None,
+    ) -> None:
+        """One try; the second one after the `failure` of the first, which stands where nobody is there for it."""
+        async with self.upstream.ask(
+            call.path,
+            call.body,
+            pin=pin,
+            request_id=exchange.request_id,
+            timeout_s=None if failure is None else self.second_tries.left_s(exchange),
+        ) as begun:
+            self._attribute(exchange, begun)
+            answer = await call.read(begun)
+            self._attribute(exchange, answer)
+            if failure is not None and exchange.version is None:
+                raise failure
+            if self.second_tries.other(exchange) is not None:
+                answer = await living(answer)
+            filters = self._filters(asked, exchange)
+            if asked.is_streamed and answer.is_stream:
+                await relay_stream(answer, exchange, filters, send, asked=asked)
+            else:
+                await relay_whole(answer, exchange, filters, send)
 
     def _filters(self, asked: Asked, exchange: Exchange) -> tuple[AnswerFilter, ...]:
         """The policy's, and last the one that finds the words of /v1/completions."""

@@ -38,6 +38,8 @@ class Exchange:
     """Once the key is known to be good."""
     is_streamed: bool = False
     version: str | None = None
+    failed_first: str = ""
+    """Of a request that has got a second try: the version of the first, and the code of its failure."""
     status: int | None = None
     """Of the answer's head; None while none was sent."""
     is_sending: bool = False
@@ -171,6 +173,7 @@ class Recorded:
             route=exchange.route,
             caller="" if exchange.caller is None else exchange.caller.name,
             version=exchange.version,
+            failed_first=exchange.failed_first,
             status=exchange.status,
             is_streamed=exchange.is_streamed,
             outcome=exchange.outcome,

@@ -67,9 +67,15 @@ class Upstream:
 
     @asynccontextmanager
     async def ask(
-        self, path: str, body: bytes, *, pin: str | None, request_id: str
+        self,
+        path: str,
+        body: bytes,
+        *,
+        pin: str | None,
+        request_id: str,
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[Answer]:
-        """The answer to `body` at `path`, from the version `pin` where one is named.
+        """The answer to `body` at `path`, from the version `pin` where one is named, in `timeout_s` where less is left.
 
         When the block is left before the body was read, by an error or by cancellation, the connection is closed, and
         with it the work behind it. What goes wrong inside the block while the body is read is translated as well.
@@ -86,9 +92,10 @@ class Upstream:
         }
         if pin:
             headers[VERSION_HEADER] = pin
+        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         try:
             async with (
-                asyncio.timeout(self._timeout_s),
+                asyncio.timeout(limit_s),
                 self._session.post(
                     self._url + path, data=body, headers=headers, allow_redirects=False
                 ) as response,

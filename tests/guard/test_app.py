@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from deploy_targets import metrics
 from deploy_targets.guard import relay
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.rollout.observe import parse_scrape
@@ -17,7 +18,7 @@ from tests.builders import NOON
 from tests.guard.stub import COMPLETION, DONE, KEY, a_chat, chunk, keys_json
 from tests.guard.world import World
 
-AT_THE_START = {("unattributed", "chat"): 0, ("unattributed", "pinned"): 0}
+AT_THE_START = {("unattributed", route): 0 for route in metrics.ROUTES}
 
 
 def error_of(response: httpx2.Response) -> dict[str, str | None]:

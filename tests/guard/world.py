@@ -21,6 +21,7 @@ from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.rate_limit import RateLimiter
+from deploy_targets.guard.second_try import SecondTries
 from deploy_targets.guard.steps import Steps
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy, Limits
@@ -92,6 +93,7 @@ class World:
                 steps=self._steps,
                 limiter=limiter,
                 upstream=Upstream(session, upstream_url, timeout_s=timeout_s),
+                second_tries=SecondTries(counters, timeout_s=timeout_s),
                 protocol=self._protocol,
                 counters=counters,
             )
