@@ -17,6 +17,8 @@ from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 
 Count = Annotated[int, Field(ge=1)]
 Micros = Annotated[int, Field(ge=0)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\-\[\]:]+)$")]
+"""Scheme, host and port as a browser spells them, or `*` for every page."""
 
 
 class Limits(Declared):
@@ -104,6 +106,9 @@ class GuardPolicy(Declared):
     """Which answers go out."""
     limits: LimitPolicy = LimitPolicy()
     prices: Prices = Prices()
+    cors_origins: tuple[Origin, ...] = ()
+    """Whose pages may ask from a browser, like `https://app.example.com`. They need a key all the same, and whoever opens
+    such a page can read the one that it sends."""
 
     @model_validator(mode="after")
     def _budgets_have_prices(self) -> Self:

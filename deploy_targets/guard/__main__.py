@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from deploy_targets.declared import faults_of
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.chat import Chat
+from deploy_targets.guard.cors import for_origins
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS, KeyFileInvalid, PolicyUnusable
 from deploy_targets.guard.http_heads import BoundedHeads
@@ -99,7 +100,7 @@ async def _serve(
             protocol=settings.protocol,
             counters=counters,
         )
-        app = guard_app(chat, model=settings.model)
+        app = for_origins(guard_app(chat, model=settings.model), policy.cors_origins)
         front = _server(app, drain_s=settings.drain_s)
         back = _server(admin_app(registry, keys=keys), drain_s=1)
 

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.chat import Chat
+from deploy_targets.guard.cors import for_origins
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS
 from deploy_targets.guard.key_file import KeyFile
@@ -97,7 +98,7 @@ class World:
                 protocol=self._protocol,
                 counters=counters,
             )
-            guard = guard_app(chat, model="smollm2")
+            guard = for_origins(guard_app(chat, model="smollm2"), self._policy.cors_origins)
             apps = (self.stub.app, guard, admin_app(registry, keys=keys))
             self._servers = [a_server(app) for app in apps]
             await asyncio.gather(
