@@ -68,7 +68,7 @@ class Exchange:
     def decide(self, outcome: Outcome, *, error: str = "") -> None:
         """Settles the outcome. The first word counts: a client that hangs up after the end mark has its answer."""
         if self.outcome is None:
-            self.outcome, self.error = outcome, error
+            self.outcome, self.error = outcome, error or self.error
 
     def refused_by(self, error: GuardError) -> None:
         """Keeps what is to be told of a refusal."""
