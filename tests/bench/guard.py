@@ -19,11 +19,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 
 from deploy_targets.local import envoy, parts
 from deploy_targets.local.home import write_json
 from deploy_targets.local.split import write_first_configuration
+from deploy_targets.metrics import LIMITS_LOST
 from deploy_targets.routing.traffic import Traffic
 from tests.bench.guard_clients import (
     RATE,
@@ -97,7 +99,7 @@ def an_engine(*options: str) -> Iterator[str]:
 
 @contextmanager
 def a_guard(
-    upstream: str, policy: Mapping[str, Any], redis: str = "", timeout_s: int = 65
+    upstream: str, policy: Mapping[str, Any], redis: str = "", *, timeout_s: int = 65, core: int = 0
 ) -> Iterator[tuple[str, psutil.Process]]:
     """Its address and its process."""
     with tempfile.TemporaryDirectory() as name:
@@ -117,10 +119,18 @@ def a_guard(
         }
         environment = {f"SHIPWAY_GUARD_{key.upper()}": str(one) for key, one in settings.items()}
         command = (sys.executable, "-m", "deploy_targets.guard")
-        with a_process(*command, core=0, **environment) as process:
+        with a_process(*command, core=core, **environment) as process:
             url = f"http://127.0.0.1:{port}"
             asyncio.run(until_up(url))
             yield url, process
+            if redis:
+                page = httpx2.get(f"http://127.0.0.1:{admin_port}/metrics").text
+                lost = [line for line in page.splitlines() if line.startswith(LIMITS_LOST.name)]
+                if any(float(line.rpartition(" ")[2]) for line in lost):
+                    print(
+                        "  Redis was asked in vain: ",
+                        *(line.partition("what=")[2] for line in lost),
+                    )
 
 
 @contextmanager
