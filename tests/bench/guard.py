@@ -275,7 +275,7 @@ def streams(_: float) -> None:
         way = asyncio.run(watched())
         print(way.line())
         print(
-            f"all {SLOW_STREAMS} streams came to their end; {(peak - empty) / SLOW_STREAMS / 1024:.0f} KiB for each, "
+            f"{way.failures.total()} of {SLOW_STREAMS} streams failed {dict(way.failures)}; {(peak - empty) / SLOW_STREAMS / 1024:.0f} KiB for each, "
             f"{peak / 2**20:.0f} MiB in all"
         )
 

@@ -28,6 +28,8 @@ class Measured:
     times_ms: list[float] = field(default_factory=list[float])
     cpu_ms: float = 0.0
     """Of the process that is measured, for each request or piece."""
+    failures: Counter[str] = field(default_factory=Counter[str])
+    """Streams that did not come to their end."""
 
     def percentile(self, percent: int) -> float:
         return statistics.quantiles(self.times_ms, n=100)[percent - 1]
@@ -144,23 +146,32 @@ async def pieces(
 
     async def one(number: int) -> None:
         await asyncio.sleep(gather_s * number / streams)
+        try:
+            fault = await whole()
+        except aiohttp.ClientError as error:
+            fault = repr(error)
+        if fault:
+            measured.failures[fault[:200]] += 1
+
+    async def whole() -> str:
         async with http.post(
             f"{url}/v1/chat/completions",
             json=a_chat("tell me more", stream=True),
             headers=_HEADERS,
             timeout=aiohttp.ClientTimeout(total=None),
         ) as answer:
-            assert answer.status == 200, await answer.text()
+            if answer.status != HTTPStatus.OK:
+                return await answer.text()
             is_ended = False
             async for line in answer.content:
                 now = time.monotonic_ns()
                 if line.startswith(b"data: [DONE]"):
                     is_ended = True
                 elif line.startswith(b"data:"):
-                    choices = json.loads(line[5:])["choices"]
+                    choices = json.loads(line[5:]).get("choices")
                     if choices and (text := choices[0]["delta"].get("content")):
                         measured.times_ms += [(now - int(sent)) / 1e6 for sent in text.split()]
-            assert is_ended
+            return "" if is_ended else "without an end"
 
     async with session() as http:
         begun = time.perf_counter()
