@@ -17,11 +17,20 @@ _HEAD = b"HTTP/1.1 200 OK\r\nx-shipway-version: 7\r\ncontent-type: "
 _USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
+_LETTERS = str.maketrans("0123456789", "abcdefghij")
+"""For digits, which the guard takes for somebody's card."""
+
+
 def sent_now() -> bytes:
-    """An event whose text is the time, in nanoseconds."""
-    delta = {"content": f"{time.monotonic_ns()} "}
+    """An event whose text is the time."""
+    delta = {"content": f"{str(time.monotonic_ns()).translate(_LETTERS)} "}
     choice = {"index": 0, "delta": delta, "finish_reason": None}
     return event({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]})  # fmt: skip
+
+
+def time_of(word: str) -> int:
+    """In nanoseconds."""
+    return int(word.translate({letter: digit for digit, letter in _LETTERS.items()}))
 
 
 def _chunked(piece: bytes) -> bytes:

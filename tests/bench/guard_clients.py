@@ -13,6 +13,7 @@ from http import HTTPStatus
 import aiohttp
 import psutil
 
+from tests.bench.fast_engine import time_of
 from tests.guard.stub import KEY, a_chat
 
 RATE = 200
@@ -170,7 +171,7 @@ async def pieces(
                 elif line.startswith(b"data:"):
                     choices = json.loads(line[5:]).get("choices")
                     if choices and (text := choices[0]["delta"].get("content")):
-                        measured.times_ms += [(now - int(sent)) / 1e6 for sent in text.split()]
+                        measured.times_ms += [(now - time_of(sent)) / 1e6 for sent in text.split()]
             return "" if is_ended else "without an end"
 
     async with session() as http:
