@@ -36,7 +36,7 @@ local more, expiry = tonumber(ARGV[3]), tonumber(ARGV[2])
 if more < 0 then
     local window = look(KEYS, {expiry})
     local age = 2000 * expiry - math.max(tonumber(window[4]), 0)
-    if ARGV[4] * 1000 > age then
+    if ARGV[4] * 1000 > age + 2 then -- both are rounded to whole milliseconds there
         return 0
     end
     more = -math.min(-more, tonumber(window[3] or 0))
