@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm setup-auto-gptq demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm setup-auto-gptq setup-litellm demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,17 @@ setup-auto-gptq: .venv-auto-gptq/.ready ## auto-gptq's own environment in .venv-
 	$(BIN)/uv pip install --python $$python $$quiet "$${pins[@]}"; \
 	touch $@
 
+setup-litellm: .venv-litellm/.ready ## LiteLLM's proxy in .venv-litellm, for bench to compare the guard with; a minute
+
+# An environment of its own: its proxy pins versions of what the guard stands on.
+.venv-litellm/.ready: requirements-litellm.txt .venv/.ready
+	@set -euo pipefail; \
+	env=.venv-litellm; quiet=; [ -t 1 ] || quiet=--quiet; \
+	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear $$env; fi; \
+	rm -f $@; \
+	$(BIN)/uv pip install --python $$env/bin/python $$quiet -r $<; \
+	touch $@
+
 demo: setup ## the main job on this machine: first release, good challenger, bad challenger
 	@$(BIN)/shipway demo
 
@@ -149,7 +160,7 @@ site: .venv-site/.ready ## the documentation as a site in site/; a link, anchor 
 	$(BIN)/uv pip install --quiet --python .venv-site/bin/python -c constraints.txt "$${wanted[@]}"; \
 	touch $@
 
-bench: bench-guarantee ## everything we compare with others, written into docs/benchmarks.md; half an hour
+bench: bench-guarantee setup-litellm ## everything we compare with others, written into docs/benchmarks.md; three quarters of an hour
 	$(BIN)/python -m tests.bench.report
 
 bench bench-guarantee: export OMP_NUM_THREADS = 1

@@ -20,6 +20,8 @@ from deploy_targets.quality_policy import QualityPolicy
 
 Count = Annotated[int, Field(ge=1)]
 Micros = Annotated[int, Field(ge=0)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\-\[\]:]+)$")]
+"""Scheme, host and port as a browser spells them, or `*` for every page."""
 
 
 class Limits(Declared):
@@ -129,6 +131,9 @@ class GuardPolicy(Declared):
     """Which prompts and answers are kept, redacted; without it none. On this machine alone."""
     sticky: StickyPolicy | None = None
     """Who gets the same version again; without it each request is shared out by chance."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Whose pages may ask from a browser, like `https://app.example.com`. They need a key all the same, and whoever opens
+    such a page can read the one that it sends."""
 
     @model_validator(mode="after")
     def _an_answer_is_judged_once(self) -> Self:

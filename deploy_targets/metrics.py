@@ -30,10 +30,16 @@ Redis did not answer."""
 
 BAD, NEUTRAL, GOOD = FEEDBACK_VERDICTS = ("bad", "neutral", "good")
 """What a user may say of an answer."""
-CHAT_ROUTE, PINNED_ROUTE, AGAIN_ROUTE, SHADOW_ROUTE = ROUTES = ("chat", "pinned", "again", "shadow")
+CHAT_ROUTE, PINNED_ROUTE, AGAIN_ROUTE, RETRY_ROUTE, SHADOW_ROUTE = ROUTES = (
+    "chat",
+    "pinned",
+    "again",
+    "retry",
+    "shadow",
+)
 """Values of the route label. Versions are compared by `chat` alone. A request that names its version is `pinned`; one of a
-sticky user who was counted since the present split began is `again`, for it hangs together with those before it; one that
-the guard asks of the challenger as well is a `shadow`."""
+sticky user who was counted since the present split began is `again`, for it hangs together with those before it; the second
+try of one that another version has failed is a `retry`; one that the guard asks of the challenger as well is a `shadow`."""
 SAME, SIMILAR, DIFFERENT, SHADOW_FAILED, DROPPED = SHADOW_RESULTS = (
     "same",
     "similar",

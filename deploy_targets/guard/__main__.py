@@ -6,6 +6,7 @@ settings, keys or a policy that cannot be read: exit code 2 at once; a port that
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ def _server(app: ASGIApp, *, drain_s: int) -> _Server:
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=drain_s,
@@ -100,6 +102,9 @@ def main() -> int:
                 "Stop what listens there, or set SHIPWAY_GUARD_PORT and SHIPWAY_GUARD_ADMIN_PORT.\n"
             )
             return 1
+        # What is there by now stays: no collection has to walk through it while requests wait.
+        gc.collect()
+        gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(made, public, admin))
     return 0

@@ -284,8 +284,11 @@ class _Watch:
             self._pieces.clear()
 
     def _see(self) -> None:
+        """A second try is pinned: the split has chosen who failed first."""
         exchange = self.exchange
-        if exchange.version:
+        if exchange.failed_first:
+            self._sightings.saw(Server(exchange.failed_first, ""), sent_at=self._sent_at)
+        elif exchange.version:
             server = Server(exchange.version, exchange.digest)
             self._sightings.saw(server, sent_at=self._sent_at)
 

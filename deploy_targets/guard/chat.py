@@ -20,12 +20,19 @@ from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.answer_cache import AnswerCache
 from deploy_targets.guard.completions import CompletionWords, parse_completion
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import ModelRefused, RequestRefused, UpstreamFailed
+from deploy_targets.guard.errors import (
+    ModelRefused,
+    RequestRefused,
+    UpstreamBroken,
+    UpstreamFailed,
+    VersionDied,
+)
 from deploy_targets.guard.exchange import Exchange, exchange_of
 from deploy_targets.guard.judging import Judging
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.protocol import Call, ProtocolName, call_for
 from deploy_targets.guard.relay import error_event, relay_stream, relay_whole
+from deploy_targets.guard.second_try import SecondTries, living
 from deploy_targets.guard.steps import AnswerFilter, Steps
 from deploy_targets.guard.sticky import Sticky
 from deploy_targets.guard.upstream import Answer, Upstream
@@ -56,6 +63,7 @@ class Chat:
     steps: Steps
     limiter: Limiter
     upstream: Upstream
+    second_tries: SecondTries
     protocol: ProtocolName
     counters: Counters
     judging: Judging
@@ -116,26 +124,16 @@ class Chat:
             UpstreamFailed, RequestRefused: and nothing was sent yet, so that it can become a status.
             ClientDisconnect: the client did not take its answer in time.
         """
-        exchange.watch = self.judging.watch(asked, exchange)
         try:
-            async with self.upstream.ask(
-                call.path,
-                call.body,
-                pin=pin,
-                request_id=exchange.request_id,
-                bucket=exchange.bucket,
-            ) as begun:
-                self._attribute(exchange, begun)
-                if self.sticky is not None and exchange.user is not None:
-                    is_first = await self.sticky.seen.is_first(begun.split, exchange.user)
-                    exchange.route = CHAT_ROUTE if is_first else AGAIN_ROUTE
-                answer = await call.read(begun)
-                self._attribute(exchange, answer)
-                filters = self._filters(asked, exchange)
-                if asked.is_streamed and answer.is_stream:
-                    await relay_stream(answer, exchange, filters, send, asked=asked)
-                else:
-                    await relay_whole(answer, exchange, filters, send)
+            try:
+                await self._pass_on(exchange, asked, call, pin, send)
+            except (UpstreamBroken, VersionDied) as failure:
+                other = self.second_tries.other(exchange)
+                if other is None:
+                    raise
+                self.second_tries.begin(exchange, failure)
+                await self._pass_on(exchange, asked, call, other, send, failure)
+            self.second_tries.keep(exchange)
         except ModelRefused as error:
             exchange.decide(Outcome.ANSWERED, error=error.code)
             raise
@@ -153,6 +151,41 @@ class Chat:
                 raise
             told = b"" if exchange.outcome is Outcome.ANSWERED else error_event(error)
             await send({"type": "http.response.body", "body": told})
+
+    async def _pass_on(
+        self,
+        exchange: Exchange,
+        asked: Asked,
+        call: Call,
+        pin: str | None,
+        send: Send,
+        failure: UpstreamFailed | None = None,
+    ) -> None:
+        """One try; the second one after the `failure` of the first, which stands where nobody is there for it."""
+        exchange.watch = self.judging.watch(asked, exchange)
+        async with self.upstream.ask(
+            call.path,
+            call.body,
+            pin=pin,
+            request_id=exchange.request_id,
+            bucket=exchange.bucket,
+            timeout_s=None if failure is None else self.second_tries.left_s(exchange),
+        ) as begun:
+            self._attribute(exchange, begun)
+            if self.sticky is not None and exchange.user is not None and failure is None:
+                is_first = await self.sticky.seen.is_first(begun.split, exchange.user)
+                exchange.route = CHAT_ROUTE if is_first else AGAIN_ROUTE
+            answer = await call.read(begun)
+            self._attribute(exchange, answer)
+            if failure is not None and exchange.version is None:
+                raise failure
+            if self.second_tries.other(exchange) is not None:
+                answer = await living(answer)
+            filters = self._filters(asked, exchange)
+            if asked.is_streamed and answer.is_stream:
+                await relay_stream(answer, exchange, filters, send, asked=asked)
+            else:
+                await relay_whole(answer, exchange, filters, send)
 
     def _filters(self, asked: Asked, exchange: Exchange) -> tuple[AnswerFilter, ...]:
         """The policy's, and last the one that finds the words of /v1/completions."""

@@ -17,6 +17,7 @@ from deploy_targets.guard.app import admin_app, admission, guard_app
 from deploy_targets.guard.asides import asides_of
 from deploy_targets.guard.cache_store import CacheStore
 from deploy_targets.guard.chat import Chat
+from deploy_targets.guard.cors import for_origins
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.errors import REFUSALS, PolicyUnusable
 from deploy_targets.guard.judging import Judging
@@ -24,6 +25,7 @@ from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
 from deploy_targets.guard.recording import redaction_of
+from deploy_targets.guard.second_try import SecondTries
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps, steps_of
@@ -142,6 +144,7 @@ async def composed(
                 policy, store, endpoint=endpoint, longest_s=settings.timeout_s + settings.drain_s
             ),
             upstream=upstream,
+            second_tries=SecondTries(counters, timeout_s=settings.timeout_s),
             protocol=settings.protocol,
             counters=counters,
             judging=judging,
@@ -149,7 +152,7 @@ async def composed(
             sticky=policy.sticky and Sticky(policy=policy.sticky, endpoint=endpoint, seen=seen),
         )
         yield Guard(
-            front=guard_app(chat, model=settings.model),
+            front=for_origins(guard_app(chat, model=settings.model), policy.cors_origins),
             back=admin_app(registry, keys=made.keys, more=asides.routes),
         )
 

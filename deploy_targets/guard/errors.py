@@ -23,6 +23,7 @@ GuardError
     ├── EngineFailed         500 Triton says so, in whichever of its ways
     ├── UpstreamUnreachable  502 no connection
     ├── UpstreamBroken       502 a connection, but no proper answer
+    ├── VersionDied          503 whoever stands before the version says so
     └── UpstreamTimeout      504
 
 KeyFileInvalid and PolicyUnusable are not for clients: they tell the operator what is wrong with a file.
@@ -209,6 +210,13 @@ class UpstreamBroken(UpstreamFailed):
 
     status = HTTPStatus.BAD_GATEWAY
     code = "upstream_broken"
+
+
+class VersionDied(UpstreamFailed):
+    """An error in words that are not the version's own: it is not there any more, or not yet."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "version_died"
 
 
 class UpstreamTimeout(UpstreamFailed):

@@ -50,6 +50,10 @@ class Exchange:
     """Of the model's files, where the engine says it."""
     cache: str = ""
     """What the cache made of it, where there is one."""
+    failed_first: str | None = None
+    """Of a request that has got a second try: the version of the first."""
+    failed_with: str = ""
+    """The code of that failure."""
     status: int | None = None
     """Of the answer's head; None while none was sent."""
     is_sending: bool = False
@@ -85,7 +89,7 @@ class Exchange:
     def decide(self, outcome: Outcome, *, error: str = "") -> None:
         """Settles the outcome. The first word counts: a client that hangs up after the end mark has its answer."""
         if self.outcome is None:
-            self.outcome, self.error = outcome, error
+            self.outcome, self.error = outcome, error or self.error
 
     def refused_by(self, error: GuardError) -> None:
         """Keeps what is to be told of a refusal."""
@@ -193,6 +197,8 @@ class Recorded:
             caller="" if exchange.caller is None else exchange.caller.name,
             version=exchange.version,
             cache=exchange.cache,
+            failed_first=exchange.failed_first,
+            failed_with=exchange.failed_with,
             status=exchange.status,
             is_streamed=exchange.is_streamed,
             outcome=exchange.outcome,

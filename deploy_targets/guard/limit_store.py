@@ -1,7 +1,7 @@
 """Where limits are counted: in Redis for all processes together, or in this process alone.
 
 While Redis is gone rates are counted here, each process for itself, and budgets are not counted at all: whoever has one is
-not let through. Each time is counted. `limits` and its errors are met here and in `rate_limit` only.
+not let through. Each time is counted. `limits` and its errors are met here, in `limit_scripts` and in `rate_limit` only.
 """
 
 import time
@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.storage import MemoryStorage
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
 
 from deploy_targets.guard.errors import BudgetUnknown
+from deploy_targets.guard.limit_scripts import SharedWindows
 
-Store = RedisStorage | MemoryStorage
+Store = SharedWindows | MemoryStorage
 T = TypeVar("T")
 
 _PATIENCE_S = 1.0
@@ -39,7 +40,7 @@ class LimitStore:
         """`lost` is told `rates`, `budgets` or `settlements` each time that Redis was needed and did not answer."""
         self._memory = MemoryStorage()
         self._pool = None if redis_url is None else _pool(redis_url)
-        self._redis = None if self._pool is None else _storage(self._pool)
+        self._redis = None if self._pool is None else SharedWindows(self._pool)
         self._lost = lost
         self._clock = clock
         self._asks_from = 0.0
@@ -98,14 +99,3 @@ class _GoneError(Exception):
 def _pool(url: str) -> ConnectionPool:
     made: Any = ConnectionPool  # its options are untyped
     return made.from_url(url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S)
-
-
-def _storage(pool: ConnectionPool) -> RedisStorage:
-    pooled: Any = pool  # the library's own types name options of single values alone
-    return RedisStorage(
-        "async+redis://",
-        wrap_exceptions=True,
-        implementation="redispy",
-        key_prefix="shipway",
-        connection_pool=pooled,
-    )

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from limits import RateLimitItemPerMinute
-from limits.aio.storage import RedisStorage
-from limits.aio.strategies import MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.access_control import Caller
@@ -24,13 +23,13 @@ from deploy_targets.guard.cost import cost_micros, expected_usage
 from deploy_targets.guard.counters import NO_TOKENS
 from deploy_targets.guard.errors import BudgetSpent, BudgetUnknown, RateLimited
 from deploy_targets.guard.exchange import Exchange
+from deploy_targets.guard.limit_scripts import NO_BOUND, SharedWindows
 from deploy_targets.guard.limit_store import LimitStore, Store
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import GuardPolicy, Limits
 
 _MINUTE_S = 60
 _DAY_S = 86_400
-_NO_BOUND = 1 << 53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +139,14 @@ class RateLimiter:
     async def _hold_request(self, scope: _Scope, limit: int, exchange: Exchange) -> None:
         item = RateLimitItemPerMinute(limit, namespace="requests")
 
+        key = item.key_for(self._endpoint, scope.name)
+
         async def take(store: Store) -> tuple[bool, float, int]:
-            is_shared = isinstance(store, RedisStorage)
-            window = (MovingWindowRateLimiter if is_shared else SlidingWindowCounterRateLimiter)(
-                store
-            )
+            if isinstance(store, SharedWindows):
+                now = time.time()
+                is_in, oldest, count = await store.hit_moving(key, limit, _MINUTE_S, now=now)
+                return is_in, oldest + _MINUTE_S, limit - count
+            window = SlidingWindowCounterRateLimiter(store)
             is_in = await window.hit(item, self._endpoint, scope.name)
             stats = await window.get_window_stats(item, self._endpoint, scope.name)
             return is_in, stats.reset_time, stats.remaining
@@ -163,6 +165,9 @@ class RateLimiter:
         key = item.key_for(self._endpoint, scope.name)
 
         async def take(store: Store) -> tuple[Store, bool, _Window]:
+            if isinstance(store, SharedWindows):
+                is_in, shared = await store.hit_sliding(key, limit, _MINUTE_S, tokens)
+                return store, is_in, _Window(*shared)
             window = SlidingWindowCounterRateLimiter(store)
             is_in = await window.hit(item, self._endpoint, scope.name, cost=tokens)
             return store, is_in, _Window(*await store.get_sliding_window(key, _MINUTE_S))
@@ -178,13 +183,18 @@ class RateLimiter:
 
         async def settle(used: int, _: int) -> None:
             more = used - tokens
+            ago_s = self._clock() - reserved_at
+            if isinstance(store, SharedWindows):
+                if more:
+                    await store.change_sliding(key, _MINUTE_S, more, ago_s=ago_s)
+                return
             if more < 0:
                 window = _Window(*await store.get_sliding_window(key, _MINUTE_S))
                 # What was reserved in a window that is over is not given back in this one: that would let more through.
-                is_of_this_window = self._clock() - reserved_at <= window.age_s
+                is_of_this_window = ago_s <= window.age_s
                 more = -min(-more, window.current) if is_of_this_window else 0
             if more:
-                await store.acquire_sliding_window_entry(key, _NO_BOUND, _MINUTE_S, amount=more)
+                await store.acquire_sliding_window_entry(key, NO_BOUND, _MINUTE_S, amount=more)
 
         held.settle.append(settle)
 

@@ -81,9 +81,11 @@ async def relay_whole(
     """
     body = await answer.whole()
     outcome = whole_outcome(answer.status, body, is_streamed=exchange.is_streamed)
-    status, error = answer.status, ""
+    status, error = _speakable(answer.status), ""
     if outcome is Outcome.FAILED:
-        error = f"upstream_{status}" if status >= HTTPStatus.BAD_REQUEST else "error_in_answer"
+        error = (
+            f"upstream_{answer.status}" if status >= HTTPStatus.BAD_REQUEST else "error_in_answer"
+        )
         error = QUEUE_FULL if is_queue_full(status, body) else error
         status = max(status, HTTPStatus.BAD_GATEWAY) if status < HTTPStatus.BAD_REQUEST else status
     exchange.decide(outcome, error=error)
@@ -99,6 +101,15 @@ async def relay_whole(
     later = retry_after(status, answer.retry_after)
     await send(_head(status, "application/json", length=len(body), later=later))
     await send({"type": "http.response.body", "body": body})
+
+
+def _speakable(status: int) -> int:
+    """The status, or the general one of its kind where HTTP knows no such: uvicorn has no words for those."""
+    try:
+        return HTTPStatus(status)
+    except ValueError:
+        is_request = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        return HTTPStatus.BAD_REQUEST if is_request else HTTPStatus.BAD_GATEWAY
 
 
 def _filtered(body: bytes, exchange: Exchange, filters: Sequence[AnswerFilter]) -> bytes:

@@ -79,9 +79,11 @@ class Upstream:
         pin: str | None,
         request_id: str,
         bucket: str | None = None,
+        timeout_s: float | None = None,
     ) -> AsyncGenerator[Answer]:
         """The answer to `body` at `path`, from the version `pin` where one is named, else from the `bucket`'s.
 
+        `timeout_s` is given where less is left than usual.
         When the block is left before the body was read, by an error or by cancellation, the connection is closed, and
         with it the work behind it. What goes wrong inside the block while the body is read is translated as well.
 
@@ -99,9 +101,10 @@ class Upstream:
             headers[VERSION_HEADER] = pin
         elif bucket is not None:
             headers[BUCKET_HEADER] = bucket
+        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         try:
             async with (
-                asyncio.timeout(self._timeout_s),
+                asyncio.timeout(limit_s),
                 self._session.post(
                     self._url + path, data=body, headers=headers, allow_redirects=False
                 ) as response,

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from deploy_targets import metrics
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.load import LoadPlan, generate_load
 from deploy_targets.local import envoy
@@ -154,9 +156,13 @@ def test_when_ray_has_lost_every_version_in_the_middle_they_are_applied_again_on
     assert reborn.observe().traffic == Traffic.all_to("6")
 
 
-def test_a_dead_version_is_named_by_its_own_failure(
-    platform: Platform, target: LocalTarget, ask: Callable[..., httpx2.Response]
+def test_a_dead_challenger_is_counted_by_name_while_its_clients_get_the_champions_answers(
+    platform: Platform, target: LocalTarget, plan: LoadPlan, ask: Callable[..., httpx2.Response]
 ) -> None:
+    asyncio.run(
+        generate_load(replace(plan, requests=400))
+    )  # all to 6, which is the champion by now
+    before = counted(platform)
     alive = platform.ports["ray_serve"]
     backends = {
         "6": envoy.Backend(host="127.0.0.1", port=alive, prefix="/chat-v6/"),
@@ -170,9 +176,31 @@ def test_a_dead_version_is_named_by_its_own_failure(
     while target.observe().traffic.percent("7") != 50:
         pass
     answers = [ask() for _ in range(40)]
+    pinned = ask(**{VERSION_HEADER: "7"})
 
-    told = Counter((answer.headers[VERSION_HEADER], answer.status_code) for answer in answers)
-    assert set(told) == {("6", 200), ("7", 503)}
+    assert Counter((one.headers[VERSION_HEADER], one.status_code) for one in answers) == {
+        ("6", 200): 40
+    }
+    assert (pinned.headers[VERSION_HEADER], pinned.status_code) == ("7", 503)
+    now = counted(platform)
+    new = {key: now[key] - before.get(key, 0) for key in now}
+    failed = new["errors", "7", "chat"]
+    assert 0 < failed < 40
+    assert new["requests", "7", "chat"] == new["requests", "6", "retry"] == failed
+    assert new["requests", "6", "chat"] == 40 - failed
+    assert new["errors", "6", "chat"] == new["errors", "6", "retry"] == 0
+
+
+def counted(platform: Platform) -> dict[tuple[str, str, str], float]:
+    """(requests or errors, version, route): how many, by the guard's metrics page."""
+    page = httpx2.get(f"{platform.url('chat.guard_admin')}/metrics").text
+    kinds = {metrics.REQUESTS.name: "requests", metrics.ERRORS.name: "errors"}
+    return {
+        (kinds[one.name], one.labels[metrics.VERSION], one.labels[metrics.ROUTE]): one.value
+        for family in text_string_to_metric_families(page)
+        for one in family.samples
+        if one.name in kinds
+    }
 
 
 def test_without_a_version_that_serves_clients_are_told_so(
