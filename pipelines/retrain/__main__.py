@@ -18,8 +18,6 @@ from pipelines.checkpoint import block_in_features, check_checkpoint, read_confi
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.declared import read_declared
 from pipelines.download.__main__ import download
-from pipelines.download.parts import fetch_files
-from pipelines.download.s3_files import list_files
 from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed_library
@@ -40,6 +38,7 @@ from registry.errors import (
     NotFound,
     RecipeInvalid,
 )
+from registry.parts import fetch_files
 from registry.promotion import AliasTrigger, MoveAlias
 from registry.release import (
     ADAPTER_TAG,
@@ -51,6 +50,7 @@ from registry.release import (
     ModelVersion,
     parse_digest,
 )
+from registry.s3_files import list_files
 
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 _LOSSES = "training.csv"

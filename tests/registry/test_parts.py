@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.download import parts
-from pipelines.download.parts import RemoteFile, fetch_files
+from registry import parts
 from registry.errors import IntegrityError, StageFailed, Unavailable
+from registry.parts import RemoteFile, fetch_files
 
 CONTENT = bytes(range(256)) * 40
 
@@ -97,7 +97,7 @@ def test_a_killed_process_leaves_what_it_had(tmp_path) -> None:
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from pipelines.download import parts
+        from registry import parts
         parts.PART_BYTES, parts.WORKERS = 1000, 1
         def read(start, stop):
             if start >= 4000:
@@ -110,7 +110,7 @@ def test_a_killed_process_leaves_what_it_had(tmp_path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
     )
     assert process.stdout.readline() == b"here\n"
     os.kill(process.pid, signal.SIGKILL)

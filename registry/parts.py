@@ -85,6 +85,9 @@ def fetch_files(
                 [pool.submit(_finish, parts, folder, file) for file in lacking]
             ):
                 future.result()
+        except Unavailable:
+            pool.shutdown(cancel_futures=True)  # parts under way come to their end, and are kept
+            raise
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
