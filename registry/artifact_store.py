@@ -97,7 +97,7 @@ class ArtifactStore:
             key = f"{prefix}/{name}"
             patiently(
                 lambda key=key, content=content: self._client.put_object(
-                    Bucket=self._bucket, Key=key, Body=content
+                    Bucket=self._bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256"
                 )
             )
 
@@ -206,7 +206,12 @@ class ArtifactStore:
         """Lays the signature of the artifact at `source` beside its manifest, in place of one that is there."""
         bucket, prefix = split_source(source)
         with answering(f"the signature at {source}"):
-            self._client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNATURE_NAME}", Body=signature)
+            self._client.put_object(
+                Bucket=bucket,
+                Key=f"{prefix}/{SIGNATURE_NAME}",
+                Body=signature,
+                ChecksumAlgorithm="SHA256",
+            )
 
     def signature(self, source: str) -> bytes | None:
         """What lies there as its signature; None when nothing does."""
