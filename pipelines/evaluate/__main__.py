@@ -37,6 +37,8 @@ _SCORES = "scorecard.json"
 _EVALUATION = "evaluation.json"
 _REFERENCE = "reference.safetensors"
 _PERFORMANCE = "performance.json"
+_PER_TOKEN = "divergence"  # noqa: S105 - a score's name
+"""Told only of models that cut text into the same tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,10 +163,13 @@ class Scorer:
             "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
         }
 
-    def score(self, who: str, model: Model, based: Scored | None = None) -> Scored:
+    def score(
+        self, who: str, model: Model, based: Scored | None = None, *, is_of_base: bool = True
+    ) -> Scored:
         """The model's scores, measured now or when the same bytes were measured before.
 
-        `based` is what was measured of the base, against which the others are; only the base itself has none.
+        `based` is what was measured of the base, against which the others are; only the base itself has none. A model
+        that is not of that base (`is_of_base`) need not cut text into the same tokens.
         """
         announcer = self.session.announcer
 
@@ -177,6 +182,7 @@ class Scorer:
                 who=who,
                 reference=predictions / _REFERENCE,
                 is_base=based is None,
+                is_of_base=is_of_base,
             )
             card = Scorecard(evaluation=key_of(self.what), scores=scores)
             (folder / _SCORES).write_text(card.to_json())
@@ -229,7 +235,12 @@ def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
         folder = session.store.fetch(
             version.source, digest, into=session.home / "work" / "champion"
         )
-        card = scorer.score("champion", Model.at(folder), based).scorecard
+        card = scorer.score("champion", Model.at(folder), based, is_of_base=False).scorecard
+        if _PER_TOKEN not in card.scores:
+            session.announcer.say(
+                "evaluate",
+                f"the champion v{number} cuts text into other tokens: compared with it are tasks and answers alone",
+            )
     return Champion(version=version.version, digest=digest, scorecard=card)
 
 
