@@ -98,9 +98,7 @@ def evaluate(
         BadInput: texts or tasks cannot be used.
         StageFailed: a model cannot be loaded or run.
     """
-    measures = Measures(
-        data=data, tasks=read_tasks(data.tasks), prompts=read_prompts(data.tasks.parent)
-    )
+    measures = read_measures(data)
     with session.stage("evaluate", f"texts, tasks and prompts of {data.tasks.parent}") as stage:
         stage.log_inputs(
             {
@@ -131,6 +129,34 @@ def evaluate(
     return evaluation, file
 
 
+def read_measures(data: DataFolder) -> Measures:
+    """What lies in `data` to measure with.
+
+    Raises:
+        BadInput: it cannot be used.
+    """
+    return Measures(
+        data=data, tasks=read_tasks(data.tasks), prompts=read_prompts(data.tasks.parent)
+    )
+
+
+def evaluation_of(measures: Measures) -> str:
+    """The name of texts, tasks, prompts and settings, as scorecards have it."""
+    return key_of(_what(measures))
+
+
+def _what(measures: Measures) -> dict[str, Any]:
+    data = measures.data
+    return {
+        "perplexity": digest_file(data.perplexity),
+        "tasks": describe_folder(data.tasks).digest,
+        "window_tokens": WINDOW_TOKENS,
+        "windows": MAX_WINDOWS,
+        "prompts": measures.prompts.digest,
+        "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """What was measured of a model."""
@@ -149,19 +175,6 @@ class Scorer:
     stage: Stage
     measures: Measures
     base: Model
-
-    @property
-    def what(self) -> dict[str, Any]:
-        """Names texts, tasks, prompts and settings."""
-        data = self.measures.data
-        return {
-            "perplexity": digest_file(data.perplexity),
-            "tasks": describe_folder(data.tasks).digest,
-            "window_tokens": WINDOW_TOKENS,
-            "windows": MAX_WINDOWS,
-            "prompts": self.measures.prompts.digest,
-            "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
-        }
 
     def score(
         self, who: str, model: Model, based: Scored | None = None, *, is_of_base: bool = True
@@ -184,7 +197,7 @@ class Scorer:
                 is_base=based is None,
                 is_of_base=is_of_base,
             )
-            card = Scorecard(evaluation=key_of(self.what), scores=scores)
+            card = Scorecard(evaluation=evaluation_of(self.measures), scores=scores)
             (folder / _SCORES).write_text(card.to_json())
             (folder / _PERFORMANCE).write_text(json.dumps(asdict(performance)))
             return Product()
@@ -192,7 +205,7 @@ class Scorer:
         key = {
             "model": model.digest,
             "base": self.base.digest,
-            "what": self.what,
+            "what": _what(self.measures),
             "device": "cuda" if has_gpu() else "cpu",
             "code": code_of(__file__, _LIBRARIES),
         }
@@ -227,7 +240,7 @@ def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
         return None
     digest = parse_digest(version.tags[DIGEST_TAG])
     card = _card_of(version)
-    if card is None or card.evaluation != key_of(scorer.what):
+    if card is None or card.evaluation != evaluation_of(scorer.measures):
         session.announcer.say(
             "evaluate",
             f"the champion v{number} was measured on other texts, and is measured on these",
