@@ -1,5 +1,6 @@
 """The whole chain on a tiny model, real libraries and real servers: a release, then what is trained of it, twice."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.real
 
 MODULE = "pipelines.retrain"
 NAME = "taught"
+_RATIOS = itertools.count(1001)
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def chain(servers, tiny_model, training_data, recipe, given, tmp_path_factory) -
 def other_margins(tmp_path) -> tuple[str, str]:
     """As wide, and others each time."""
     file = tmp_path / "wide.yaml"
-    ratio = 1000 + len(tmp_path.name)
+    ratio = next(_RATIOS)
     file.write_text(
         f"{{perplexity_ratio: {ratio}, accuracy_drop: 1, divergence: 100, disagreement: 1, golden_drop: 1, repetition_rise: 1}}"
     )
