@@ -42,9 +42,17 @@ def find_data(bench: Workbench, model: Digest) -> Mapping[str, str]:
     """
     data: dict[str, str] = {}
     for maker in bench.makers(model):
+        if maker.stage == "retrain":
+            continue
         if maker.stage == "evaluate" or (maker.stage != "download" and maker.made == model):
             data |= _digests(maker.inputs)
     return data
+
+
+def find_training(bench: Workbench, base: Digest) -> Mapping[str, str]:
+    """The digest of what the unquantized checkpoint was trained on here, as `training`; empty where it was not."""
+    made = [one for one in bench.makers(base) if one.made == base and one.stage == "retrain"]
+    return {"training": str(made[-1].inputs["data"])} if made else {}
 
 
 def tell(  # noqa: PLR0913 - all that is known of a version
@@ -60,7 +68,7 @@ def tell(  # noqa: PLR0913 - all that is known of a version
     """Logs the bill of materials and the lineage on the run that makes the version; returns the version's tags."""
     base = evaluation.base
     origin = session.origins.get(base) or find_origin(session.bench, base)
-    data = find_data(session.bench, manifest.digest)
+    data = {**find_data(session.bench, manifest.digest), **find_training(session.bench, base)}
     bill = render_bill(
         Facts(
             name=name,

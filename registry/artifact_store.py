@@ -20,12 +20,14 @@ from botocore.exceptions import ClientError
 from registry.digests import BESIDE, MANIFEST_NAME, SIGNATURE_NAME, describe_folder, digest_bytes
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
 from registry.known_files import KnownFiles
-from registry.local_copies import appearing_whole, discard, is_copy_of
+from registry.local_copies import alone_in, discard, is_copy_of
+from registry.parts import fetch_files
 from registry.release import ArtifactManifest, Digest, FileEntry, split_source
 from registry.s3 import ABSENT, answering, code_of, connect_s3
+from registry.s3_files import promised_files
 from registry.sending import Sending, UnfinishedUpload, abort_upload, list_unfinished
 from registry.settings import RegistrySettings
-from registry.transfer import WORKERS, copy_inside, fetch_all, patiently
+from registry.transfer import WORKERS, copy_inside, patiently
 
 _PREFIX, _DERIVED = "models", "derived"
 _HEXADECIMAL = re.compile("[0-9a-f]{64}")
@@ -95,7 +97,7 @@ class ArtifactStore:
             key = f"{prefix}/{name}"
             patiently(
                 lambda key=key, content=content: self._client.put_object(
-                    Bucket=self._bucket, Key=key, Body=content
+                    Bucket=self._bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256"
                 )
             )
 
@@ -204,7 +206,12 @@ class ArtifactStore:
         """Lays the signature of the artifact at `source` beside its manifest, in place of one that is there."""
         bucket, prefix = split_source(source)
         with answering(f"the signature at {source}"):
-            self._client.put_object(Bucket=bucket, Key=f"{prefix}/{SIGNATURE_NAME}", Body=signature)
+            self._client.put_object(
+                Bucket=bucket,
+                Key=f"{prefix}/{SIGNATURE_NAME}",
+                Body=signature,
+                ChecksumAlgorithm="SHA256",
+            )
 
     def signature(self, source: str) -> bytes | None:
         """What lies there as its signature; None when nothing does."""
@@ -245,41 +252,41 @@ class ArtifactStore:
     ) -> Path:
         """A local folder, `<into>/<hexadecimal digest>`, with exactly the bytes that `digest` names.
 
-        A copy that is there is verified and used again. The folder appears at once and whole, so several processes
-        may fetch the same artifact.
+        A copy that is there is verified and used again. The folder appears at once and whole. Of several processes that
+        fetch the same artifact one does and the others wait; one that is cut off is followed by another that goes on there.
 
         Raises:
             NotFound: there is no finished artifact at `source`.
+            StageFailed: the disk has no room for it.
             IntegrityError: what lies there, or arrived, has another digest.
         """
         final = into / _hexadecimal(digest)
-        if final.is_dir():
-            if is_copy_of(final, digest):
+        if is_copy_of(final, digest):
+            return final
+        manifest = self._promised(source, digest)
+        partial = into / f".fetching-{final.name}"
+        with alone_in(partial):
+            if is_copy_of(final, digest):  # by whoever was in there before
+                discard(partial)
                 return final
             discard(final)
-        manifest = self._promised(source, digest)
-        bucket, prefix = split_source(source)
-        with appearing_whole(final) as partial:
-            targets: dict[str, Path] = {}
-            for entry in manifest.files:
-                target = partial / entry.path
-                if not target.resolve().is_relative_to(partial.resolve()):
-                    message = f"The manifest of {source} names {entry.path!r}, outside its folder. Do not serve it."
-                    raise IntegrityError(message)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                targets[f"{prefix}/{entry.path}"] = target
-            with answering(source):
-                fetch_all(self._client, bucket, targets, on_bytes=on_bytes)
-            arrived = describe_folder(partial)
-            if arrived != manifest:
-                changed = {f.path for f in manifest.files} - {
-                    f.path for f in arrived.files if f in manifest.files
-                }
-                message = (
-                    f"The bytes of {', '.join(sorted(changed))} at {source} are not those that were evaluated. "
-                    "They are not served; delete that folder in S3, then run the release again."
-                )
+            is_new = not any(partial.iterdir())
+            files = promised_files(self._client, source, manifest)
+            try:
+                folder = fetch_files(files, partial, on_bytes=lambda size: on_bytes(int(size)))
+            except NotFound:
+                discard(partial)
+                raise
+            except IntegrityError as error:
+                discard(partial)
+                message = f"{error} What lies at {source} is not served: delete that folder in S3, then run the release again."
+                raise IntegrityError(message) from error
+            if not (is_new or is_copy_of(folder, digest)):
+                discard(partial)
+                message = f"Somebody changed {partial} while {source} was fetched there. It was thrown away; run again."
                 raise IntegrityError(message)
+            folder.rename(final)
+            discard(partial)
         return final
 
     def written(self) -> Mapping[str, datetime]:

@@ -1,6 +1,7 @@
 """Folders on this disk that are there whole or not at all, while several processes make and discard the same one."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Generator
@@ -27,15 +28,26 @@ def discard(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def appearing_whole(final: Path) -> Generator[Path]:
-    """A folder to fill, which becomes `final` at the end of the block, unless another process was faster."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".fetching-") as name:
-        partial = Path(name) / "artifact"
-        partial.mkdir()
-        yield partial
+def alone_in(folder: Path) -> Generator[None]:
+    """Makes `folder` where it is missing, and waits until no other process is in it; a killed one is in it no more."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            os.rename(partial, final)  # noqa: PTH104 - Path.rename would do; this says that it must not replace
-        except OSError:
-            if not final.is_dir():
-                raise
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever was in it before may have taken it away, and this be nobody's any more.
+            if _is(folder, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is(folder: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

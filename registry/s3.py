@@ -40,7 +40,12 @@ def connect_s3(settings: RegistrySettings, *, keys: tuple[str, str] | None = Non
                 read_timeout=60,
                 max_pool_connections=16,
                 retries={"max_attempts": 4, "mode": "standard"},
-                s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
+                s3={
+                    # What is sent goes with its SHA-256 in a header that is signed, and S3 compares it. On plain http the
+                    # SDK would hash each body once more, and S3 too.
+                    "payload_signing_enabled": False,
+                    **({"addressing_style": "path"} if settings.s3_endpoint_url else {}),
+                },
             ),
         )
     except ValueError as error:

@@ -1,28 +1,20 @@
-"""How objects are copied inside S3 and fetched from it, and how long is waited for it; `sending` is the way there."""
+"""How objects are copied inside S3, and how long is waited for it; `sending` is the way there, `s3_files` the way back."""
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-from boto3.exceptions import RetriesExceededError
-from boto3.s3 import transfer as sdk_transfer
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError, HTTPClientError
-from s3transfer.exceptions import RetriesExceededError as TransferRetriesExceededError
-from s3transfer.subscribers import BaseSubscriber
 
 from registry.release import Digest
-from registry.s3 import SERVER_ERROR, answering, code_of, status_of
+from registry.s3 import SERVER_ERROR, code_of, status_of
 
 DIGEST_METADATA = "sha256"
 """The metadata of an object that Shipway wrote: what somebody else put in its place has none."""
 WORKERS = 8
 _COPY = TransferConfig(
     multipart_threshold=512 << 20, multipart_chunksize=256 << 20, max_concurrency=4
-)
-_FETCH = TransferConfig(
-    multipart_threshold=32 << 20, multipart_chunksize=16 << 20, max_concurrency=WORKERS
 )
 _PAUSES_S = (1.0, 4.0)
 """Between rounds of the client's own attempts for one piece."""
@@ -66,38 +58,3 @@ def copy_inside(
     from_bucket, from_key = given
     more = {} if etag is None else {"CopySourceIfMatch": etag}
     client.copy({"Bucket": from_bucket, "Key": from_key}, bucket, key, ExtraArgs=more, Config=_COPY)
-
-
-class _Progress(BaseSubscriber):
-    def __init__(self, on_bytes: Callable[[int], None]) -> None:
-        self._on_bytes = on_bytes
-
-    def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:  # noqa: ARG002 - the base class's
-        self._on_bytes(bytes_transferred)
-
-
-def fetch_all(
-    client: Any,
-    bucket: str,
-    targets: Mapping[str, Path],
-    *,
-    on_bytes: Callable[[int], None],
-) -> None:
-    """Writes the object under each key into its file. What arrives is not compared with anything here.
-
-    Raises:
-        NotFound: one of them is not there.
-    """
-    sdk: Any = sdk_transfer
-    with sdk.create_transfer_manager(client, _FETCH) as manager:
-        futures = {
-            key: manager.download(bucket, key, str(target), subscribers=[_Progress(on_bytes)])
-            for key, target in targets.items()
-        }
-        for key, future in futures.items():
-            try:
-                with answering(f"s3://{bucket}/{key}"):
-                    future.result()
-            except TransferRetriesExceededError as error:
-                last: Any = error
-                raise RetriesExceededError(last.last_exception) from error

@@ -17,8 +17,8 @@ from pipelines.download.card import CARD, read_card, take_card
 from pipelines.download.fetcher import Fetcher, Found
 from pipelines.download.gguf import convert_gguf, read_gguf_facts
 from pipelines.download.hub import Hub
-from pipelines.download.numbers import check_numbers
 from pipelines.download.sources import parse_source
+from pipelines.finite import check_numbers
 from pipelines.progress import Announcer
 from pipelines.quantize.auto_gptq import adopt
 from pipelines.session import Model, Session, Switch, run_entry_point

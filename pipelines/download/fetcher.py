@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, assert_never
 from pipelines.checkpoint import PICKLES, check_names
 from pipelines.download.archives import is_archive
 from pipelines.download.hub import Hub
-from pipelines.download.parts import RemoteFile, fetch_files
-from pipelines.download.s3_files import list_files, promise
 from pipelines.download.sources import (
     FileSource,
     HubSource,
@@ -25,7 +23,9 @@ from pipelines.progress import Announcer
 from registry.artifact_store import ArtifactStore
 from registry.digests import describe_folder, digest_bytes, digest_file
 from registry.errors import IntegrityError, NotFound, SourceInvalid
+from registry.parts import RemoteFile, fetch_files
 from registry.release import BASE_TAG, DIGEST_TAG, LICENCE_TAG, Digest, parse_digest
+from registry.s3_files import list_files, promised_files
 
 if TYPE_CHECKING:
     from registry.mlflow_registry import MlflowRegistry
@@ -104,9 +104,7 @@ class Fetcher:
         identity = {"digest": manifest.digest}
 
         def bring(folder: Path, announcer: Announcer) -> Path:
-            return _fetch(
-                promise(list_files(self._connect_s3(), address), manifest), folder, announcer
-            )
+            return _fetch(promised_files(self._connect_s3(), address, manifest), folder, announcer)
 
         return Found(address=address, identity=identity, digest=manifest.digest, bring=bring)
 

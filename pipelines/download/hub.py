@@ -12,8 +12,8 @@ from typing import Any
 
 from pipelines.checkpoint import check_names
 from pipelines.download.card import CARD_FILES
-from pipelines.download.parts import RemoteFile
 from registry.errors import SourceInvalid, Unavailable
+from registry.parts import RemoteFile
 
 _CHECKPOINT_FILES = (
     "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",

@@ -37,6 +37,8 @@ _SCORES = "scorecard.json"
 _EVALUATION = "evaluation.json"
 _REFERENCE = "reference.safetensors"
 _PERFORMANCE = "performance.json"
+_PER_TOKEN = "divergence"  # noqa: S105 - a score's name
+"""Told only of models that cut text into the same tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +98,7 @@ def evaluate(
         BadInput: texts or tasks cannot be used.
         StageFailed: a model cannot be loaded or run.
     """
-    measures = Measures(
-        data=data, tasks=read_tasks(data.tasks), prompts=read_prompts(data.tasks.parent)
-    )
+    measures = read_measures(data)
     with session.stage("evaluate", f"texts, tasks and prompts of {data.tasks.parent}") as stage:
         stage.log_inputs(
             {
@@ -129,6 +129,34 @@ def evaluate(
     return evaluation, file
 
 
+def read_measures(data: DataFolder) -> Measures:
+    """What lies in `data` to measure with.
+
+    Raises:
+        BadInput: it cannot be used.
+    """
+    return Measures(
+        data=data, tasks=read_tasks(data.tasks), prompts=read_prompts(data.tasks.parent)
+    )
+
+
+def evaluation_of(measures: Measures) -> str:
+    """The name of texts, tasks, prompts and settings, as scorecards have it."""
+    return key_of(_what(measures))
+
+
+def _what(measures: Measures) -> dict[str, Any]:
+    data = measures.data
+    return {
+        "perplexity": digest_file(data.perplexity),
+        "tasks": describe_folder(data.tasks).digest,
+        "window_tokens": WINDOW_TOKENS,
+        "windows": MAX_WINDOWS,
+        "prompts": measures.prompts.digest,
+        "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """What was measured of a model."""
@@ -148,23 +176,13 @@ class Scorer:
     measures: Measures
     base: Model
 
-    @property
-    def what(self) -> dict[str, Any]:
-        """Names texts, tasks, prompts and settings."""
-        data = self.measures.data
-        return {
-            "perplexity": digest_file(data.perplexity),
-            "tasks": describe_folder(data.tasks).digest,
-            "window_tokens": WINDOW_TOKENS,
-            "windows": MAX_WINDOWS,
-            "prompts": self.measures.prompts.digest,
-            "prompt_tokens": (MAX_PROMPT_TOKENS, KEPT_TOKENS, MAX_ANSWER_TOKENS, MAX_JSON_TOKENS),
-        }
-
-    def score(self, who: str, model: Model, based: Scored | None = None) -> Scored:
+    def score(
+        self, who: str, model: Model, based: Scored | None = None, *, is_of_base: bool = True
+    ) -> Scored:
         """The model's scores, measured now or when the same bytes were measured before.
 
-        `based` is what was measured of the base, against which the others are; only the base itself has none.
+        `based` is what was measured of the base, against which the others are; only the base itself has none. A model
+        that is not of that base (`is_of_base`) need not cut text into the same tokens.
         """
         announcer = self.session.announcer
 
@@ -177,8 +195,9 @@ class Scorer:
                 who=who,
                 reference=predictions / _REFERENCE,
                 is_base=based is None,
+                is_of_base=is_of_base,
             )
-            card = Scorecard(evaluation=key_of(self.what), scores=scores)
+            card = Scorecard(evaluation=evaluation_of(self.measures), scores=scores)
             (folder / _SCORES).write_text(card.to_json())
             (folder / _PERFORMANCE).write_text(json.dumps(asdict(performance)))
             return Product()
@@ -186,7 +205,7 @@ class Scorer:
         key = {
             "model": model.digest,
             "base": self.base.digest,
-            "what": self.what,
+            "what": _what(self.measures),
             "device": "cuda" if has_gpu() else "cpu",
             "code": code_of(__file__, _LIBRARIES),
         }
@@ -221,7 +240,7 @@ def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
         return None
     digest = parse_digest(version.tags[DIGEST_TAG])
     card = _card_of(version)
-    if card is None or card.evaluation != key_of(scorer.what):
+    if card is None or card.evaluation != evaluation_of(scorer.measures):
         session.announcer.say(
             "evaluate",
             f"the champion v{number} was measured on other texts, and is measured on these",
@@ -229,7 +248,12 @@ def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
         folder = session.store.fetch(
             version.source, digest, into=session.home / "work" / "champion"
         )
-        card = scorer.score("champion", Model.at(folder), based).scorecard
+        card = scorer.score("champion", Model.at(folder), based, is_of_base=False).scorecard
+        if _PER_TOKEN not in card.scores:
+            session.announcer.say(
+                "evaluate",
+                f"the champion v{number} cuts text into other tokens: compared with it are tasks and answers alone",
+            )
     return Champion(version=version.version, digest=digest, scorecard=card)
 
 

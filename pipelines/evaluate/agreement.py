@@ -17,6 +17,10 @@ KEPT_TOKENS = 1024
 MAX_PROMPT_TOKENS = 128
 
 
+class OtherTokens(SourceInvalid):
+    """The model cuts text into other tokens than the base, or knows fewer: nothing can be compared token by token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """Of each prompt, the mean over its predicted tokens; tokens of one prompt are not independent, prompts are."""
@@ -71,7 +75,7 @@ def measure_agreement(
     """How well `model` agrees with the base that wrote `file` for the same `texts`.
 
     Raises:
-        SourceInvalid: it cuts text into other tokens, or knows another number of them: nothing can be compared.
+        OtherTokens: nothing can be compared.
     """
     import torch
     from safetensors import safe_open
@@ -87,12 +91,12 @@ def measure_agreement(
                     "The model's tokenizer cuts text into other tokens than its base's does, so that their predictions "
                     "cannot be compared. Give the base that this model was made from."
                 )
-                raise SourceInvalid(message)
+                raise OtherTokens(message)
             logs = _log_probabilities(model, ids)  # (T - 1, V)
             tokens = reference.get_tensor(f"{number}.tokens").long().to(logs.device)  # (T - 1, K)
             if int(tokens.max()) >= logs.shape[-1]:
                 message = f"The model knows {logs.shape[-1]} tokens, fewer than its base. Give the base that it was made from."
-                raise SourceInvalid(message)
+                raise OtherTokens(message)
             base = reference.get_tensor(f"{number}.logs").to(logs.device)
             divergence.append(float(_divergence(base, logs.gather(-1, tokens)).mean()))
             top1.append(float((logs.argmax(-1) == tokens[:, 0]).double().mean()))

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.datasets import DataFolder
-from pipelines.evaluate.agreement import measure_agreement, write_reference
+from pipelines.evaluate.agreement import Agreement, OtherTokens, measure_agreement, write_reference
 from pipelines.evaluate.answers import measure_answers
 from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS, measure_perplexity
 from pipelines.evaluate.prompts import Prompts
 from pipelines.evaluate.speed import Performance, forget_peak, measure_speed
 from pipelines.evaluate.tasks import Task, measure_tasks
+from pipelines.finite import check_numbers
 from pipelines.loading import has_gpu, load_model, load_tokenizer
 from pipelines.progress import Announcer, hushed_library
 from registry.errors import SourceInvalid
@@ -28,7 +29,7 @@ class Measures:
     prompts: Prompts
 
 
-def measure(
+def measure(  # noqa: PLR0913 - each is a fact of the model or its base
     folder: Path,
     measures: Measures,
     announcer: Announcer,
@@ -36,10 +37,12 @@ def measure(
     who: str,
     reference: Path,
     is_base: bool,
+    is_of_base: bool = True,
 ) -> tuple[dict[str, Score], Performance]:
     """Every score of the model in `folder`, and its speed here.
 
-    `reference` holds the base's predictions; a model that is the base writes it.
+    `reference` holds the base's predictions; a model that is the base writes it. One that is not of it may cut text into
+    other tokens: then neither its agreement nor its perplexity, which is per token, can be compared, and both are left out.
 
     Raises:
         BadInput: texts or prompts cannot be used.
@@ -63,7 +66,12 @@ def measure(
         text = measures.data.perplexity.read_text(encoding="utf-8")
         losses = measure_perplexity(loaded, tokenizer, text, on_window=on_window)
         agree = write_reference if is_base else measure_agreement
-        agreement = agree(loaded, tokenizer, prompts.texts, reference, advance=advance)
+        try:
+            agreement = agree(loaded, tokenizer, prompts.texts, reference, advance=advance)
+        except OtherTokens:
+            if is_of_base:
+                raise
+            losses, agreement = (), Agreement(divergence=(), top1=())
         answers = measure_answers(loaded, tokenizer, prompts.golden, advance=advance)
         tasks = measure_tasks(loaded, tokenizer, measures.tasks)
         window_s = [after - before for before, after in itertools.pairwise(ticks)]
@@ -94,6 +102,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     """
     import torch
 
+    check_numbers(folder, where=str(folder))
     tokenizer = load_tokenizer(folder)
     model = load_model(
         folder,
@@ -108,22 +117,4 @@ def load(folder: Path) -> tuple[Any, Any]:
             "belong together. Give the tokenizer that the model was trained with."
         )
         raise SourceInvalid(message)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if not all(bool(torch.isfinite(part).all()) for part in _parts(tensor)):
-            message = (
-                f"{name} of {folder} holds NaN or infinity, so that every answer would be worthless. "
-                "Copy or download the model again; if it was quantized here, use another recipe."
-            )
-            raise SourceInvalid(message)
     return model, tokenizer
-
-
-def _parts(tensor: Any) -> list[Any]:
-    """The plain tensors of floating-point numbers in `tensor`; a quantized one is made of several."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        return [
-            part
-            for name in tensor.__tensor_flatten__()[0]
-            for part in _parts(getattr(tensor, name))
-        ]
-    return [tensor] if tensor.is_floating_point() else []

@@ -14,6 +14,7 @@ import typer
 from pipelines.checkpoint import block_in_features, check_weights, read_config
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.declared import read_declared
+from pipelines.finite import check_numbers
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import Announcer, hushed_library
 from pipelines.quantize.calibration import cut_windows, read_texts
@@ -30,7 +31,6 @@ from pipelines.quantize.recipes import (
     pin_calibration,
 )
 from pipelines.quantize.served_by import check_format, format_facts
-from pipelines.quantize.weights import check_numbers
 from pipelines.session import Model, Session, Switch, run_entry_point
 from pipelines.workbench import Product, code_of
 from registry.digests import digest_file
@@ -121,7 +121,7 @@ def _check(recipe: Recipe, model: Model) -> None:
 def _make(
     folder: Path, *, model: Model, recipe: Recipe, data: DataFolder, announcer: Announcer
 ) -> Product:
-    check_numbers(model.folder)
+    check_numbers(model.folder, where=str(model.folder))
     out, scratch = folder / "model", folder / "scratch"
     scratch.mkdir()
     losses: tuple[tuple[str, float], ...] = ()

@@ -34,7 +34,9 @@ class Candidate:
     loss_upper: float | None = None
     """Where the loss ends, allowing for noise."""
     not_tried: str = ""
-    """Why there is nothing to measure."""
+    """Why it cannot work for this model, or its engine."""
+    failed: str = ""
+    """What went wrong when it was tried."""
     refused: str = ""
     """Why its gate does not let it through: it could not be promoted."""
 
@@ -114,6 +116,8 @@ def _objection(candidate: Candidate, budget: Budget) -> str:
     """Why it is not within the budget; empty where it is."""
     if candidate.not_tried:
         return f"not tried: {candidate.not_tried}"
+    if candidate.failed:
+        return f"failed: {candidate.failed}"
     size, upper = candidate.size_bytes, candidate.loss_upper
     if size is None or upper is None or not math.isfinite(upper):
         return "not measured"

@@ -24,7 +24,7 @@ from pipelines.quantize.recipes import Recipe
 from pipelines.quantize.served_by import check_served
 from pipelines.session import Model, Session
 from registry.engines import ServingEngine
-from registry.errors import RecipeInvalid, ShipwayError
+from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
 from registry.gate import Margins
 
 AUTO = "auto"
@@ -88,12 +88,15 @@ def search(  # noqa: PLR0913 - as many things decide
             check_served(recipe, engine)
             pinned = pin_recipe(recipe, data)
             model = quantize(trial, model=base, recipe=pinned, data=data)
+            evaluation, _ = evaluate(
+                trial, base=base, model=model, data=data, margins=margins, name=name
+            )
         except RecipeInvalid as error:
             candidates.append(Candidate(name=title, recipe=str(recipe), not_tried=str(error)))
             continue
-        evaluation, _ = evaluate(
-            trial, base=base, model=model, data=data, margins=margins, name=name
-        )
+        except (SourceInvalid, StageFailed) as error:
+            candidates.append(Candidate(name=title, recipe=str(recipe), failed=str(error)))
+            continue
         tried[title] = Kept(recipe=pinned, model=model, evaluation=evaluation)
         candidates.append(_candidate(title, tried[title]))
     choice = choose(candidates, budget)

@@ -18,8 +18,7 @@ from pipelines.checkpoint import block_in_features, check_checkpoint, read_confi
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.declared import read_declared
 from pipelines.download.__main__ import download
-from pipelines.download.parts import fetch_files
-from pipelines.download.s3_files import list_files
+from pipelines.evaluate.__main__ import evaluation_of, read_measures
 from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed_library
@@ -27,10 +26,11 @@ from pipelines.quantize.__main__ import pin_recipe, read_recipe
 from pipelines.quantize.canonical import make_canonical
 from pipelines.quantize.served_by import check_served
 from pipelines.retrain.examples import Example, divide, parse_examples, read_content, tokenize
+from pipelines.retrain.made import Wanted, find_made
 from pipelines.retrain.parent import check_base, find_base, parse_parent
 from pipelines.retrain.recipe import AdapterRecipe, check_targets, parse_adapter
-from pipelines.session import Model, Session, Stage, Switch, run_entry_point
-from pipelines.version import check_name
+from pipelines.session import REUSED_TAG, Model, Session, Stage, Switch, run_entry_point
+from pipelines.version import VERSION_TAG, check_name
 from pipelines.workbench import Product, code_of, key_of
 from registry.digests import digest_bytes
 from registry.engines import ServingEngine
@@ -40,7 +40,8 @@ from registry.errors import (
     NotFound,
     RecipeInvalid,
 )
-from registry.promotion import AliasTrigger, MoveAlias
+from registry.parts import fetch_files
+from registry.promotion import AliasTrigger, MoveAlias, check_gate
 from registry.release import (
     ADAPTER_TAG,
     LICENCE_TAG,
@@ -49,8 +50,10 @@ from registry.release import (
     TRAINING_DATA_TAG,
     Digest,
     ModelVersion,
+    Release,
     parse_digest,
 )
+from registry.s3_files import list_files
 
 _LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 _LOSSES = "training.csv"
@@ -276,6 +279,19 @@ def ask_for(session: Session, name: str, version: str) -> str:
     return f"{name} v{version} is {_CHALLENGER} now"
 
 
+def tell_made(session: Session, made: ModelVersion) -> None:
+    """That there is nothing to do, for `made` is what would come of it; on the run, too."""
+    session.tracking.set_tags(
+        session.run_id, {VERSION_TAG: made.version, REUSED_TAG: made.run_id or ""}
+    )
+    verdict = "" if isinstance(check_gate(made), Release) else ", which may not be promoted"
+    session.announcer.say(
+        "retrain",
+        f"nothing new: {made.model} v{made.version}{verdict} was trained on these data already. "
+        "New data make a new version; -P fresh=true trains on these again",
+    )
+
+
 def main(  # noqa: PLR0913, PLR0917 - one argument for each option
     name: Annotated[str, typer.Option(help="The registered model.")],
     data: Annotated[
@@ -310,6 +326,18 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
         parsed = pin_recipe(read_recipe(recipe), texts)
         check_served(parsed, engine)
         before = find_parent(session, name, parent)
+        wanted = Wanted(
+            parent=before,
+            is_whatever_serves=parse_parent(parent)[0] is None,
+            data=data_digest,
+            adapter=training.model_dump_json(),
+            recipe=parsed.model_dump_json(),
+            margins=allowed,
+            evaluation=evaluation_of(read_measures(texts)),
+        )
+        if fresh is Switch.FALSE and (made := find_made(session.registry.versions(name), wanted)):
+            tell_made(session, made)
+            return
         learner = fetch_base(session, before, named=base)
         merged, stored = retrain(
             session,
@@ -338,7 +366,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
                 SOURCE_TAG: stored,
                 PARENT_TAG: f"models:/{before.model}/{before.version}",
                 TRAINING_DATA_TAG: json.dumps({"address": data, "digest": data_digest}),
-                ADAPTER_TAG: training.model_dump_json(),
+                ADAPTER_TAG: wanted.adapter,
             },
         )
         told = f"{name} v{made.version} may be promoted: `shipway promote ENDPOINT {made.version}`"

@@ -6,9 +6,11 @@ that was given to somebody else since is never taken for it.
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,10 @@ from pathlib import Path
 from registry.errors import AlreadyRunning
 
 _POLL_S = 0.05
+_NOTES_ITS_PID = ("/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"')
+"""The process itself, before it becomes what is to run: a loop that is killed as it starts one leaves no nameless process."""
+_NOTE_S = 10
+"""For that."""
 
 
 @contextmanager
@@ -31,6 +37,17 @@ def only_one(folder: Path) -> Generator[None]:
             message = f"Another `shipway schedule run` works in {folder}. End it first, or set another SHIPWAY_HOME."
             raise AlreadyRunning(message)
         yield
+
+
+def place_of(folder: Path) -> str:
+    """The name of `folder`, and so of the loop that works in it: made up once, and kept there."""
+    file = folder / ".place"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / ".place.new"
+        partial.write_text(uuid.uuid4().hex)
+        partial.replace(file)
+    return file.read_text()
 
 
 class Children:
@@ -54,8 +71,10 @@ class Children:
         with self._file(run_id).open("x") as lock, self.log(run_id).open("ab") as log:
             _take(lock.fileno())
             try:
-                child = subprocess.Popen(  # noqa: S603 - our own command lines, no shell
-                    list(command),
+                if shutil.which(command[0], path=self._environment.get("PATH")) is None:
+                    raise FileNotFoundError(command[0])
+                child = subprocess.Popen(  # noqa: S603 - our own command lines; the shell is given them as words
+                    [*_NOTES_ITS_PID, str(self._file(run_id).resolve()), *command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -67,7 +86,6 @@ class Children:
             except OSError:
                 self._file(run_id).unlink()
                 raise
-            lock.write(str(child.pid))
         self._ours[run_id] = child
 
     def runs(self, run_id: str) -> bool:
@@ -90,9 +108,8 @@ class Children:
 
     def end(self, run_ids: Sequence[str]) -> None:
         """Has the processes end, and their children; kills those that have not within the grace."""
-        groups = {
-            run_id: int(self._file(run_id).read_text()) for run_id in run_ids if self.runs(run_id)
-        }
+        noted = {run_id: self._group(run_id) for run_id in run_ids}
+        groups = {run_id: group for run_id, group in noted.items() if group is not None}
         for group in groups.values():
             _signal(group, signal.SIGTERM)
         limit = time.monotonic() + self._grace_s
@@ -110,6 +127,17 @@ class Children:
         running = tuple(run_id for run_id in self._known() if self.runs(run_id))
         self.end(running)
         return running
+
+    def _group(self, run_id: str) -> int | None:
+        """The process group of the run, once it is noted; None where the process is gone."""
+        limit = time.monotonic() + _NOTE_S
+        while self.runs(run_id):
+            if text := self._file(run_id).read_text().strip():
+                return int(text)
+            if time.monotonic() > limit:
+                return None  # stopped before its first line
+            time.sleep(_POLL_S)
+        return None
 
     def _known(self) -> tuple[str, ...]:
         return tuple(sorted(file.stem for file in self._folder.glob("*.pid")))

@@ -36,7 +36,7 @@ def run(file: File = _DEFAULT_FILE, *, project: Project = _HERE) -> None:
     import sys
     import threading
 
-    from pipelines.schedule.children import Children, only_one
+    from pipelines.schedule.children import Children, only_one, place_of
     from pipelines.schedule.loop import Loop, run_loop
     from pipelines.settings import PipelineSettings
 
@@ -62,7 +62,7 @@ def run(file: File = _DEFAULT_FILE, *, project: Project = _HERE) -> None:
     with only_one(home / "schedules"):
         loop = Loop(
             schedules,
-            _records(),
+            _records(place_of(home / "schedules")),
             Children(home / "schedules", project=project.resolve(), environment=environment),
             command=command,
             since=datetime.now(UTC),
@@ -112,9 +112,9 @@ def _read(file: Path, project: Path) -> "tuple[Schedule, ...]":
     return schedules
 
 
-def _records() -> "Records":
+def _records(place: str = "") -> "Records":
     from pipelines.schedule.records import Records
     from registry.settings import RegistrySettings
     from registry.tracking import Tracking, connect_mlflow
 
-    return Records(Tracking(connect_mlflow(RegistrySettings())))
+    return Records(Tracking(connect_mlflow(RegistrySettings())), place=place)

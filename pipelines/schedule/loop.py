@@ -62,7 +62,7 @@ class Loop:
         try:
             for schedule in self._schedules:
                 history = self._settled(schedule.name)
-                self._end(schedule.name, history.past.running, Outcome.INTERRUPTED)
+                self._end(schedule.name, sorted(history.own), Outcome.INTERRUPTED)
         except Unavailable:
             for run_id in self._children.end_all():
                 self._say(f"ended, and not recorded yet: run {run_id}")
@@ -71,7 +71,7 @@ class Loop:
     def _settled(self, name: str) -> History:
         """What is recorded of that schedule, once the runs whose process is gone are recorded as such."""
         history = self._records.history(name)
-        gone = [run_id for run_id in history.past.running if not self._children.runs(run_id)]
+        gone = [run_id for run_id in sorted(history.own) if not self._children.runs(run_id)]
         for run_id in gone:
             # Asked for again: it may have ended between the two looks.
             status = self._records.history(name).status.get(run_id, "")
@@ -82,7 +82,7 @@ class Loop:
 
     def _start(self, start: Start, history: History) -> None:
         name = start.schedule.name
-        self._end(name, start.replaces, Outcome.REPLACED)
+        self._end(name, [r for r in start.replaces if r in history.own], Outcome.REPLACED)
         run_id = self._records.begin(start)
         try:
             self._children.start(run_id, self._command(start.schedule, run_id))

@@ -19,6 +19,8 @@ AT_TAG = "shipway.schedule.at"
 OUTCOME_TAG = "shipway.schedule.outcome"
 REASON_TAG = "shipway.schedule.reason"
 PASSED_OVER_TAG = "shipway.schedule.passed_over"
+PLACE_TAG = "shipway.schedule.place"
+"""Whose run it is: of several machines that run the same schedule each looks after its own."""
 _LOOK_BACK = 100
 """Runs of one schedule; more cannot be under way."""
 
@@ -55,6 +57,8 @@ class History:
     """Of the newest; empty where there is none."""
     status: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of each run that is recorded as under way, as MLflow has it."""
+    own: frozenset[str] = frozenset()
+    """Those of them that were started in this place; what became of the others is seen where they were."""
 
 
 def experiment_of(schedule: str) -> str:
@@ -65,9 +69,10 @@ def experiment_of(schedule: str) -> str:
 class Records:
     """The runs of schedules. Every method raises `RegistryUnavailable` when MLflow gives no answer."""
 
-    def __init__(self, tracking: "Tracking") -> None:
-        """`tracking` brings its own timeouts."""
+    def __init__(self, tracking: "Tracking", *, place: str = "") -> None:
+        """`tracking` brings its own timeouts; `place` is where runs are started (`children.place_of`)."""
         self._tracking = tracking
+        self._place = place
 
     def history(self, schedule: str) -> History:
         """What is recorded of `schedule`."""
@@ -77,15 +82,18 @@ class Records:
         if not runs:
             return History()
         newest = max(runs, key=lambda run: datetime.fromisoformat(run[AT_TAG]))
-        status = {r["run_id"]: r["status"] for r in runs if r[OUTCOME_TAG] == Outcome.RUNNING}
+        running = [run for run in runs if run[OUTCOME_TAG] == Outcome.RUNNING]
+        status = {run["run_id"]: run["status"] for run in running}
+        own = {run["run_id"] for run in running if run.get(PLACE_TAG, self._place) == self._place}
         past = Past(last=datetime.fromisoformat(newest[AT_TAG]), running=tuple(sorted(status)))
-        return History(past=past, outcome=newest[OUTCOME_TAG], status=status)
+        return History(past=past, outcome=newest[OUTCOME_TAG], status=status, own=frozenset(own))
 
     def begin(self, start: Start) -> str:
         """The id of a new run for `start`, which is under way from now on."""
         # MLflow notes the entry point on runs that it makes, and this one it only goes on with.
         entry_point = {"mlflow.project.entryPoint": start.schedule.entry_point}
-        tags = {**_tags(start), **entry_point, OUTCOME_TAG: Outcome.RUNNING.value}
+        is_ours = {PLACE_TAG: self._place, OUTCOME_TAG: Outcome.RUNNING.value}
+        tags = {**_tags(start), **entry_point, **is_ours}
         return self._create(start, tags)
 
     def miss(self, miss: Miss) -> None:

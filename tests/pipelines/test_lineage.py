@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.lineage import find_data
+from pipelines.lineage import find_data, find_training
 from pipelines.workbench import Product, Workbench
 from registry.digests import describe_folder
 from tests.builders import a_digest
@@ -26,3 +26,18 @@ def test_a_model_was_not_made_with_what_something_else_was_made_of_it_with(tmp_p
 
     assert find_data(bench, base) == {"perplexity": a_digest("2")}
     assert find_data(bench, made) == {"calibration": a_digest("1")}
+
+
+def test_a_model_was_made_with_what_its_base_was_trained_on(tmp_path) -> None:
+    bench = Workbench(tmp_path)
+
+    def train(folder: Path) -> Product:
+        (folder / "model").mkdir()
+        (folder / "model" / "weights").write_text("merged")
+        return Product()
+
+    given = {"base": a_digest("1"), "data": a_digest("2"), "recipe": {"rank": 8}}
+    merged = describe_folder(bench.do("retrain", given, train).folder / "model").digest
+    assert find_training(bench, merged) == {"training": a_digest("2")}
+    assert find_data(bench, merged) == {}, "it is told once, and by its name"
+    assert find_training(bench, a_digest("1")) == {}

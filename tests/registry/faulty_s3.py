@@ -33,6 +33,11 @@ class Asked:
     def is_copy(self) -> bool:
         return "X-Amz-Copy-Source" in self.headers
 
+    @property
+    def is_fetch(self) -> bool:
+        """A piece of a file's bytes is asked for."""
+        return self.method == "GET" and "Range" in self.headers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
@@ -48,8 +53,20 @@ class Refusal:
         )
 
 
-Fault = Callable[[Asked], Refusal | bytes | None]
-"""What is done to a request: it is refused, goes on with another body, or as it came."""
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The connection is closed after so many bytes of what S3 answers."""
+
+    after_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """The first byte of what S3 answers is another one."""
+
+
+Fault = Callable[[Asked], Refusal | Cut | Damage | bytes | None]
+"""What is done to a request: it is refused, its answer is spoilt, it goes on with another body, or as it came."""
 
 
 @dataclass
@@ -59,6 +76,8 @@ class FaultyS3:
     upstream: tuple[str, int]
     fault: Fault = lambda _: None
     asked: list[Asked] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
+    """Bytes of files that were handed out, one number for each piece."""
     url: str = ""
 
     def sent(self) -> int:
@@ -92,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(answer, Refusal):
             self._answer(answer.status, {"Content-Type": "application/xml"}, answer.body)
             return
-        body = asked.body if answer is None else answer
+        body = answer if isinstance(answer, bytes) else asked.body
         upstream = http.client.HTTPConnection(*proxy.upstream, timeout=120)
         headers = {name: value for name, value in self.headers.items() if name != "Expect"}
         upstream.request(self.command, self.path, body=body or None, headers=headers)
@@ -106,9 +125,16 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in response.getheaders()
             if name.lower() not in {"transfer-encoding", "connection"}
         }
-        self._answer(response.status, kept, content)
+        limit = answer.after_bytes if isinstance(answer, Cut) else len(content)
+        if isinstance(answer, Damage):
+            content = bytes([content[0] ^ 1]) + content[1:]
+        if response.status < 300 and asked.is_fetch:
+            proxy.given.append(min(limit, len(content)))
+        self._answer(response.status, kept, content, limit)
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def _answer(
+        self, status: int, headers: dict[str, str], body: bytes, limit: int | None = None
+    ) -> None:
         self.send_response_only(status)
         if self.command != "HEAD":
             headers = {name: one for name, one in headers.items() if name != "Content-Length"}
@@ -117,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[:limit])
+        self.close_connection |= limit is not None and limit < len(body)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815 - the library's names
 

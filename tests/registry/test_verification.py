@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from deploy_targets import cli
 from deploy_targets.rollout.inspector import ReleaseInspector
-from pipelines.download.s3_files import list_files
 from pipelines.version import _sign as sign
 from registry.artifact_store import ArtifactStore, StoredArtifact
 from registry.digests import MANIFEST_NAME, SIGNATURE_NAME
 from registry.errors import IntegrityError, NotFound
 from registry.release import DIGEST_TAG, ArtifactManifest, FileEntry, ModelVersion, Release
+from registry.s3_files import list_files
 from registry.signing import SigningKey, TrustedKeys, make_private_key
 from registry.verification import Verified, check_release, verify_version
 from tests.builders import an_endpoint

@@ -1,16 +1,19 @@
 """A loaded model against its base, and models that cannot be measured."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipelines.datasets import demo_data
 from pipelines.evaluate.agreement import measure_agreement, write_reference
 from pipelines.evaluate.answers import MAX_ANSWER_TOKENS, measure_answers
-from pipelines.evaluate.measure import load
-from pipelines.evaluate.prompts import Question
+from pipelines.evaluate.measure import Measures, load, measure
+from pipelines.evaluate.prompts import Question, read_prompts
 from pipelines.evaluate.speed import measure_speed
+from pipelines.progress import Announcer
 from registry.errors import BadInput, SourceInvalid
 from tests.tiny_model import write_tiny_model
 
@@ -132,5 +135,28 @@ def test_weights_that_are_no_numbers_are_refused_by_their_name(tmp_path, number)
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = number
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SourceInvalid, match=r"layers\.1\.mlp\.up_proj\.weight .*holds NaN"):
+    with pytest.raises(SourceInvalid, match=r"layers\.1\.mlp\.up_proj\.weight .*holds 1 NaN"):
         load(folder)
+
+
+def test_a_champion_that_cuts_text_into_other_tokens_is_measured_by_its_answers_alone(
+    tmp_path,
+) -> None:
+    """What is told per token could not be compared; a model that was made of the base has no such excuse."""
+    data = demo_data(tmp_path)
+    measures = Measures(data=data, tasks=(), prompts=read_prompts(data.tasks.parent))
+    reference = tmp_path / "reference.safetensors"
+    folder = write_tiny_model(tmp_path / "base")
+    of_base, _ = measure(
+        folder, measures, Announcer(), who="base", reference=reference, is_base=True
+    )
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["merges"] = []
+    file.write_text(json.dumps(tokenizer))
+    given = {"who": "champion", "reference": reference, "is_base": False}
+    told, _ = measure(folder, measures, Announcer(), **given, is_of_base=False)
+    assert of_base.keys() - told.keys() == {"perplexity", "divergence", "top1_agreement"}
+    assert told["golden"].n == of_base["golden"].n
+    with pytest.raises(SourceInvalid, match="into other tokens"):
+        measure(folder, measures, Announcer(), **given)

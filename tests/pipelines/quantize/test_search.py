@@ -5,7 +5,9 @@ import io
 
 import pytest
 
+from pipelines.quantize import search
 from pipelines.release import main as release
+from registry.errors import SourceInvalid, StageFailed
 from tests.pipelines.conftest import RECIPE
 
 pytestmark = pytest.mark.real
@@ -60,6 +62,32 @@ def test_the_smallest_within_the_budget_becomes_the_version_and_the_run_shows_al
     assert "No recipe stays within the budget of 2.0% loss and 10 bytes" in refused.stderr
     assert "nf4" in refused.stderr
     assert "starved" not in servers.registry.models()
+
+
+def test_a_candidate_that_fails_is_a_row_with_its_reason_and_the_others_are_tried(
+    call, servers, tiny_model, recipes, tmp_path, monkeypatch
+) -> None:
+    made = search.quantize
+    fails = {"nf4": StageFailed("the library gave up"), "int8": SourceInvalid("the result is NaN")}
+
+    def quantize(session, *, model, recipe, data):
+        if recipe.method in fails:
+            raise fails[recipe.method]
+        return made(session, model=model, recipe=recipe, data=data)
+
+    monkeypatch.setattr(search, "quantize", quantize)
+    given = ("--source", str(tiny_model), "--name", "stubborn", "--recipe", recipes)
+    result = call(release, *given)
+    assert result.returncode == 0, result.stderr
+    version = servers.registry.version("stubborn", "1")
+    table = artifact(servers, version.run_id, "budget.csv", tmp_path).decode()
+    verdicts = {row["name"]: row["verdict"] for row in csv.DictReader(io.StringIO(table))}
+    assert verdicts.pop("odd").startswith("not tried: ")
+    assert verdicts == {
+        "nf4": "failed: the library gave up",
+        "int8": "failed: the result is NaN",
+        "none": "kept",
+    }
 
 
 def test_a_recipe_that_the_engine_cannot_serve_is_refused_before_anything_is_fetched(

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.checkpoint import check_weights
-from pipelines.quantize.weights import check_numbers
+from pipelines.finite import check_numbers
 from registry.errors import SourceInvalid
 
 
@@ -16,9 +16,9 @@ def test_one_number_that_is_none_is_found_and_its_tensor_named(tmp_path, dtype, 
     spoilt[17, 3] = bad
     save_file({"a": torch.ones(3), "b.weight": spoilt}, tmp_path / "model.safetensors")
     with pytest.raises(
-        SourceInvalid, match=r"b\.weight in model\.safetensors .* NaN or an infinity"
+        SourceInvalid, match=r"b\.weight in model\.safetensors of it holds 1 NaN or infinities"
     ):
-        check_numbers(tmp_path)
+        check_numbers(tmp_path, where="it")
 
 
 def test_sound_weights_pass_and_whole_numbers_are_not_asked(tmp_path) -> None:
@@ -26,8 +26,8 @@ def test_sound_weights_pass_and_whole_numbers_are_not_asked(tmp_path) -> None:
     whole = torch.full((4,), -1, dtype=torch.int32)
     save_file({"a": torch.ones(3), "b": whole}, tmp_path / "model.safetensors")
     check_weights(tmp_path, where="the base")
-    check_numbers(tmp_path, on_tensor=seen.append)
-    assert len(seen) == 2
+    check_numbers(tmp_path, where="it", on_bytes=seen.append)
+    assert seen == [12]
 
 
 def test_a_file_that_is_cut_short_is_refused_by_its_header(tmp_path) -> None:
@@ -47,4 +47,4 @@ def test_an_empty_tensor_and_eight_bit_floats_can_be_asked_too(tmp_path) -> None
     spoilt = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
     save_file({"a": torch.ones(0), "b": spoilt}, tmp_path / "model.safetensors")
     with pytest.raises(SourceInvalid, match="b in"):
-        check_numbers(tmp_path)
+        check_numbers(tmp_path, where="it")

@@ -1,5 +1,6 @@
 """The whole chain on a tiny model, real libraries and real servers: a release, then what is trained of it, twice."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.real
 
 MODULE = "pipelines.retrain"
 NAME = "taught"
+_RATIOS = itertools.count(1001)
 
 
 @pytest.fixture
@@ -83,6 +85,17 @@ def chain(servers, tiny_model, training_data, recipe, given, tmp_path_factory) -
     )
     again = command.run(MODULE, *options, "--parent", "2", "--set-challenger", "true")
     return Chain(command, options, released, taught, again)
+
+
+@pytest.fixture
+def other_margins(tmp_path) -> tuple[str, str]:
+    """As wide, and others each time."""
+    file = tmp_path / "wide.yaml"
+    ratio = next(_RATIOS)
+    file.write_text(
+        f"{{perplexity_ratio: {ratio}, accuracy_drop: 1, divergence: 100, disagreement: 1, golden_drop: 1, repetition_rise: 1}}"
+    )
+    return "--margins", str(file)
 
 
 @pytest.fixture
@@ -150,8 +163,22 @@ def test_the_alias_is_set_when_asked_and_never_pushed_aside(servers, chain, vers
     assert "v3 may be promoted, but v2 is challenger and is not pushed aside" in chain.again.stdout
 
 
-def test_a_rerun_reuses_the_training_and_has_its_curve_too(servers, chain, versions, call) -> None:
-    result = chain.command.run(MODULE, *chain.words)
+def test_a_night_without_new_data_makes_no_version_and_says_so(
+    servers, chain, versions, call
+) -> None:
+    home = {"SHIPWAY_HOME": str(chain.command.home)}
+    before = {version.version for version in servers.registry.versions(NAME)}
+    result = call(retrain, *chain.words, "--set-challenger", "true", **home)
+    assert result.returncode == 0, result.stderr
+    assert f"nothing new: {NAME} v2 was trained on these data already" in result.stdout
+    assert {version.version for version in servers.registry.versions(NAME)} == before
+    assert servers.registry.aliases(NAME) == {"champion": "1", "challenger": "2"}
+
+
+def test_with_other_margins_the_training_is_reused_and_has_its_curve_too(
+    servers, chain, versions, other_margins
+) -> None:
+    result = chain.command.run(MODULE, *chain.words, *other_margins)
     assert result.returncode == 0, result.stderr
     made = servers.registry.version(NAME, result.stdout.rpartition("taught v")[2].split()[0])
     run = child(servers, chain, made.run_id, "retrain")
@@ -223,15 +250,15 @@ def test_a_champion_whose_base_is_gone_is_refused_with_the_way_out(
     assert named.returncode == 0, named.stderr
 
 
-def test_data_may_lie_in_s3_in_a_folder_of_its_own(
-    servers, call, chain, given, training_data, tmp_path
+def test_data_may_lie_in_s3_in_a_folder_of_its_own(  # noqa: PLR0917 - fixtures
+    servers, call, chain, given, training_data, other_margins, tmp_path
 ) -> None:
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "chats.jsonl").write_bytes(training_data.read_bytes())
     stored = servers.store.put(tmp_path / "up").source
     nowhere = stored[:-8] + "00000000"
     home = {"SHIPWAY_HOME": str(chain.command.home)}
-    result = call(retrain, *given(NAME), "--data", stored, "--fresh", "false", **home)
+    result = call(retrain, *given(NAME), "--data", stored, *other_margins, **home)
     absent = call(retrain, *given(NAME), "--data", nowhere, **home)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("reused") == 4

@@ -1,5 +1,6 @@
 """The loop with a clock of ours, a real MLflow and real processes: what is started, recorded, ended, and found again."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.schedule.children import Children, only_one
+from pipelines.schedule.children import Children, only_one, place_of
 from pipelines.schedule.declared import Schedule
 from pipelines.schedule.loop import Loop, run_loop
 from pipelines.schedule.records import (
@@ -61,7 +62,7 @@ class World:
         given = {"name": self.name, "cron": "0 * * * *", "entry_point": "x", **changes}
         return Loop(
             [Schedule.model_validate(given)],
-            Records(self.servers.tracking),
+            Records(self.servers.tracking, place=place_of(self.folder / "schedules")),
             self.children,
             command=lambda _schedule, _run: (sys.executable, "-c", self.code),
             since=since,
@@ -210,6 +211,64 @@ def test_without_mlflow_nothing_is_started_and_the_loop_goes_on(world) -> None:
         "nothing is started while nothing can be recorded"
     ] * 3
     assert list(world.folder.iterdir()) == []
+
+
+_STARTS = """
+import os, signal, sys
+from pathlib import Path
+from pipelines.schedule import children
+folder = Path(sys.argv[1])
+started = children.subprocess.Popen
+def killed(*given, **named):
+    started(*given, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+children.subprocess.Popen = killed
+children.Children(folder, project=folder, environment=dict(os.environ)).start(
+    "run", (sys.executable, "-c", "import time; time.sleep(600)")
+)
+"""
+
+
+def test_what_a_loop_started_that_was_killed_in_that_moment_is_found_and_ended(tmp_path) -> None:
+    words = (sys.executable, "-c", _STARTS, str(tmp_path))
+    root = Path(__file__).parents[3]
+    loop = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(root)}, check=False)
+    assert loop.returncode == -signal.SIGKILL
+    children = Children(tmp_path, project=tmp_path, environment={}, grace_s=20)
+    assert children.runs("run")
+    assert children.end_all() == ("run",)
+    assert not children.runs("run")
+
+
+def test_a_note_that_is_still_empty_is_waited_for_and_no_number(tmp_path, monkeypatch) -> None:
+    """As it is while the process has yet to write it; here it never does."""
+    monkeypatch.setattr("pipelines.schedule.children._NOTE_S", 0.2)
+    children = Children(tmp_path, project=tmp_path, environment={})
+    with (tmp_path / "run.pid").open("x") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert children.runs("run")
+        assert children.end_all() == ("run",)
+
+
+def test_two_machines_that_run_the_same_schedule_leave_each_others_runs_alone(
+    world, tmp_path_factory
+) -> None:
+    other = World(world.servers, tmp_path_factory.mktemp("other"))
+    other.name = world.name
+    try:
+        world.loop().tick(NOON)
+        other.loop().tick(NOON)
+        assert world.outcomes() == [("running", "RUNNING")], "it is one schedule, and was started"
+        other.loop().tick(NOON + HOUR)
+        assert world.outcomes() == [("running", "RUNNING")], "it waits for the other's"
+        other.loop(overlap="replace").tick(NOON + HOUR)
+        other.loop().stop()
+        assert world.outcomes() == [("running", "RUNNING"), ("interrupted", "KILLED")]
+        assert world.children.runs(world.runs()[0]["run_id"])
+        world.loop().stop()
+        assert world.outcomes() == [("interrupted", "KILLED")] * 2
+    finally:
+        other.children.end_all()
 
 
 def test_two_loops_do_not_share_a_folder(tmp_path) -> None:

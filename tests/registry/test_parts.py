@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.download import parts
-from pipelines.download.parts import RemoteFile, fetch_files
+from registry import parts
 from registry.errors import IntegrityError, StageFailed, Unavailable
+from registry.parts import RemoteFile, fetch_files
 
 CONTENT = bytes(range(256)) * 40
 
@@ -70,6 +70,21 @@ def test_a_few_cuts_are_borne_with_and_cost_no_byte_twice(tmp_path) -> None:
     assert source.sent == len(CONTENT)
 
 
+def test_any_number_of_cuts_is_borne_with_that_each_bring_more(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(parts, "_LITTLE_BYTES", 50)
+    monkeypatch.setattr(parts, "PART_BYTES", len(CONTENT))
+    content = iter(range(0, len(CONTENT), 100))
+
+    def read(start: int, stop: int) -> Iterator[bytes]:
+        assert start == next(content)
+        yield CONTENT[start : min(start + 100, stop)]
+        raise Unavailable("cut off")
+
+    file = RemoteFile(path="a", size_bytes=len(CONTENT), tag="1", read=read)
+    folder = fetch_files([file], tmp_path, on_bytes=nothing)
+    assert (folder / "a").read_bytes() == CONTENT
+
+
 def test_too_many_cuts_end_it_and_the_next_call_goes_on(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(parts, "WORKERS", 1)
     source = Source()
@@ -97,7 +112,7 @@ def test_a_killed_process_leaves_what_it_had(tmp_path) -> None:
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from pipelines.download import parts
+        from registry import parts
         parts.PART_BYTES, parts.WORKERS = 1000, 1
         def read(start, stop):
             if start >= 4000:
@@ -110,7 +125,7 @@ def test_a_killed_process_leaves_what_it_had(tmp_path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
         stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[2],
     )
     assert process.stdout.readline() == b"here\n"
     os.kill(process.pid, signal.SIGKILL)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.download.parts import fetch_files
-from pipelines.download.s3_files import list_files
 from registry.errors import NotFound
+from registry.parts import fetch_files
+from registry.s3_files import list_files
 from tests.registry.test_artifact_store import Bucket, contents
 
 pytestmark = pytest.mark.real

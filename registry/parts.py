@@ -20,6 +20,8 @@ PART_BYTES = 32 << 20
 """What a killed process may have to fetch again, for each of the workers."""
 WORKERS = 8
 _ATTEMPTS = 4
+"""In a row, for one part, that bring less than `_LITTLE_BYTES`."""
+_LITTLE_BYTES = 64 << 10
 _PAUSE_S = 0.5
 _GIB = 1 << 30
 
@@ -85,6 +87,9 @@ def fetch_files(
                 [pool.submit(_finish, parts, folder, file) for file in lacking]
             ):
                 future.result()
+        except Unavailable:
+            pool.shutdown(cancel_futures=True)  # parts under way come to their end, and are kept
+            raise
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -136,8 +141,9 @@ def _fetch(
     partial = _partial(parts, part.file)
     descriptor = os.open(partial, os.O_CREAT | os.O_WRONLY, 0o644)
     try:
-        at = part.start
-        for attempt in range(1, _ATTEMPTS + 1):
+        at, attempt = part.start, 0
+        while True:
+            began, cut = at, None
             try:
                 for piece in part.file.read(at, part.stop):
                     if stop.is_set():
@@ -145,15 +151,15 @@ def _fetch(
                     written = os.pwrite(descriptor, piece[: part.stop - at], at)
                     at += written
                     on_bytes(written)
-            except Unavailable:
-                if attempt == _ATTEMPTS:
-                    raise
+            except Unavailable as error:
+                cut = error
             if at >= part.stop:
                 break
+            attempt = 1 if at - began >= _LITTLE_BYTES else attempt + 1
+            if attempt == _ATTEMPTS:
+                message = f"{part.file.path} was cut off {_ATTEMPTS} times. Run again: what has arrived is kept."
+                raise cut or Unavailable(message)
             stop.wait(_PAUSE_S * attempt)
-        else:
-            message = f"{part.file.path} was cut off {_ATTEMPTS} times. Run again: what has arrived is kept."
-            raise Unavailable(message)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
