@@ -1,0 +1,17 @@
+"""What the environment tells Ray's clients."""
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class RayClientSettings(BaseSettings):
+    """The names are Ray's own."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    ray_address: str | None = Field(
+        default=None, validation_alias=AliasChoices("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    )
+    """The dashboard to which `mlflow run --backend shipway-ray` sends jobs, where its configuration names none."""
+    ray_token: SecretStr | None = Field(default=None, validation_alias="RAY_AUTH_TOKEN")
+    """The dashboard's token, where it asks for one."""
