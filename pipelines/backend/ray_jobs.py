@@ -131,12 +131,12 @@ class RayJobs:
     @contextmanager
     def _answering(self) -> Generator[None]:
         import requests
+        from ray.exceptions import RayError
 
+        failures = (requests.RequestException, RayError, OSError, RuntimeError, ValueError)
         try:
             yield
-        except BadInput:
-            raise
-        except (requests.RequestException, OSError, RuntimeError, ValueError) as error:
+        except failures as error:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> JobsUnavailable:
