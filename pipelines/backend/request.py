@@ -25,6 +25,8 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL = re.compile(r"[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]+")
+"""RFC 3986, without the quote: MLflow's filters are asked for an address."""
 _PASSED = (
     "SHIPWAY_BUCKET", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "MLFLOW_S3_ENDPOINT_URL",
 )  # fmt: skip
@@ -218,6 +220,8 @@ def plan_submission(
 
 
 def _is_plain_url(address: str) -> bool:
+    if not _URL.fullmatch(address):
+        return False
     try:
         parts = urlsplit(address)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
