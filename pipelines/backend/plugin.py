@@ -41,7 +41,6 @@ from pipelines.backend.submitted import (
     settle,
 )
 from pipelines.progress import Announcer
-from pipelines.settings import PipelineSettings
 from registry.errors import BadInput, ShipwayError
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
@@ -137,7 +136,7 @@ class RayBackend(AbstractBackend):
                 tracking_uri=uri,
             )
             tracking = Tracking(connect_mlflow(RegistrySettings(tracking_uri=tracking_uri)))
-            run_id = PipelineSettings().run_id or settle(
+            run_id = settings.run_id or settle(
                 jobs,
                 tracking,
                 experiment_id=experiment_id,

@@ -133,13 +133,14 @@ def choose_address(config: BackendConfig, from_environment: str | None) -> str:
     Raises:
         BadInput: there is none, there are two, or it is none that jobs can be sent to.
     """
-    if config.address and from_environment and config.address != from_environment:
+    given, other = ((one or "").rstrip("/") for one in (config.address, from_environment))
+    if given and other and given != other:
         message = (
-            f"The environment says that Ray is at {from_environment} (RAY_API_SERVER_ADDRESS or RAY_ADDRESS), and "
-            f"--backend-config that it is at {config.address}. Ray's client obeys the environment: unset it, or the other."
+            f"The environment says that Ray is at {_without_user(other)} (RAY_API_SERVER_ADDRESS or RAY_ADDRESS), and "
+            f"--backend-config that it is at {_without_user(given)}. Ray's client obeys the environment: unset it, or the other."
         )
         raise BadInput(message)
-    address = (config.address or from_environment or "").rstrip("/")
+    address = given or other
     if not address:
         message = (
             "Where is Ray? Give its dashboard's address, like http://ray-head:8265, as `address` in --backend-config or as "

@@ -5,7 +5,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class RayClientSettings(BaseSettings):
-    """The names are Ray's own."""
+    """The names are Ray's and MLflow's own."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -15,3 +15,5 @@ class RayClientSettings(BaseSettings):
     """The dashboard to which `mlflow run --backend shipway-ray` sends jobs, where its configuration names none."""
     ray_token: SecretStr | None = Field(default=None, validation_alias="RAY_AUTH_TOKEN")
     """The dashboard's token, where it asks for one."""
+    run_id: str | None = Field(default=None, validation_alias="MLFLOW_RUN_ID")
+    """The MLflow run for which the job is; without it that of the same command, or a new one."""

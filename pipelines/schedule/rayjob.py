@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.backend.request import STOP_WAIT_S
 from pipelines.schedule.cronjob import (
     ACCOUNT,
     NAMESPACE,
@@ -37,8 +38,6 @@ MAX_NAME = 36
 PROJECT = "/home/shipway/project"
 """The WORKDIR of the image."""
 _CLUSTER = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_STOP_WAIT_S = 60
-"""As `backend.request` has it."""
 _KEPT_S = 3600
 """An ended cluster stays for an hour, with its log."""
 _DASHBOARD = 8265
@@ -106,7 +105,7 @@ def _job(schedule: Schedule, cluster: str | None) -> dict[str, Any]:
     variables = {
         "MLFLOW_EXPERIMENT_NAME": f"shipway/schedules/{schedule.name}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S),
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
     }
     where = (
         {
