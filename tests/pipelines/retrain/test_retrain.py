@@ -73,13 +73,13 @@ def chain(servers, tiny_model, training_data, recipe, given, tmp_path_factory) -
     options = given(NAME)
     source = shutil.copytree(tiny_model, tmp_path_factory.mktemp("source") / "model")
     (source / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    released = command.run(
-        "pipelines.release", "--source", str(source), "--name", NAME, "--recipe", str(recipe)
+    released = command.call(
+        release, "--source", str(source), "--name", NAME, "--recipe", str(recipe)
     )
     assert released.returncode == 0, released.stderr
     servers.registry.write(NAME, MoveAlias(alias="champion", version="1"))
-    taught = command.run(
-        MODULE, *options, "--digest", digest_file(training_data), "--set-challenger", "true"
+    taught = command.call(
+        retrain, *options, "--digest", digest_file(training_data), "--set-challenger", "true"
     )
     again = command.run(MODULE, *options, "--parent", "2", "--set-challenger", "true")
     return Chain(command, options, released, taught, again)
@@ -151,7 +151,7 @@ def test_the_alias_is_set_when_asked_and_never_pushed_aside(servers, chain, vers
 
 
 def test_a_rerun_reuses_the_training_and_has_its_curve_too(servers, chain, versions, call) -> None:
-    result = chain.command.run(MODULE, *chain.words)
+    result = chain.command.call(retrain, *chain.words)
     assert result.returncode == 0, result.stderr
     made = servers.registry.version(NAME, result.stdout.rpartition("taught v")[2].split()[0])
     run = child(servers, chain, made.run_id, "retrain")
