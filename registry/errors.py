@@ -18,6 +18,7 @@ ShipwayError
 │   │   └── TargetRefused    it answered, and said no: the same call works once somebody has mended the cause
 │   │       ├── KindMissing
 │   │       └── FieldConflict
+│   ├── JobsUnavailable      the cluster that a stage was sent to, or is sent to, did not answer
 │   ├── MetricsUnavailable
 │   └── StateUnavailable     the local state database is locked, or cannot be opened
 ├── WebhookRefused           MLflow does not call such an address
@@ -110,6 +111,10 @@ class FieldConflict(TargetRefused):
         """`fields` are the paths that the API server named, like `.spec.rules`."""
         super().__init__(message)
         self.fields = fields
+
+
+class JobsUnavailable(Unavailable):
+    """The cluster that runs jobs did not answer, or refused."""
 
 
 class MetricsUnavailable(Unavailable):

@@ -2,6 +2,7 @@
 
 import os
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,12 +22,37 @@ _HERE = Path()
 app = typer.Typer(help="Entry points that run by the clock.", no_args_is_help=True)
 
 
-@app.command(epilog="Example: shipway schedule render -f schedules.yaml > cronjobs.yaml")
-def render(file: File = _DEFAULT_FILE, *, project: Project = _HERE) -> None:
-    """Print Kubernetes CronJobs that run `mlflow run` with the pipeline's image, and their service account."""
-    from pipelines.schedule.cronjob import render as as_yaml
+class Backend(StrEnum):
+    """What runs schedules in a cluster."""
 
-    typer.echo(as_yaml(_read(file, project)), nl=False)
+    KUBERNETES = "kubernetes"
+    RAY = "ray"
+
+
+@app.command(epilog="Example: shipway schedule render -f schedules.yaml > cronjobs.yaml")
+def render(
+    file: File = _DEFAULT_FILE,
+    *,
+    project: Project = _HERE,
+    backend: Annotated[Backend, typer.Option(help="CronJobs, or KubeRay's RayCronJobs.")] = (
+        Backend.KUBERNETES
+    ),
+    ray_cluster: Annotated[
+        str | None,
+        typer.Option(help="The RayCluster that runs them; each gets its own if there is none."),
+    ] = None,
+) -> None:
+    """Print Kubernetes objects that run `mlflow run` by the clock with the pipeline's image."""
+    from pipelines.schedule import cronjob, rayjob
+
+    schedules = _read(file, project)
+    if backend is Backend.RAY:
+        typer.echo(rayjob.render(schedules, cluster=ray_cluster), nl=False)
+        return
+    if ray_cluster is not None:
+        message = "--ray-cluster goes with --backend ray alone."
+        raise BadInput(message)
+    typer.echo(cronjob.render(schedules), nl=False)
 
 
 @app.command(epilog="Example: shipway schedule run -f schedules.yaml")

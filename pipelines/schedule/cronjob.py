@@ -5,7 +5,7 @@ and the Secret has MLflow's and S3's addresses and credentials.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -16,10 +16,10 @@ NAMESPACE = "shipway"
 IMAGE = "shipway-pipeline"
 ACCOUNT = "shipway-pipeline"
 SECRET = "shipway-pipeline"  # noqa: S105 - the name of one
-_STATE = "/home/shipway/state"
-_UNPRIVILEGED = 10001
+STATE = "/home/shipway/state"
+UNPRIVILEGED = 10001
 """The USER of the image."""
-_CONTEXT = {
+SECURITY = {
     "runAsNonRoot": True,
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -39,7 +39,7 @@ class _Plain(yaml.SafeDumper):
 
 def render_account() -> dict[str, Any]:
     """The service account of every run, which may do nothing in the cluster."""
-    metadata = {"name": ACCOUNT, "namespace": NAMESPACE, "labels": _labels()}
+    metadata = {"name": ACCOUNT, "namespace": NAMESPACE, "labels": labels()}
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -50,12 +50,12 @@ def render_account() -> dict[str, Any]:
 
 def render_cronjob(schedule: Schedule) -> dict[str, Any]:
     """Its CronJob. One that is not enabled is suspended, so that an apply takes it out of service."""
-    labels = {**_labels(), SCHEDULE_LABEL: schedule.name}
-    pod = {"metadata": {"labels": labels}, "spec": _pod(schedule)}
+    told = schedule_labels(schedule)
+    pod = {"metadata": {"labels": told}, "spec": _pod(schedule)}
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {"name": schedule.name, "namespace": NAMESPACE, "labels": labels},
+        "metadata": {"name": schedule.name, "namespace": NAMESPACE, "labels": told},
         "spec": {
             "schedule": schedule.cron,
             "timeZone": schedule.time_zone,
@@ -65,7 +65,7 @@ def render_cronjob(schedule: Schedule) -> dict[str, Any]:
             "successfulJobsHistoryLimit": 3,
             "failedJobsHistoryLimit": 3,
             "jobTemplate": {
-                "metadata": {"labels": labels},
+                "metadata": {"labels": told},
                 # A run that failed is not tried again by itself.
                 "spec": {"backoffLimit": 0, "template": pod},
             },
@@ -75,32 +75,42 @@ def render_cronjob(schedule: Schedule) -> dict[str, Any]:
 
 def render(schedules: Iterable[Schedule]) -> str:
     """All of them as one YAML stream, the service account first."""
-    documents = [render_account(), *(render_cronjob(schedule) for schedule in schedules)]
+    return yaml_stream([render_account(), *(render_cronjob(schedule) for schedule in schedules)])
+
+
+def yaml_stream(documents: Iterable[Mapping[str, Any]]) -> str:
+    """Several documents in one text."""
     return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, width=120)
 
 
-def _labels() -> dict[str, str]:
+def labels() -> dict[str, str]:
+    """Of everything that a schedule makes."""
     return {"app.kubernetes.io/part-of": "shipway", "app.kubernetes.io/component": "pipeline"}
+
+
+def schedule_labels(schedule: Schedule) -> dict[str, str]:
+    """Of what belongs to this one."""
+    return {**labels(), SCHEDULE_LABEL: schedule.name}
 
 
 def _pod(schedule: Schedule) -> dict[str, Any]:
     # The image's root is read-only but for these; MLflow keeps a copy of its settings in the home folder.
-    folders = {"state": _STATE, "tmp": "/tmp"}  # noqa: S108 - a volume of its own
-    sizes = {"state": _quantity(schedule.resources.disk_gib), "tmp": "8Gi"}
-    given = _limits(schedule.resources)
+    folders = {"state": STATE, "tmp": "/tmp"}  # noqa: S108 - a volume of its own
+    sizes = {"state": quantity(schedule.resources.disk_gib), "tmp": "8Gi"}
+    given = limits(schedule.resources)
     container = {
         "name": "pipeline",
         "image": IMAGE,
         "args": list(schedule.words()),
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - as above
-            {"name": "SHIPWAY_HOME", "value": _STATE},
+            {"name": "SHIPWAY_HOME", "value": STATE},
             {"name": "MLFLOW_EXPERIMENT_NAME", "value": f"shipway/schedules/{schedule.name}"},
             {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
         ],
         "envFrom": [{"secretRef": {"name": SECRET}}],
         "resources": {"requests": given, "limits": given},
-        "securityContext": _CONTEXT,
+        "securityContext": SECURITY,
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in folders.items()],
     }
     return {
@@ -110,13 +120,7 @@ def _pod(schedule: Schedule) -> dict[str, Any]:
         "enableServiceLinks": False,
         # A stage that is told to end closes its runs first.
         "terminationGracePeriodSeconds": 60,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _UNPRIVILEGED,
-            "runAsGroup": _UNPRIVILEGED,
-            "fsGroup": _UNPRIVILEGED,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [container],
         "volumes": [
             {"name": name, "emptyDir": {"sizeLimit": size}} for name, size in sizes.items()
@@ -124,13 +128,26 @@ def _pod(schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _limits(resources: Resources) -> dict[str, str]:
+def pod_security() -> dict[str, Any]:
+    """Of a pod of the image."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": UNPRIVILEGED,
+        "runAsGroup": UNPRIVILEGED,
+        "fsGroup": UNPRIVILEGED,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def limits(resources: Resources) -> dict[str, str]:
+    """What a container asks for, and gets no more of."""
     given = {
         "cpu": f"{math.ceil(resources.cpus * 1000)}m",
-        "memory": _quantity(resources.memory_gib),
+        "memory": quantity(resources.memory_gib),
     }
     return {**given, **({"nvidia.com/gpu": str(resources.gpus)} if resources.gpus else {})}
 
 
-def _quantity(gib: float) -> str:
+def quantity(gib: float) -> str:
+    """In Kubernetes' words."""
     return f"{int(gib)}Gi" if gib % 1 == 0 else f"{math.ceil(gib * 1024)}Mi"

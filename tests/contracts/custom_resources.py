@@ -16,6 +16,7 @@ from tests.kubernetes_api import schema
 from tests.kubernetes_api.resources import crd_folder, read_definition
 
 FILES = {
+    ("ray.io/v1", "RayCronJob"): "kuberay/ray.io_raycronjobs",
     ("ray.io/v1", "RayService"): "kuberay/ray.io_rayservices",
     ("serving.kserve.io/v1beta1", "InferenceService"): (
         "kserve/serving.kserve.io_inferenceservices"

@@ -90,7 +90,7 @@ def test_without_mlflow_it_ends_soon_and_does_nothing(
     command: Command, arguments, closed_port
 ) -> None:
     began = time.monotonic()
-    result = command.run(MODULE, *arguments, MLFLOW_TRACKING_URI=closed_port)
+    result = command.call(release, *arguments, MLFLOW_TRACKING_URI=closed_port)
     assert time.monotonic() - began < 60
     assert result.returncode == 1
     assert result.stderr.startswith("error: MLflow did not give or take")
@@ -157,7 +157,7 @@ def test_after_a_kill_the_rerun_goes_on_and_closes_the_runs_of_the_dead(
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=30)
     assert ("quantize", "RUNNING") in statuses(command)
-    again = command.run(MODULE, *arguments)
+    again = command.call(release, *arguments)
     assert again.returncode == 0, again.stderr
     reused = [line.split()[0] for line in again.stdout.splitlines() if "reused" in line]
     assert reused == ["download"]
@@ -182,7 +182,7 @@ def test_a_kill_as_a_stage_begins_leaves_no_half_version_and_the_next_run_ends_w
     finally:
         process.kill()
         process.communicate()
-    again = command.run(MODULE, *arguments)
+    again = command.call(release, *arguments)
     assert again.returncode == 0, again.stderr
     versions = servers.registry.versions(tmp_path.name)
     assert len(versions) in {1, 2}
@@ -197,7 +197,7 @@ def test_a_kill_as_a_stage_begins_leaves_no_half_version_and_the_next_run_ends_w
 def test_two_releases_do_not_work_on_the_same_thing_at_once(command: Command, arguments) -> None:
     with quantizing(command, *arguments) as process:
         process.send_signal(signal.SIGSTOP)
-        second = command.run(MODULE, *arguments)
+        second = command.call(release, *arguments)
         process.send_signal(signal.SIGCONT)
     assert second.returncode == 1
     assert "Another process is working on quantize-" in second.stderr

@@ -14,7 +14,7 @@ INSTALL = r'uv pip install [^\n]*-c constraints\.txt "\.\[([a-z]+)\]"'
 
 
 def test_there_is_one_for_each_part() -> None:
-    assert [file.stem for file in FILES] == ["controller", "engine", "guard", "pipeline"]
+    assert [file.stem for file in FILES] == ["controller", "engine", "guard", "pipeline", "ray"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipelines.loading import load_model, load_tokenizer
 from pipelines.quantize.__main__ import main as quantize
 from pipelines.quantize.served_by import format_facts
 from registry.digests import describe_folder
-from tests.pipelines.conftest import RECIPE
+from tests.pipelines.conftest import RECIPE, a_command
 
 pytestmark = pytest.mark.real
 
@@ -25,6 +26,7 @@ RECIPES = {
     "int8": "method: int8\n",
     "nf4": "method: nf4\n",
 }
+ROOT = Path(__file__).parents[3]
 DATE = re.compile(rb"20\d\d-[01]\d-[0-3]\d|20\d\d[01]\d[0-3]\d")
 
 
@@ -35,30 +37,59 @@ def swept() -> Iterator[None]:
     gc.collect()
 
 
+EACH_RECIPE = """
+import sys
+from pathlib import Path
+from pipelines.quantize.__main__ import main
+from pipelines.session import run_entry_point
+
+model, *recipes = sys.argv[1:]
+for recipe in recipes:
+    sys.argv = ["quantize", "--model", model, "--recipe", recipe]
+    try:
+        run_entry_point(main)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
+
+
+@pytest.fixture(scope="module")
+def made_elsewhere(servers, tiny_model, tmp_path_factory) -> dict[str, Path]:
+    """What each method makes in another process, for another user with other folders."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    command = a_command(servers, place / "one")
+    (place / "tmp").mkdir()
+    files = {method: place / f"{method}.yaml" for method in RECIPES}
+    for method, file in files.items():
+        file.write_text(RECIPES[method])
+    result = command.run_words(
+        sys.executable, "-c", EACH_RECIPE, str(tiny_model), *map(str, files.values()),
+        PYTHONHASHSEED="7", TMPDIR=str(place / "tmp"), USER="somebody", PYTHONPATH=str(ROOT),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    folders = [Path(words[1]) for words in lines if len(words) == 3 and words[1].startswith("/")]
+    return dict(zip(files, folders, strict=True))
+
+
 @pytest.mark.filterwarnings(
     "ignore:Implicitly cleaning up <TemporaryDirectory .*gptqmodel_:ResourceWarning"
 )
 @pytest.mark.parametrize("method", RECIPES)
 def test_a_method_gives_the_same_bytes_in_another_process_and_they_load(
-    call, command, tiny_model, tmp_path, method
+    call, command, made_elsewhere, tiny_model, tmp_path, method
 ) -> None:
-    recipe, elsewhere = tmp_path / "recipe.yaml", tmp_path / "elsewhere"
+    recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPES[method])
-    (elsewhere / "tmp").mkdir(parents=True)
-    arguments = ("--model", str(tiny_model), "--recipe", str(recipe))
-    other = {"SHIPWAY_HOME": str(elsewhere), "TMPDIR": str(elsewhere / "tmp"), "USER": "somebody"}
-    made: list[Path] = []
-    for result in (
-        call(quantize, *arguments),
-        command.run("pipelines.quantize", *arguments, PYTHONHASHSEED="7", **other),
-    ):
-        assert result.returncode == 0, result.stderr
-        made.append(Path(result.stdout.splitlines()[-1].split()[1]))
-    assert made[0] != made[1]
-    assert describe_folder(made[0]) == describe_folder(made[1])
-    check_nothing_leaks(made[0], tmp_path, (command.home / "data" / "calibration.jsonl"))
-    check_it_loads(made[0], tiny_model)
-    said = format_facts(json.loads((made[0] / "config.json").read_text()))
+    result = call(quantize, "--model", str(tiny_model), "--recipe", str(recipe))
+    assert result.returncode == 0, result.stderr
+    made = Path(result.stdout.splitlines()[-1].split()[1])
+    assert made != made_elsewhere[method]
+    assert describe_folder(made) == describe_folder(made_elsewhere[method])
+    check_nothing_leaks(made, tmp_path, (command.home / "data" / "calibration.jsonl"))
+    check_it_loads(made, tiny_model)
+    said = format_facts(json.loads((made / "config.json").read_text()))
     assert command.runs()[0].items() >= said.items()
 
 

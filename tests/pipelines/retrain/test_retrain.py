@@ -75,13 +75,13 @@ def chain(servers, tiny_model, training_data, recipe, given, tmp_path_factory) -
     options = given(NAME)
     source = shutil.copytree(tiny_model, tmp_path_factory.mktemp("source") / "model")
     (source / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    released = command.run(
-        "pipelines.release", "--source", str(source), "--name", NAME, "--recipe", str(recipe)
+    released = command.call(
+        release, "--source", str(source), "--name", NAME, "--recipe", str(recipe)
     )
     assert released.returncode == 0, released.stderr
     servers.registry.write(NAME, MoveAlias(alias="champion", version="1"))
-    taught = command.run(
-        MODULE, *options, "--digest", digest_file(training_data), "--set-challenger", "true"
+    taught = command.call(
+        retrain, *options, "--digest", digest_file(training_data), "--set-challenger", "true"
     )
     again = command.run(MODULE, *options, "--parent", "2", "--set-challenger", "true")
     return Chain(command, options, released, taught, again)
@@ -178,7 +178,7 @@ def test_a_night_without_new_data_makes_no_version_and_says_so(
 def test_with_other_margins_the_training_is_reused_and_has_its_curve_too(
     servers, chain, versions, other_margins
 ) -> None:
-    result = chain.command.run(MODULE, *chain.words, *other_margins)
+    result = chain.command.call(retrain, *chain.words, *other_margins)
     assert result.returncode == 0, result.stderr
     made = servers.registry.version(NAME, result.stdout.rpartition("taught v")[2].split()[0])
     run = child(servers, chain, made.run_id, "retrain")
