@@ -122,7 +122,8 @@ def test_a_full_disk_in_the_middle_of_quantize_leaves_nothing_half_made(
     said, _, after = result.stdout.partition("code=")
     code, *left = after.split()
     assert (result.returncode, code) == (0, "1"), result.stderr
-    assert result.stderr.startswith("error: The disk is full: quantize-")
+    # On a slow machine, a line of how far quantize is comes first.
+    assert "\nerror: The disk is full: quantize-" in f"\n{result.stderr}"
     assert "Make room there" in result.stderr
     assert "Traceback" not in result.stderr
     assert "evaluate" not in said
