@@ -27,6 +27,7 @@ import typer
 from registry.artifact_store import ArtifactStore, connect_store
 from registry.digests import describe_folder
 from registry.settings import RegistrySettings
+from tests.bench.figures import Figure, tell
 from tests.registry.faulty_s3 import faulty_s3
 from tests.servers import Servers, start_servers
 
@@ -136,23 +137,43 @@ def big_file(servers: Servers, folder: Path, *, rounds: int, size: int) -> list[
             f"s5cmd {theirs:6.2f} s, again {again:5.2f} s, {again_bytes} bytes; again with hashing {hashed:5.2f} s"
         )
     medians = {name: statistics.median(of) for name, of in ratios.items()}
-    print(
-        f"first upload / s5cmd              {medians['s5cmd']:.3f}   (goal: at most {_MAX_OVER_S5CMD})"
+    figures = (
+        Figure(
+            what="first upload, time",
+            value=medians["s5cmd"],
+            unit="x",
+            beside="s5cmd",
+            at_most=_MAX_OVER_S5CMD,
+        ),
+        Figure(
+            what="the same, hashed before", value=medians["described"], unit="x", beside="s5cmd"
+        ),
+        Figure(
+            what="second upload, time",
+            value=medians["second"],
+            unit="x",
+            beside="the first",
+            at_most=_MAX_SECOND_TIME,
+        ),
+        Figure(
+            what="the same, hashed before", value=medians["hashed"], unit="x", beside="the first"
+        ),
+        Figure(
+            what="second upload, bytes",
+            value=medians["bytes"],
+            unit="x",
+            beside="the first",
+            at_most=_MAX_SECOND_BYTES,
+        ),
     )
-    print(f"the same, described first / s5cmd {medians['described']:.3f}")
-    print(
-        f"second / first upload, time       {medians['second']:.4f}  (goal: under {_MAX_SECOND_TIME})"
-    )
-    print(f"second, hashing as well / first   {medians['hashed']:.4f}")
-    print(
-        f"second / first upload, bytes      {medians['bytes']:.7f} (goal: under {_MAX_SECOND_BYTES})"
-    )
-    failed = {
-        "first upload against s5cmd": medians["s5cmd"] > _MAX_OVER_S5CMD,
-        "time of the second upload": medians["second"] >= _MAX_SECOND_TIME,
-        "bytes of the second upload": medians["bytes"] >= _MAX_SECOND_BYTES,
-    }
-    return [name for name, is_so in failed.items() if is_so]
+    return told(*figures)
+
+
+def told(*figures: Figure) -> list[str]:
+    """Tells them; those that are missed."""
+    for figure in figures:
+        tell(figure)
+    return [figure.what for figure in figures if not figure.is_met]
 
 
 def many_files(servers: Servers, folder: Path, *, rounds: int, size: int) -> list[str]:
@@ -162,12 +183,16 @@ def many_files(servers: Servers, folder: Path, *, rounds: int, size: int) -> lis
     """
     here = servers.environment["AWS_ENDPOINT_URL_S3"]
     ratio = against_mlflow(servers, folder / "files", here, rounds=rounds, size=size)
-    print(f"MLflow's log_artifacts / ours     {ratio:.3f}   (goal: at least {_MIN_OVER_MLFLOW})")
     with faulty_s3(here) as proxy:
         proxy.fault = lambda _: time.sleep(_AWAY_S)
         away = against_mlflow(servers, folder / "away", proxy.url, rounds=rounds, size=size)
-    print(f"the same, {_AWAY_S * 1000:.0f} ms away             {away:.3f}")
-    return [] if ratio >= _MIN_OVER_MLFLOW else [f"{_FILES} files against MLflow"]
+    what, beside = f"{_FILES} files, how many times as fast", "MLflow's log_artifacts"
+    return told(
+        Figure(what=what, value=ratio, unit="x", beside=beside, at_least=_MIN_OVER_MLFLOW),
+        Figure(
+            what=f"{what}, S3 {_AWAY_S * 1000:.0f} ms away", value=away, unit="x", beside=beside
+        ),
+    )
 
 
 def against_mlflow(servers: Servers, model: Path, url: str, *, rounds: int, size: int) -> float:
@@ -282,11 +307,11 @@ def memory(folder: Path, *, size: int) -> list[str]:
             f"the sparse folder was not sent: {sent} of {size} bytes, exit {process.returncode}"
         )
     peak = usage.ru_maxrss * 1024 / _MIB
-    print(
-        f"{size / 2**30:.0f} GiB, sparse, to a stub: {peak:.0f} MiB at the peak (goal: under {_MAX_MEMORY_MIB}), "
-        f"{time.monotonic() - began:.0f} s"
+    what = f"{size / 2**30:.0f} GiB, sparse, to a stub"
+    return told(
+        Figure(what=f"{what}: peak memory", value=peak, unit="MiB", at_most=_MAX_MEMORY_MIB),
+        Figure(what=f"{what}: time", value=time.monotonic() - began, unit="s"),
     )
-    return [] if peak < _MAX_MEMORY_MIB else ["memory"]
 
 
 def main(
