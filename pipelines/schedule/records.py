@@ -83,8 +83,13 @@ class Records:
             return History()
         newest = max(runs, key=lambda run: datetime.fromisoformat(run[AT_TAG]))
         running = [run for run in runs if run[OUTCOME_TAG] == Outcome.RUNNING]
-        status = {run["run_id"]: run["status"] for run in running}
         own = {run["run_id"] for run in running if run.get(PLACE_TAG, self._place) == self._place}
+        # Another's that has ended is over, also where nobody is left there to record it.
+        status = {
+            run["run_id"]: run["status"]
+            for run in running
+            if run["run_id"] in own or run["status"] not in _OF_STATUS
+        }
         past = Past(last=datetime.fromisoformat(newest[AT_TAG]), running=tuple(sorted(status)))
         return History(past=past, outcome=newest[OUTCOME_TAG], status=status, own=frozenset(own))
 
