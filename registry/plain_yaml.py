@@ -37,8 +37,11 @@ class _PlainLoader(yaml.SafeLoader):
         self._depth -= 1
         if node is not None and is_alias and id(node) not in self._meant:
             raise _Bomb("an alias stands inside of what it names")
-        is_number = isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS
-        if is_number and len(node.value) > _MAX_DIGITS:
+        if (
+            isinstance(node, yaml.ScalarNode)
+            and node.tag in _NUMBERS
+            and len(node.value) > _MAX_DIGITS
+        ):
             raise _Bomb(f"a number of {len(node.value)} characters")
         if node is not None and not is_alias:
             self._meant[id(node)] = self._count(node)
