@@ -274,6 +274,16 @@ def test_two_machines_that_run_the_same_schedule_leave_each_others_runs_alone(
         other.children.end_all()
 
 
+def test_a_run_is_not_forgotten_for_the_runs_that_were_missed_meanwhile(world, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.schedule.records._LOOK_BACK", 2)
+    loop = world.loop(starting_deadline_s=60)
+    loop.tick(NOON)
+    for hours in range(1, 4):
+        loop.tick(NOON + hours * HOUR + timedelta(minutes=2))
+    loop.tick(NOON + 4 * HOUR)
+    assert [outcome for outcome, _ in world.outcomes()] == ["running", *["missed"] * 3]
+
+
 def test_a_run_of_a_machine_that_is_gone_holds_nothing_up_once_it_has_ended(
     world, tmp_path_factory
 ) -> None:
