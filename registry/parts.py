@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from registry.digests import digest_file
 from registry.errors import IntegrityError, StageFailed, Unavailable
 
 PART_BYTES = 32 << 20
@@ -172,7 +173,7 @@ def _finish(parts: Path, folder: Path, file: RemoteFile) -> None:
     partial = _partial(parts, file)
     partial.touch()
     for promised, found in (
-        (file.sha256, lambda: _sha256(partial)),
+        (file.sha256, lambda: digest_file(partial).removeprefix("sha256:")),
         (file.git_blob, lambda: _git_blob(partial, file.size_bytes)),
     ):
         if promised is not None and promised != found():
@@ -187,11 +188,6 @@ def _finish(parts: Path, folder: Path, file: RemoteFile) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(target)
     partial.with_suffix(".done").unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_blob(path: Path, size: int) -> str:

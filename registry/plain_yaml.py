@@ -12,6 +12,10 @@ _MAX_DEPTH = 64
 _MAX_VALUES = 1_000_000
 """With each alias written out. A guess: the longest file of ours has some hundreds."""
 
+_MAX_DIGITS = 1000
+"""Of one number. `1:1:1` is a number to base 60 in YAML 1.1, and a megabyte of that takes minutes to be worked out."""
+_NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+
 
 class _Bomb(yaml.YAMLError):
     """A text that is YAML and means too much."""
@@ -33,6 +37,12 @@ class _PlainLoader(yaml.SafeLoader):
         self._depth -= 1
         if node is not None and is_alias and id(node) not in self._meant:
             raise _Bomb("an alias stands inside of what it names")
+        if (
+            isinstance(node, yaml.ScalarNode)
+            and node.tag in _NUMBERS
+            and len(node.value) > _MAX_DIGITS
+        ):
+            raise _Bomb(f"a number of {len(node.value)} characters")
         if node is not None and not is_alias:
             self._meant[id(node)] = self._count(node)
         return node
@@ -54,8 +64,8 @@ def load_yaml(text: str | bytes) -> Any:
     """The values of the YAML document `text`.
 
     Raises:
-        yaml.YAMLError: it is none, has a date or number that cannot be, is nested deeper than 64, or means more than a million
-            values once its aliases are written out.
+        yaml.YAMLError: it is none, has a date or number that cannot be or is longer than 1000, is nested deeper than 64, or means
+            more than a million values once its aliases are written out.
     """
     try:
         return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader, and safer

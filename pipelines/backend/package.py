@@ -13,7 +13,8 @@ from registry.errors import BadInput
 # What can be made again, what is no part of the code, and what may be secret.
 _LEFT_OUT = (
     ".git", ".venv*", "venv", ".shipway*", "__pycache__", "*.pyc", "*.egg-info", ".*_cache", ".hypothesis", "node_modules",
-    ".ipynb_checkpoints", "mlruns", "mlartifacts", "mlflow.db", ".env*", "*.pem", "*.key", ".aws", ".ssh", ".netrc",
+    ".ipynb_checkpoints", "mlruns", "mlartifacts", "mlflow.db", ".env*", "*.pem", "*.key", "*.p12", "id_rsa*",
+    "id_ed25519*", ".aws", ".ssh", ".netrc", ".kube", ".docker", ".git-credentials", ".pypirc", ".pgpass",
 )  # fmt: skip
 _LARGEST = 3
 _MIB = 1 << 20

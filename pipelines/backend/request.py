@@ -21,7 +21,7 @@ from registry.errors import BadInput
 STOP_WAIT_S = 60
 """A stage that is told to end closes its MLflow runs first; Ray's own three seconds are too few."""
 _SECRET = re.compile(
-    r"(^|_)(API)?(KEYS?|SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|AUTH)(_|$)",
+    r"((^|_)((API|ACCESS)?KEYS?|AUTH|PAT)|SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

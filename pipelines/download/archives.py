@@ -18,6 +18,8 @@ from registry.errors import SourceInvalid
 _PIECE_BYTES = 1 << 20
 _MAX_MEMBERS = 10_000
 """The largest checkpoints have some hundreds of files."""
+_MAX_HEADER_BYTES = 64 << 20
+"""Of all headers of a tar together, which stay in memory; a member with a long name has two kilobytes of them."""
 _GZIP = b"\x1f\x8b"
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -91,11 +93,12 @@ def _opened(archive: Path) -> Generator[list[_Member]]:
                 raise zipfile.BadZipFile(f"more than {_MAX_MEMBERS} files")
             yield [_zipped(packed, info) for info in packed.infolist() if not info.is_dir()]
     else:
-        with (
-            _unzipped(archive) as stream,
-            tarfile.open(fileobj=cast("IO[bytes]", _InPieces(stream)), mode="r:") as packed,
-        ):
-            yield [_tarred(packed, info) for info in _few(packed) if not info.isdir()]
+        with _unzipped(archive) as stream:
+            pieces = _InPieces(stream)
+            with tarfile.open(fileobj=cast("IO[bytes]", pieces), mode="r:") as packed:
+                members = [_tarred(packed, info) for info in _few(packed) if not info.isdir()]
+                pieces.headers_left = None
+                yield members
             # The checksum of what is compressed comes after the last member.
             while stream.read(_PIECE_BYTES):
                 pass
@@ -119,6 +122,8 @@ class _InPieces:
     """A tar's bytes. Members are read in pieces; it is a header that is read whole, and one may claim to be gigabytes."""
 
     def __init__(self, stream: IO[bytes]) -> None:
+        self.headers_left: int | None = _MAX_HEADER_BYTES
+        """Bytes; None once all headers are read, and members follow."""
         self._stream = stream
         self.tell, self.seek = stream.tell, stream.seek
 
@@ -126,6 +131,10 @@ class _InPieces:
         """Raises `tarfile.ReadError` for a header that no archive needs."""
         if not 0 <= size <= _PIECE_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
+        if self.headers_left is not None:
+            self.headers_left -= size
+            if self.headers_left < 0:
+                raise tarfile.ReadError(f"headers of more than {_MAX_HEADER_BYTES} bytes")
         return self._stream.read(size)
 
 

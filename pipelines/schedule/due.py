@@ -77,7 +77,12 @@ def due(
         is_late = now - at > timedelta(seconds=schedule.starting_deadline_s)
         waits = bool(known.running) and schedule.overlap is Overlap.FORBID
         if is_late:
-            why = "an earlier run was still under way" if waits else "nobody could start it"
+            earlier_runs = ", ".join(known.running)
+            why = (
+                f"an earlier run ({earlier_runs}) was still under way"
+                if waits
+                else "nobody could start it"
+            )
             reason = f"{why} within {schedule.starting_deadline_s} s"
             actions.append(Miss(schedule=schedule, at=at, reason=reason, passed_over=passed_over))
         elif not waits:

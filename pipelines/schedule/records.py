@@ -22,7 +22,7 @@ PASSED_OVER_TAG = "shipway.schedule.passed_over"
 PLACE_TAG = "shipway.schedule.place"
 """Whose run it is: of several machines that run the same schedule each looks after its own."""
 _LOOK_BACK = 100
-"""Runs of one schedule; more cannot be under way."""
+"""Runs of one schedule that are looked at; more are not under way."""
 
 
 class Outcome(StrEnum):
@@ -76,15 +76,21 @@ class Records:
 
     def history(self, schedule: str) -> History:
         """What is recorded of `schedule`."""
-        runs = self._tracking.search(
-            self._experiment(schedule), f"tags.`{SCHEDULE_TAG}` = '{schedule}'", limit=_LOOK_BACK
-        )
+        experiment, query = self._experiment(schedule), f"tags.`{SCHEDULE_TAG}` = '{schedule}'"
+        runs = self._tracking.search(experiment, query, limit=_LOOK_BACK)
         if not runs:
             return History()
         newest = max(runs, key=lambda run: datetime.fromisoformat(run[AT_TAG]))
-        running = [run for run in runs if run[OUTCOME_TAG] == Outcome.RUNNING]
-        status = {run["run_id"]: run["status"] for run in running}
+        # Asked for by itself: a run that takes long may have more missed ones after it than are looked at.
+        is_running = f"{query} and tags.`{OUTCOME_TAG}` = '{Outcome.RUNNING}'"
+        running = self._tracking.search(experiment, is_running, limit=_LOOK_BACK)
         own = {run["run_id"] for run in running if run.get(PLACE_TAG, self._place) == self._place}
+        # Another's that has ended is over, also where nobody is left there to record it.
+        status = {
+            run["run_id"]: run["status"]
+            for run in running
+            if run["run_id"] in own or run["status"] not in _OF_STATUS
+        }
         past = Past(last=datetime.fromisoformat(newest[AT_TAG]), running=tuple(sorted(status)))
         return History(past=past, outcome=newest[OUTCOME_TAG], status=status, own=frozenset(own))
 

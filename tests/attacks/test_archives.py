@@ -33,6 +33,35 @@ def test_a_header_of_a_tar_that_claims_gigabytes_is_not_read_into_memory(tmp_pat
         tracemalloc.stop()
 
 
+def test_headers_of_a_tar_that_are_small_each_and_many_do_not_fill_the_memory(
+    tmp_path, monkeypatch
+) -> None:
+    """Ten thousand of a megabyte each are 10 GB once they are listed, from an archive of 50 MB."""
+    monkeypatch.setattr("pipelines.download.archives._MAX_HEADER_BYTES", 4 * _MIB)
+    archive = tmp_path / "bomb.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as packed:
+        for at in range(40):
+            header = tarfile.TarInfo(f"{at}.json")
+            header.pax_headers = {"comment": "x" * (_MIB - 200)}
+            packed.write(header.tobuf(tarfile.PAX_FORMAT))
+        packed.write(b"\0" * 1024)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceInvalid, match="headers of more than 4194304 bytes"):
+            unpack(archive, tmp_path, where="it")
+        assert tracemalloc.get_traced_memory()[1] < 16 * _MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_members_are_no_headers(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.download.archives._MAX_HEADER_BYTES", _MIB)
+    archive, into = tmp_path / "model.tar.gz", tmp_path / "into"
+    into.mkdir()
+    _write(archive, "m.safetensors", 8 * _MIB)
+    assert (unpack(archive, into, where="it") / "m.safetensors").stat().st_size == 8 * _MIB
+
+
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])
 def test_an_archive_that_unpacks_to_more_than_the_disk_has_is_refused_before(
     tmp_path, ending, monkeypatch

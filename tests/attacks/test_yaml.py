@@ -32,7 +32,9 @@ BOMBS = {
     "nested without end": ("a: " + "[" * 20_000, "nested deeper than 64"),
     "an alias of itself": ("a: &a [*a]", "an alias stands inside of what it names"),
     "an alias of itself as a key": ("&a {*a : 1}", "an alias stands inside of what it names"),
-    "a number without end": ("a: 1" + "0" * 5_000, "Exceeds the limit"),
+    "a number without end": ("a: 1" + "0" * 5_000, "a number of 5001 characters"),
+    "a number to base 60 without end": ("a: 1" + ":1" * 500_000, "a number of 1000001 characters"),
+    "a fraction to base 60 without end": ("a: 1" + ":1" * 500_000 + ".5", "a number of 1000003"),
     "an object of Python's": ("a: !!python/object/apply:os.system [id]", "constructor"),
     "a list as a key": ("{[a, b]: c}", "unhashable"),
 }

@@ -16,6 +16,7 @@ def a_project(tmp_path):
         "MLproject", "recipes/a.yaml", "pipelines/x.py", ".dockerignore",
         ".git/config", ".venv/lib/big.so", ".venv-triton/x", ".shipway/state/y", "pipelines/__pycache__/x.pyc",
         ".env", ".env.local", "signing.key", "deep/er/cert.pem", ".ruff_cache/z", "data/large.bin",
+        ".git-credentials", ".pypirc", ".kube/config", ".docker/config.json", "keys/id_rsa", "keys/id_ed25519", "user.p12",
     ):  # fmt: skip
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)

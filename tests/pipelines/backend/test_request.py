@@ -100,7 +100,8 @@ def test_a_parameter_cannot_leave_its_word(parameters) -> None:
 @pytest.mark.parametrize(
     "name",
     ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "HF_TOKEN", "OPENAI_APIKEY",
-     "MLFLOW_TRACKING_PASSWORD", "db_password", "RAY_AUTH_TOKEN", "SHIPWAY_SIGNING_KEY_FILE"],
+     "MLFLOW_TRACKING_PASSWORD", "db_password", "PGPASSWORD", "GITHUB_PAT", "ACCESSKEY", "RAY_AUTH_TOKEN",
+     "SHIPWAY_SIGNING_KEY_FILE"],
 )  # fmt: skip
 def test_a_variable_that_may_be_secret_is_refused(name) -> None:
     with pytest.raises(BadInput, match=f"{name}.*dashboard"):

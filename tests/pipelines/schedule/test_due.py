@@ -65,7 +65,7 @@ def test_forbid_waits_for_the_earlier_one_and_starts_within_the_deadline() -> No
     late = decide(schedule, Past(last=before, running=("r",)), now=NOON + 11 * MINUTE)
     assert isinstance(freed, Start)
     assert isinstance(late, Miss)
-    assert late.reason == "an earlier run was still under way within 600 s"
+    assert late.reason == "an earlier run (r) was still under way within 600 s"
 
 
 def test_replace_ends_the_earlier_ones_and_allow_leaves_them() -> None:

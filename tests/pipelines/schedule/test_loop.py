@@ -148,7 +148,10 @@ def test_forbid_waits_replace_ends_and_allow_leaves_the_earlier_one(world) -> No
     assert not world.children.runs(world.runs()[0]["run_id"])
     world.loop(overlap="forbid").tick(NOON + 4.1 * HOUR)
     world.loop(overlap="forbid", starting_deadline_s=60).tick(NOON + 4.2 * HOUR)
-    assert world.runs()[-1][REASON_TAG] == "an earlier run was still under way within 60 s"
+    earlier = ", ".join(sorted(run["run_id"] for run in world.runs()[1:3]))
+    assert world.runs()[-1][REASON_TAG] == (
+        f"an earlier run ({earlier}) was still under way within 60 s"
+    )
 
 
 def test_a_loop_that_was_killed_is_followed_by_one_that_finds_its_runs(world) -> None:
@@ -267,6 +270,32 @@ def test_two_machines_that_run_the_same_schedule_leave_each_others_runs_alone(
         assert world.children.runs(world.runs()[0]["run_id"])
         world.loop().stop()
         assert world.outcomes() == [("interrupted", "KILLED")] * 2
+    finally:
+        other.children.end_all()
+
+
+def test_a_run_is_not_forgotten_for_the_runs_that_were_missed_meanwhile(world, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.schedule.records._LOOK_BACK", 2)
+    loop = world.loop(starting_deadline_s=60)
+    loop.tick(NOON)
+    for hours in range(1, 4):
+        loop.tick(NOON + hours * HOUR + timedelta(minutes=2))
+    loop.tick(NOON + 4 * HOUR)
+    assert [outcome for outcome, _ in world.outcomes()] == ["running", *["missed"] * 3]
+
+
+def test_a_run_of_a_machine_that_is_gone_holds_nothing_up_once_it_has_ended(
+    world, tmp_path_factory
+) -> None:
+    """MLflow was told by the run itself; its loop, which would have recorded it, is gone with its folder."""
+    other = World(world.servers, tmp_path_factory.mktemp("other"))
+    other.name = world.name
+    try:
+        world.loop().tick(NOON)
+        [run] = world.runs()
+        world.servers.tracking.finish(run["run_id"], status="FINISHED")
+        other.loop().tick(NOON + HOUR)
+        assert world.outcomes() == [("running", "FINISHED"), ("running", "RUNNING")]
     finally:
         other.children.end_all()
 
