@@ -102,7 +102,7 @@ COST = Series(
 )
 QUALITY_JUDGED = Series(
     name="llm_quality_judged_total",
-    help="Answers that were judged, each once. None where the endpoint's guard.quality is not given.",
+    help="Answers that were judged, each once. None where the endpoint has neither guard.quality nor guard.judge.",
 )
 QUALITY_BAD = Series(
     name="llm_quality_bad_total", help="Answers that were judged bad, of those that were judged."

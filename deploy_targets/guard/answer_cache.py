@@ -45,7 +45,9 @@ def is_repeatable(asked: Asked) -> bool:
         return False
     document = asked.document()
     seed = document.get("seed")
-    return document.get("temperature") == 0 or (isinstance(seed, int) and seed is not True)
+    return document.get("temperature") == 0 or (
+        isinstance(seed, int) and not isinstance(seed, bool)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Which answers were given lately, so that a user's word on one finds its version: here, or in Redis for all guards.
 
 Kept is whose key asked, which version answered and what was said of it; no prompt, answer or comment. This process keeps
-the last 20,000 answers for at most an hour, some 9 MB; Redis keeps each for an hour.
+the last 20,000 answers for at most an hour, some 9 MB, and as many words; Redis keeps each for an hour, and words for two.
 """
 
 import asyncio
@@ -79,7 +79,6 @@ class _Entry:
     answered: Answered
     names: tuple[str, ...]
     until: float
-    verdict: str | None = None
 
 
 class AnswersHere:
@@ -90,6 +89,8 @@ class AnswersHere:
         self._clock = clock
         self._by_name: dict[str, _Entry] = {}
         self._entries: deque[_Entry] = deque()
+        self._words: dict[str, str] = {}
+        """By the request's id: what waits for them to be judged may wait for longer than its answer is known here."""
 
     def keep(self, answered: Answered, *, answer_id: str) -> None:
         """As `Answers` has it. Past the bound the oldest is forgotten."""
@@ -108,13 +109,15 @@ class AnswersHere:
         entry = self._by_name.get(name)
         if entry is None or entry.until <= self._clock() or entry.answered.key != key:
             return None
-        before, entry.verdict = entry.verdict, verdict
+        before = self._words.pop(entry.answered.request_id, None)
+        self._words[entry.answered.request_id] = verdict
+        if len(self._words) > MOST_KEPT:
+            del self._words[next(iter(self._words))]
         return Said(answered=entry.answered, before=before)
 
     async def said(self, request_ids: Sequence[str]) -> list[str | None]:
         """As `Answers` has it."""
-        entries = [self._by_name.get(one) for one in request_ids]
-        return [None if entry is None else entry.verdict for entry in entries]
+        return [self._words.get(one) for one in request_ids]
 
     async def aclose(self) -> None:
         """Nothing is open."""

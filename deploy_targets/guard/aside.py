@@ -42,7 +42,10 @@ class Watch:
     is_over = False
 
     def __init__(self, asked: Asked, exchange: Exchange, tell: Callable[[Seen], None]) -> None:
-        """`tell` is called once, for an answer that is not too long; not for one that failed or that a rule has cut."""
+        """`tell` is called once, for an answer that is not too long.
+
+        Not for one that failed, that a rule has cut or that calls tools: its text is not all that it says.
+        """
         self._asked = asked
         self._exchange = exchange
         self._tell = tell
@@ -51,15 +54,13 @@ class Watch:
 
     def whole(self, document: dict[str, Any]) -> dict[str, Any]:
         """The same."""
-        self._add(text_of_choices(document, "message"))
+        self._see(document, "message")
         self._finish()
         return document
 
     def event(self, event: dict[str, Any]) -> tuple[dict[str, Any]]:
         """The same."""
-        if event.get("error"):
-            self._left = -1
-        self._add(text_of_choices(event, "delta"))
+        self._see(event, "delta")
         return (event,)
 
     def end(self) -> tuple[()]:
@@ -67,8 +68,10 @@ class Watch:
         self._finish()
         return ()
 
-    def _add(self, text: str) -> None:
-        self._left -= len(text)
+    def _see(self, document: dict[str, Any], part: str) -> None:
+        text = text_of_choices(document, part)
+        is_unfit = bool(document.get("error")) or _calls(document, part)
+        self._left = -1 if is_unfit else self._left - len(text)
         if self._left < 0:
             self._parts.clear()
         else:
@@ -100,6 +103,16 @@ def text_of_choices(document: dict[str, Any], part: str) -> str:
         return "".join(one.get("content") or "" for one in said)
     except (TypeError, AttributeError):
         return ""
+
+
+def _calls(document: dict[str, Any], part: str) -> bool:
+    """Whether the answer, or the event of one, calls a tool."""
+    choices: Any = document.get("choices") or ()
+    try:
+        said: list[Any] = [choice.get(part) or {} for choice in choices]
+        return any(one.get("tool_calls") or one.get("function_call") for one in said)
+    except (TypeError, AttributeError):
+        return False
 
 
 class Aside:

@@ -124,6 +124,7 @@ class Chat:
             UpstreamFailed, RequestRefused: and nothing was sent yet, so that it can become a status.
             ClientDisconnect: the client did not take its answer in time.
         """
+        of_prompt = len(exchange.redactions)
         try:
             try:
                 await self._pass_on(exchange, asked, call, pin, send)
@@ -131,7 +132,7 @@ class Chat:
                 other = self.second_tries.other(exchange)
                 if other is None:
                     raise
-                self.second_tries.begin(exchange, failure)
+                self.second_tries.begin(exchange, failure, of_prompt=of_prompt)
                 await self._pass_on(exchange, asked, call, other, send, failure)
             self.second_tries.keep(exchange)
         except ModelRefused as error:
@@ -172,7 +173,9 @@ class Chat:
             timeout_s=None if failure is None else self.second_tries.left_s(exchange),
         ) as begun:
             self._attribute(exchange, begun)
-            if self.sticky is not None and exchange.user is not None and failure is None:
+            # Who names no version has not shared it out, and says nothing of the split.
+            is_drawn = failure is None and begun.version is not None
+            if self.sticky is not None and exchange.user is not None and is_drawn:
                 is_first = await self.sticky.seen.is_first(begun.split, exchange.user)
                 exchange.route = CHAT_ROUTE if is_first else AGAIN_ROUTE
             answer = await call.read(begun)

@@ -91,12 +91,11 @@ def output_filter(policy: OutputPolicy) -> Callable[[Asked, Exchange], AnswerFil
     rules = _rules(policy)
 
     def make(asked: Asked, exchange: Exchange) -> AnswerFilter:
-        has_more = b'"n"' in asked.body
         return AnswerFilter(
             rules,
             json_check=_json_asked(policy, asked),
             to=_Told(policy, exchange),
-            choices=asked.document().get("n") or 1 if has_more else 1,
+            choices=asked.choices,
         )
 
     return make

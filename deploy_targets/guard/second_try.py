@@ -2,7 +2,8 @@
 
 A version is dying where it loses its connections, or where a 5xx comes in words that are not its own: those of the split
 or of the engine's server about a replica that is gone. A 500 in the engine's own words (OpenAI's error) is its answer to
-this request, a bug perhaps, and reaches the client. A chat has no side effects, so it may be asked twice.
+this request, a bug perhaps, and reaches the client. So does a full queue: too many requests are no death, and the
+champion's queue is not there for them. A chat has no side effects, so it may be asked twice.
 
 It goes to the champion. The guard is not told which one that is, but a challenger is never given more than half of the
 requests (`Traffic`), so the champion is who has lately answered most. Where that is who failed, there is no second try:
@@ -27,6 +28,7 @@ from deploy_targets.guard.counters import Counters, Finished
 from deploy_targets.guard.errors import UpstreamFailed, VersionDied
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import Outcome, is_envelope
+from deploy_targets.guard.queue_full import is_queue_full
 from deploy_targets.guard.upstream import Answer
 from deploy_targets.metrics import AGAIN_ROUTE, CHAT_ROUTE, RETRY_ROUTE
 
@@ -92,14 +94,17 @@ class SecondTries:
         champion = self._serving.most(now=self._clock())
         return None if champion == exchange.version else champion
 
-    def begin(self, exchange: Exchange, failure: UpstreamFailed) -> None:
-        """Counts the first try against its version. The record begins anew, but for its times and its route."""
+    def begin(self, exchange: Exchange, failure: UpstreamFailed, *, of_prompt: int) -> None:
+        """Counts the first try against its version. The record begins anew, but for its times and its route.
+
+        So many of its redactions were of the prompt, and stand.
+        """
         finished = Finished(seconds=self._clock() - exchange.started, is_error=True)
         self._counters.count(exchange.version, route=exchange.route, finished=finished)
         exchange.failed_first, exchange.failed_with = exchange.version, failure.code
         exchange.route, exchange.version, exchange.usage = RETRY_ROUTE, None, None
         exchange.texts, exchange.first_text_at, exchange.last_text_at = 0, None, None
-        exchange.redactions.clear()
+        del exchange.redactions[of_prompt:]
 
     def keep(self, exchange: Exchange) -> None:
         """Remembers who answered a request that is over."""
@@ -117,7 +122,7 @@ async def living(answer: Answer) -> Answer:
     if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return answer
     body = await answer.whole()
-    if not is_envelope(body):
+    if not is_envelope(body) and not is_queue_full(answer.status, body):
         raise VersionDied(f"The model did not answer this request (status {answer.status}).")
 
     async def again() -> AsyncIterator[bytes]:

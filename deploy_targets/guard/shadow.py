@@ -105,7 +105,8 @@ class Shadow:
         version = self._target.version
         if (
             version is None
-            or exchange.route == metrics.PINNED_ROUTE
+            # A second try: the challenger may be who has failed it.
+            or exchange.route in {metrics.PINNED_ROUTE, metrics.RETRY_ROUTE}
             or exchange.version in {None, version}
             or asked.choices > 1
             or self._draw() >= self._shadow.sample

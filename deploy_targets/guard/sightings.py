@@ -36,11 +36,16 @@ class Sightings:
 
     def saw(self, server: Server, *, sent_at: float) -> None:
         """The split chose `server` for a request that was sent at that time; in whichever order this is told."""
-        if self._latest is None:
-            self._latest, self._sent_at = server, sent_at
+        latest = self._latest
+        is_known = latest is not None and latest.version == server.version
+        if latest is None or (is_known and not latest.digest):
+            self._latest, self._sent_at = server, max(sent_at, self._sent_at)
+            return
+        if is_known and not server.digest:
+            # Whoever stands before the engine has answered for it, and knows no files: nothing new.
             return
         later = max(sent_at, self._sent_at)
-        if server != self._latest:
+        if server != latest:
             self._mixed_at = later if self._mixed_at is None else max(self._mixed_at, later)
         if sent_at >= self._sent_at:
             self._latest, self._sent_at = server, sent_at

@@ -82,10 +82,10 @@ class Spool:
             OSError: it cannot be sealed.
         """
         with self._lock:
-            path, self._open = self._open, None
-            self._open_bytes = 0
-            if path is not None:
-                _seal(path)
+            if self._open is not None:
+                _seal(self._open)
+                # Only now: what could not be sealed is written to, counted and tried again.
+                self._open, self._open_bytes = None, 0
                 self._sealed_bytes = self._count()
 
     def _is_full(self, more: int) -> bool:

@@ -1,9 +1,9 @@
 """Whose request is it, and does it count in a comparison of versions?
 
 A user's requests hang together: whoever asks what no version can answer asks it of the same one each time. So of each user
-one request is compared, the first that a version answers or fails since the present split began; the others are counted on
-a route of their own. Who was counted is kept as hashes, in memory and, where there are several guards, in Redis: what
-cannot be known is not compared.
+one request is compared, the first that a version begins to answer, or fails, since the present split began; none where its
+client leaves that one. The others are counted on a route of their own. Who was counted is kept as hashes, in memory and,
+where there are several guards, in Redis: what cannot be known is not compared.
 """
 
 import time

@@ -155,6 +155,7 @@ def test_each_way_to_ask_has_answers_of_its_own(cached: Cached) -> None:
         ({"temperature": 0.7}, False),
         ({"temperature": None}, False),
         ({"seed": True}, False),
+        ({"seed": False}, False),
         ({"seed": "3"}, False),
         ({"temperature": 0, "n": 2}, False),
     ],
@@ -201,6 +202,30 @@ def test_nothing_is_given_while_two_versions_answer_nor_soon_after(cached: Cache
     # From here on the new version is believed, and what it has said last is given again.
     assert cached.said() == "hi 7 5"
     assert cached.results()["hit"] == 2
+
+
+def test_a_failure_that_names_no_files_is_no_other_version(cached: Cached) -> None:
+    """As an engine's server says that its queue is full."""
+    cached.start()
+    cached.said()
+    cached.split.fails, cached.split.digest = True, ""
+    assert cached.ask("more").status_code == 500
+    assert cached.said() == "hi 6 1"
+    assert cached.results() == {"hit": 1, "miss": 2}
+
+
+def test_users_speak_of_an_answer_that_is_given_again_by_its_own_id_alone(cached: Cached) -> None:
+    cached.start()
+    first, again = cached.ask(), cached.ask()
+    names = [
+        {"request_id": again.headers["x-request-id"]},
+        {"request_id": first.headers["x-request-id"]},
+        {"id": again.json()["id"]},
+    ]
+    told = [cached.world.http.post("/v1/feedback", json={**one, "score": -1}) for one in names]
+    assert [one.status_code for one in told] == [404, 200, 200]
+    said = cached.world.labelled("llm_feedback_total", "version", "verdict")
+    assert said["6", "bad"] == 1
 
 
 def test_after_a_rollback_only_the_version_that_is_back_is_heard(cached: Cached) -> None:

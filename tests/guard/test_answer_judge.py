@@ -16,7 +16,7 @@ from deploy_targets.guard.answer_judge import question_of, read_verdict
 from deploy_targets.guard.steps import steps_of
 from deploy_targets.guard.wire import parse_chat
 from deploy_targets.guard_policy import GuardPolicy
-from tests.guard.stub import a_chat, served
+from tests.guard.stub import RAW, a_chat, served
 from tests.guard.two_versions import an_answer, page_counts, until
 from tests.guard.world import World
 
@@ -95,6 +95,23 @@ def test_the_judge_gets_question_and_answer_as_data_and_its_word_is_counted(
     }
     assert (court.judge.bodies[0]["model"], court.judge.bodies[0]["temperature"]) == ("j", 0)
     assert court.world.judged == [("7", "chat", result == "bad")]
+
+
+@pytest.mark.parametrize(("is_streamed", "part"), [(False, "message"), (True, "delta")])
+def test_an_answer_that_calls_a_tool_is_not_taken_for_an_empty_one(
+    start: Start, part: str, *, is_streamed: bool
+) -> None:
+    court = start()
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    told = {"id": "c", "choices": [{"index": 0, part: said, "finish_reason": "tool_calls"}]}
+    asked = a_chat(RAW + json.dumps(told), stream=is_streamed)
+    assert "weather" in court.world.post(asked).text
+    court.world.post(a_chat("Capital?"))
+    court.until_results(good=1)
+    assert [json.loads(one["messages"][-1]["content"])["answer"] for one in court.judge.bodies] == [
+        "Paris."
+    ]
 
 
 def test_the_judge_is_shown_its_own_key_and_none_of_the_clients(start: Start) -> None:

@@ -12,6 +12,7 @@ from deploy_targets import metrics
 from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.redis_server import RedisServer, a_redis
 from tests.guard.stub import COMPLETION, KEY, RAW, a_chat, keys_json
+from tests.guard.two_versions import until
 from tests.guard.world import World
 
 OTHER = "sk-shipway-" + "o" * 43
@@ -158,8 +159,9 @@ def test_a_word_that_another_guard_has_taken_makes_the_answer_bad(
     policy = GuardPolicy.model_validate({"quality": {"feedback_wait_s": 3}})
     with a_redis() as server:
         first, second = (start_world(redis_url=server.url, policy=policy) for _ in range(2))
-        asked = first.post().headers["x-request-id"]
-        assert give(second, {"request_id": asked, "score": -1}).status_code == 200
+        word = {"request_id": first.post().headers["x-request-id"], "score": -1}
+        # The answer did not wait for its write to Redis.
+        until(lambda: give(second, word).status_code == 200, seconds=2)
         first.post()
         place = ("7", "chat")
         while first.samples(metrics.QUALITY_JUDGED.name)[place] < 2:

@@ -269,6 +269,25 @@ def test_here_the_last_20_000_answers_are_kept_for_an_hour() -> None:
     asyncio.run(story())
 
 
+def test_a_word_is_known_for_longer_than_its_answer_so_that_a_late_judge_hears_it() -> None:
+    async def story() -> None:
+        clock = Clock()
+        answers = AnswersHere(clock=clock)
+        answers.keep(Answered(request_id="first", key="k", version="7"), answer_id="c")
+        assert await answers.say("first", key="k", verdict="bad") is not None
+        clock.now = 3600
+        for number in range(20_001):
+            answered = Answered(request_id=f"r{number}", key="k", version="7")
+            answers.keep(answered, answer_id="")
+        assert await answers.say("first", key="k", verdict="good") is None
+        assert await answers.said(["first", "r0"]) == ["bad", None]
+        for number in range(1, 20_001):
+            await answers.say(f"r{number}", key="k", verdict="bad")
+        assert await answers.said(["first", "r20000"]) == [None, "bad"]
+
+    asyncio.run(story())
+
+
 def test_an_id_that_two_answers_share_means_the_later_one() -> None:
     async def story() -> None:
         answers = AnswersHere(clock=Clock())

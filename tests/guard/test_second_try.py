@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +14,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from deploy_targets.guard.second_try import Serving
+from deploy_targets.guard.steps import steps_of
+from deploy_targets.guard_policy import GuardPolicy
 from tests.guard.stub import COMPLETION, DONE, FAULT, a_chat, chunk, served
+from tests.guard.two_versions import page_counts, until
 from tests.guard.world import World
 
+COMPARED = "llm_shadow_compared_total"
 CHAMPION, CHALLENGER = "6", "7"
 
 
@@ -43,6 +48,7 @@ _SAID: dict[str, tuple[int, str]] = {
     "dead": (503, "upstream connect error or disconnect/reset before headers"),
     "replica lost": (500, "Internal Server Error"),
     "fails": (500, json.dumps(FAULT)),
+    "full": (503, "Request dropped due to backpressure (num_queued_requests=1, ...)."),
 }
 
 
@@ -156,6 +162,53 @@ def test_what_a_version_says_itself_and_what_names_none_reaches_the_client(
     assert (response.status_code, response.headers.get("x-shipway-version")) == (status, version)
     assert len(split.asked) == 2
     assert world.counted(version or "unattributed") == (1, 1)
+
+
+def test_a_full_queue_is_no_death_and_counts_as_one(world: World, split: Split) -> None:
+    split.behaves[CHALLENGER] = "full"
+
+    response = world.post()
+
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_full")
+    assert len(split.asked) == 2
+    assert world.counted(CHALLENGER) == (1, 1)
+    assert world.samples("llm_inference_queue_full_total")[CHALLENGER, "chat"] == 1
+
+
+def test_what_a_rule_has_redacted_of_the_prompt_counts_with_a_second_try_as_well(
+    split: Split, start_world: Callable[..., World]
+) -> None:
+    rule = {"name": "pii", "kind": "personal_data", "action": "redact"}
+    policy = GuardPolicy.model_validate({"input": {"rules": [rule]}})
+    with served() as serve:
+        world = start_world(upstream_url=serve(split.app), policy=policy, steps=steps_of(policy))
+        world.post()
+        split.draws, split.behaves[CHALLENGER] = CHALLENGER, "dead"
+
+        assert world.post(a_chat("mail ann@example.com")).status_code == 200
+
+        assert world.counted(CHAMPION, route="retry") == (1, 0)
+        assert world.labelled("llm_guard_rules_total", "rule", "action")["pii", "redacted"] == 1
+        world.stop()
+
+
+def test_a_second_try_is_not_asked_of_the_challenger_once_more(
+    split: Split, start_world: Callable[..., World]
+) -> None:
+    policy = GuardPolicy.model_validate({"shadow": {"sample": 1}})
+    with served() as serve:
+        world = start_world(upstream_url=serve(split.app), policy=policy)
+        world.post()
+        word = {"version": CHALLENGER, "for_s": 60}
+        httpx2.put(f"{world.admin_url}/shadow", json=word).raise_for_status()
+        split.draws, split.behaves[CHALLENGER] = CHALLENGER, "dead"
+        world.post()
+        split.draws = CHAMPION
+        world.post()
+        until(lambda: bool(page_counts(world.admin_url, COMPARED, "result", version=CHALLENGER)))
+
+        assert split.asked == [CHAMPION, CHALLENGER, CHAMPION, CHAMPION, CHALLENGER]
+        world.stop()
 
 
 def test_a_stream_that_breaks_after_its_first_event_is_not_begun_again(

@@ -44,6 +44,17 @@ def test_the_same_version_with_other_files_is_another() -> None:
     assert seen.is_mixed(102)
 
 
+def test_who_does_not_say_which_files_is_no_other_version_and_is_believed_no_longer_for_it() -> (
+    None
+):
+    named, nameless = Server("6", "sha256:a"), Server("6")
+    for seen in ([named, nameless, named], [nameless, named, nameless]):
+        told = sightings(*((one, 100.0 + at) for at, one in enumerate(seen)))
+        assert told.serving(103) == named
+    assert sightings((named, 100), (nameless, 120)).serving(100 + BELIEVED_S) is None
+    assert sightings((named, 100), (nameless, 101), (Server("6", "sha256:b"), 102)).is_mixed(103)
+
+
 def test_a_long_answer_of_the_version_before_does_not_bring_it_back() -> None:
     """It was chosen before the other one was, though it is told afterwards."""
     seen = sightings((SEVEN, 100), (SIX, 90))

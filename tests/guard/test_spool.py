@@ -41,6 +41,26 @@ def test_a_large_file_is_sealed_at_once(tmp_path: Path) -> None:
     assert len(sealed(tmp_path)) == 1
 
 
+def test_what_cannot_be_sealed_waits_and_takes_up_room_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, max_bytes=60)
+    spool.write({"text": "x" * 20})
+    with monkeypatch.context() as full:
+        full.setattr(gzip, "compress", _no_room)
+        with pytest.raises(OSError, match="no room"):
+            spool.seal()
+    assert not spool.write({"text": "y" * 40})
+    spool.seal()
+    assert [one["text"] for one in sealed(tmp_path)] == ["x" * 20]
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def _no_room(*_: object, **__: object) -> bytes:
+    message = "no room"
+    raise OSError(message)
+
+
 def test_it_is_its_owners_alone(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "a" / "spool", max_bytes=1 << 20)
     spool.write({"n": 1})

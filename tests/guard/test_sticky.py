@@ -31,10 +31,12 @@ class Split:
     def __init__(self) -> None:
         self.among = "6,7"
         self.status = 200
+        self.version = "7"
 
     async def answer(self, request: Request) -> Response:
         await request.body()
-        headers = {"x-shipway-version": "7", **({SPLIT_HEADER: self.among} if self.among else {})}
+        said = {"x-shipway-version": self.version, SPLIT_HEADER: self.among}
+        headers = {name: value for name, value in said.items() if value}
         return JSONResponse(COMPLETION, status_code=self.status, headers=headers)
 
 
@@ -124,6 +126,19 @@ def test_a_new_split_compares_everybody_anew_and_none_compares_each_request(
         split.among = among
         world.post(a_chat(user="ann"))
     assert world.counted() == (5, 0)
+
+
+def test_an_error_that_names_no_version_makes_nobody_start_anew(
+    start_world: Callable[..., World], url: str, split: Split
+) -> None:
+    world = start_world(policy=BY_USER, upstream_url=url)
+    world.post(a_chat(user="ann"))
+    split.status, split.version, split.among = 503, "", ""
+    world.post(a_chat(user="bob"))
+    split.status, split.version, split.among = 200, "7", "6,7"
+    world.post(a_chat(user="ann"))
+    assert world.counted() == (1, 0)
+    assert world.counted(route="again") == (1, 0)
 
 
 def test_past_its_limit_nobody_new_is_compared_rather_than_somebody_twice() -> None:
