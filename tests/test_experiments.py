@@ -111,6 +111,8 @@ def test_naming_what_serves_as_well_changes_nothing(plane: Plane) -> None:
 @pytest.mark.parametrize(
     ("versions", "changes", "way_out"),
     [
+        (("7",), {"name": "it's"}, "begin with a letter or a digit"),
+        (("7",), {"name": "a\nb"}, "begin with a letter or a digit"),
         (("6",), {}, "other than the one that serves"),
         (("7", "7"), {}, "each once"),
         (("7",), {"share": 51}, "give 1 to 50 percent"),

@@ -236,6 +236,16 @@ def test_metrics_that_are_away_for_too_long_end_it(lab: Lab) -> None:
     assert "its metrics could not be read" in lab.last.reason
 
 
+def test_a_clock_that_was_set_back_does_not_stretch_its_waits(lab: Lab) -> None:
+    lab.target.never_ready.add("7")
+    lab.begin(an_experiment())
+    lab.tick()
+    lab.change(phase_since=lab.clock() + timedelta(days=1))
+    limit_s = lab.endpoint.rollout.warm_limit_s
+    lab.tick(round(limit_s / 10) + 3)
+    assert "it was not ready within" in lab.last.reason
+
+
 def test_it_learns_once_a_minute_and_saves_nothing_in_between(lab: Lab) -> None:
     lab.users.failure_rates = {"6": 0.3, "7": 0.3}
     lab.begin(an_experiment(users=10**6))
