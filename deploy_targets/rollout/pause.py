@@ -97,6 +97,7 @@ def without_future(state: EndpointState, now: datetime) -> EndpointState:
         experiment = replace(
             experiment,
             phase_since=min(experiment.phase_since, now),
+            held_since=_not_after(now, experiment.held_since),
             blind_since=_not_after(now, experiment.blind_since),
         )
     override = state.override
