@@ -9,7 +9,12 @@ from deploy_targets import metrics
 from deploy_targets.guard.counters import Counters
 from deploy_targets.monitoring import guard_recordings, limits
 from deploy_targets.monitoring.dashboards import dashboard_json
-from deploy_targets.monitoring.recordings import ERROR_RATIO, REQUEST_RATE, Recording
+from deploy_targets.monitoring.recordings import (
+    ERROR_RATIO,
+    REQUEST_RATE,
+    Recording,
+    endpoint_error_ratio,
+)
 from deploy_targets.monitoring.rules import rule_groups
 from tests.monitoring.promtool import Series, expect, expect_alerts, expect_silence, traffic
 
@@ -171,6 +176,17 @@ def test_a_second_try_is_in_no_series_but_its_own(tmp_path: Path) -> None:
         (guard_recordings.RETRY_ERROR_RATIO, 0.25),
     ):
         expect(tmp_path, series, f"round({recording.record}, 0.001)", {VERSION: value})
+
+
+@pytest.mark.parametrize(("lost", "ratio"), [(0, 0.0), (15, 0.025), (60, 0.1)])
+def test_what_a_second_try_has_answered_is_no_failure_of_the_endpoint(
+    tmp_path: Path, lost: float, ratio: float
+) -> None:
+    series = traffic(requests=600, errors=60)
+    series |= grown(metrics.REQUESTS.name, 60, 'version="2", route="retry"')
+    series |= grown(metrics.ERRORS.name, lost, 'version="2", route="retry"')
+    record = endpoint_error_ratio("1h").record
+    expect(tmp_path, series, f"round({record}, 0.001)", {'{endpoint="chat"}': ratio})
 
 
 def test_the_share_of_bad_answers_is_of_those_that_were_judged(tmp_path: Path) -> None:
