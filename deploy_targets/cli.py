@@ -136,8 +136,9 @@ def rollback(
     store, declared = composition.store(), composition.file.named(endpoint)
 
     def under_way() -> str | None:
-        rollout = store.load(declared.name).state.rollout
-        return None if rollout is None or to is not None else rollout.id
+        state = store.load(declared.name).state
+        meant = state.rollout or state.experiment
+        return None if meant is None or to is not None else meant.id
 
     def ask() -> str:
         return request_rollback(composition, declared, to=to, reason=reason, by=whoami())

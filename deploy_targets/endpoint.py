@@ -260,6 +260,8 @@ def _misfits_of_ray(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[str]
         yield "kubernetes.gateway would not be used: an operator-driven rollout runs on KubeRay's Gateway; leave it out"
     if endpoint.guard.sticky is not None:
         yield "guard.sticky would not be used: KubeRay shares requests out by chance; leave it out"
+    if endpoint.guard.shadow is not None:
+        yield "guard.shadow would not be used: nothing is judged in an operator-driven rollout; leave it out"
     if "rollout" in endpoint.model_fields_set:
         yield "rollout would not be used: an operator-driven rollout goes by time and is not judged; leave it out"
 
@@ -276,6 +278,8 @@ def _misfits_of_triton(endpoint: Endpoint, kubernetes: Kubernetes) -> Iterator[s
             "guard.sticky: in Knative mode KServe shares requests out by chance and knows no users; leave it out, or run "
             "KServe in Standard mode"
         )
+    if not standard and endpoint.guard.shadow is not None:
+        yield "guard.shadow: in Knative mode no version can be pinned; leave it out, or run KServe in Standard mode"
     if standard and isinstance(endpoint.replicas, Autoscaling):
         yield (
             "replicas: KServe's Standard mode does not scale by requests; give a number, or run KServe in Knative mode"

@@ -1,5 +1,6 @@
 """What an operator asks of experiments: saved first, carried out by the controller at its next look."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +19,9 @@ from registry.verification import check_release
 
 MAX_ARMS = 4
 """Beside the champion. Each takes its part of the rates, and an HTTPRoute has room for few."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+"""It is part of a tag that MLflow is asked for, and a quotation mark would end the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,9 @@ def _check(
     given = endpoint.rollout.metrics.given()
     largest = 100 * len(versions) // (len(versions) + 1)
     fault = ""
-    if not versions or len(set(versions)) < len(versions) or len(versions) > MAX_ARMS:
+    if _NAME.fullmatch(asked.name) is None:
+        fault = "--name: give 1 to 100 letters, digits, blanks and ._- that begin with a letter or a digit"
+    elif not versions or len(set(versions)) < len(versions) or len(versions) > MAX_ARMS:
         fault = (
             f"--versions: name 1 to {MAX_ARMS} versions other than the one that serves, each once"
         )

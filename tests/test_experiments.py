@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deploy_targets import cli, experiments
+from deploy_targets import cli, experiments, operate
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.experiments import ExperimentRequest, request_experiment, request_stop
+from deploy_targets.rollout.experiment_state import ExperimentOutcome
 from deploy_targets.rollout.state import EndpointState, Override
 from deploy_targets.rollout.store import SqliteStore
-from registry.errors import BadInput, IntegrityError, PromotionRefused
+from registry.errors import BadInput, IntegrityError, PromotionRefused, StateConflict
 from registry.release import APPROVAL_TAG, ModelVersion, Release
 from tests.builders import NOON, a_release, a_version, an_endpoint, an_exposed_rollout
 from tests.rollout.test_experiments import a_sticky_endpoint
@@ -111,6 +112,8 @@ def test_naming_what_serves_as_well_changes_nothing(plane: Plane) -> None:
 @pytest.mark.parametrize(
     ("versions", "changes", "way_out"),
     [
+        (("7",), {"name": "it's"}, "begin with a letter or a digit"),
+        (("7",), {"name": "a\nb"}, "begin with a letter or a digit"),
         (("6",), {}, "other than the one that serves"),
         (("7", "7"), {}, "each once"),
         (("7",), {"share": 51}, "give 1 to 50 percent"),
@@ -209,6 +212,28 @@ def test_the_commands_start_show_and_stop_it(plane: Plane, monkeypatch: pytest.M
     assert run("stop", "chat", "--reason", "done")[0] == 0
     assert plane.state.experiment is not None
     assert plane.state.experiment.stop.endswith(": done")
+
+
+def test_a_rollback_that_the_end_of_its_experiment_outran_takes_nothing_else_back(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.ask("7")
+    asked: list[str] = []
+
+    def outrun(*_: object, **__: object) -> str:
+        asked.append("rollback")
+        ended = plane.state.with_experiment_ended(ExperimentOutcome.DECIDED, "v7 lost", now=NOON)
+        plane.keep(ended)
+        raise StateConflict("chat")
+
+    def known(_: object) -> Plane:
+        return plane
+
+    monkeypatch.setattr(cli, "compose", known)
+    monkeypatch.setattr(operate, "request_rollback", outrun)
+    done = CliRunner().invoke(cli.app, ["rollback", "chat"])
+    assert isinstance(done.exception, StateConflict)
+    assert asked == ["rollback"]
 
 
 def test_the_command_is_part_of_shipway() -> None:

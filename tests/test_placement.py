@@ -78,6 +78,7 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
         ({**TRITON, "kubernetes": {}}, "gateway is missing"),
         ({**KNATIVE, "kubernetes": {"gateway": GATEWAY}}, "in Knative mode KServe splits"),
         ({**KNATIVE, "guard": {"sticky": {}}}, "run KServe in Standard mode"),
+        ({**KNATIVE, "guard": {"shadow": {}}}, "no version can be pinned"),
         (
             {
                 "target": "ray-serve",
@@ -86,6 +87,15 @@ def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
                 "guard": {"sticky": {}},
             },
             "KubeRay shares requests out by chance",
+        ),
+        (
+            {
+                "target": "ray-serve",
+                "kubernetes": {"image": "e"},
+                "ray_serve": OPERATOR,
+                "guard": {"shadow": {}},
+            },
+            "nothing is judged in an operator-driven rollout",
         ),
         (
             {"serving": {"auth": "none"}, "guard": {"sticky": {"by": "key"}}},

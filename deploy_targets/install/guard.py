@@ -48,10 +48,6 @@ _UNPRIVILEGED = 10001
 """The USER of the image."""
 _LEAVING_S = 5
 """Until every proxy of the cluster knows that the pod takes no more requests."""
-_RESOURCES = {
-    "requests": limits(cpus=0.25, memory_gib=0.125),
-    "limits": limits(cpus=1, memory_gib=0.5),
-}
 _DNS: Mapping[str, Any] = {
     "to": [
         {
@@ -210,7 +206,7 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "timeoutSeconds": 3},
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5, "timeoutSeconds": 3},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_LEAVING_S)]}}},
-        "resources": _RESOURCES,
+        "resources": _resources(endpoint),
         "securityContext": {**CONTAINER_SECURITY, "readOnlyRootFilesystem": True},
         "volumeMounts": mounts,
     }
@@ -234,6 +230,16 @@ def _pod(endpoint: Endpoint, gateway: Gateway) -> dict[str, Any]:
         "topologySpreadConstraints": [spread],
         "containers": [container],
         "volumes": volumes,
+    }
+
+
+def _resources(endpoint: Endpoint) -> dict[str, Any]:
+    """What a guard needs, and what it keeps besides: a cache may be larger than all else."""
+    cache = endpoint.guard.cache
+    kept_gib = 0.0 if cache is None or cache.store != "memory" else cache.max_bytes / 2**30
+    return {
+        "requests": limits(cpus=0.25, memory_gib=0.125 + kept_gib),
+        "limits": limits(cpus=1, memory_gib=0.5 + kept_gib),
     }
 
 

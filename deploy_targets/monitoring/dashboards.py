@@ -60,7 +60,7 @@ def dashboard_json() -> str:
             "percentunit",
             budget,
             limit=limits.ERROR_BUDGET,
-            about="All versions together. The line is the error budget: what may fail over 30 days.",
+            about="All versions together, without those that a second try has answered. The line is the error budget: what may fail over 30 days.",
         ),
         *guard_panels(),
     )

@@ -39,12 +39,22 @@ GUARD_ALERTS = (
     ),
     Alert(
         name="RatesNotShared",
-        expr=f'{guard_recordings.LOST_RATE.record}{{{WHAT}!="budgets"}} > 0',
+        expr=f'{guard_recordings.LOST_RATE.record}{{{WHAT}=~"rates|settlements"}} > 0',
         severity=Severity.WARNING,
         summary=f"Each guard of {_ENDPOINT} counts limits for itself",
         description=(
             f"{_RATE} times a second over 5 minutes Redis did not answer for {{{{ $labels.what }}}}: as many times the "
             "limit may come through as there are guards."
+        ),
+    ),
+    Alert(
+        name="UsersUnknown",
+        expr=f'{guard_recordings.LOST_RATE.record}{{{WHAT}=~"users|answers"}} > 0',
+        severity=Severity.WARNING,
+        summary=f"Users and answers of {_ENDPOINT} are not remembered",
+        description=(
+            f"{_RATE} times a second over 5 minutes Redis did not answer for {{{{ $labels.what }}}}: no new user takes part "
+            "in a comparison, and nobody can say anything of these answers."
         ),
     ),
 )

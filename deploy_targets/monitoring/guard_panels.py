@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.builders.timeseries import Panel
 
-from deploy_targets.metrics import ACTION, KEY, RESULT, RULE, WHAT
+from deploy_targets.metrics import ACTION, KEY, RESULT, RULE, SIGNAL, VERDICT, WHAT
 from deploy_targets.monitoring import guard_recordings, limits
 from deploy_targets.monitoring.panels import CHOSEN, EACH_VERSION, panel
 
@@ -76,10 +76,10 @@ def guard_panels() -> tuple[Panel, ...]:
             about="A second, by the rule that did it.",
         ),
         panel(
-            "Limits that Redis did not answer for",
+            "What Redis did not answer for",
             "short",
             {f"{{{{{WHAT}}}}}": recorded.LOST_RATE.record + CHOSEN},
-            about="Times a second. BudgetsUnknown and RatesNotShared begin with the first.",
+            about="Times a second. BudgetsUnknown, RatesNotShared and UsersUnknown begin with the first.",
         ),
         panel(
             "Requests of each key",
@@ -97,5 +97,72 @@ def guard_panels() -> tuple[Panel, ...]:
             "short",
             {f"{{{{{KEY}}}}}": f"3600 * {recorded.KEY_COST_RATE.record}{CHOSEN}"},
             about="In millionths of the currency, as it is being spent now.",
+        ),
+        *_panels_of_answers(),
+    )
+
+
+def _panels_of_answers() -> tuple[Panel, ...]:
+    recorded = guard_recordings
+    return (
+        panel(
+            "Second tries",
+            "reqps",
+            {EACH_VERSION: recorded.RETRY_RATE.record + CHOSEN},
+            about="By who was asked then. The first tries are among the failed requests of the version that lost them.",
+        ),
+        panel(
+            "Second tries that failed too",
+            "percentunit",
+            {EACH_VERSION: recorded.RETRY_ERROR_RATIO.record + CHOSEN},
+        ),
+        panel(
+            "Bad answers",
+            "percentunit",
+            {EACH_VERSION: recorded.BAD_RATIO.record + CHOSEN},
+            about="Of those that were judged. Nothing without guard.quality or guard.judge.",
+        ),
+        panel(
+            "Judged answers",
+            "reqps",
+            {EACH_VERSION: recorded.JUDGED_RATE.record + CHOSEN},
+        ),
+        panel(
+            "Signals of answers",
+            "reqps",
+            {f"{EACH_VERSION}, {{{{{SIGNAL}}}}}": recorded.SIGNAL_RATE.record + CHOSEN},
+            about="Answers a second that show it, whether it makes them bad or not.",
+        ),
+        panel(
+            "Words of users an hour",
+            "short",
+            {
+                f"{EACH_VERSION}, {{{{{VERDICT}}}}}": f"3600 * {recorded.FEEDBACK_RATE.record}{CHOSEN}",
+                f"{EACH_VERSION}, {{{{{VERDICT}}}}}, replaced": f"3600 * {recorded.REPLACED_RATE.record}{CHOSEN}",
+            },
+        ),
+        panel(
+            "Mirrored answers beside the champion's",
+            "reqps",
+            {f"{EACH_VERSION}, {{{{{RESULT}}}}}": recorded.SHADOW_RATE.record + CHOSEN},
+            about="Nothing without guard.shadow. Dropped: over a bound, or not answered by the challenger.",
+        ),
+        panel(
+            "Likeness of mirrored answers",
+            "percentunit",
+            {EACH_VERSION: recorded.LIKENESS_P50.record + CHOSEN},
+            about="Half of them are at least so like the champion's.",
+        ).max(1),
+        panel(
+            "What the judge says of answers",
+            "reqps",
+            {f"{EACH_VERSION}, {{{{{RESULT}}}}}": recorded.JUDGE_RATE.record + CHOSEN},
+            about="Nothing without guard.judge. Unjudged: it said nothing that can be believed. Dropped: it was not asked.",
+        ),
+        panel(
+            "Recorded answers",
+            "reqps",
+            {f"{{{{{RESULT}}}}}": recorded.RECORD_RATE.record + CHOSEN},
+            about="Nothing without guard.record.",
         ),
     )

@@ -1,4 +1,4 @@
-"""The recorded series of what the guard sees besides failures and latency: tokens, cost, cache, refusals, limits, queues. Pure.
+"""The recorded series of what the guard sees besides failures and latency, and of what is said of its answers. Pure.
 
 Those of a version count what the split decided about, as in `recordings`; those of an endpoint everything that its guard
 met. Where there was nothing to measure there is no sample, never NaN.
@@ -10,9 +10,13 @@ from deploy_targets.metrics import (
     COMPLETION_TOKENS,
     COST,
     ENDPOINT,
+    ERRORS,
+    FEEDBACK,
+    FEEDBACK_REPLACED,
     FIRST_TOKEN,
     HIT,
     IN_FLIGHT,
+    JUDGE_ANSWERS,
     KEY,
     KEY_COST,
     KEY_REQUESTS,
@@ -20,12 +24,23 @@ from deploy_targets.metrics import (
     LIMITS_LOST,
     PER_TOKEN,
     PROMPT_TOKENS,
+    QUALITY_BAD,
+    QUALITY_JUDGED,
+    QUALITY_SIGNALS,
     QUEUE_FULL,
+    RECORDS,
     REQUESTS,
     RESULT,
+    RETRY_ROUTE,
+    ROUTE,
     RULE,
     RULES,
+    SHADOW_COMPARED,
+    SHADOW_LIKENESS,
+    SIGNAL,
     SKIPPED,
+    VERDICT,
+    VERSION,
     WHAT,
     Series,
 )
@@ -99,6 +114,49 @@ AT_ONCE = Recording(
 )
 """Requests under way."""
 
+_RETRIES, _FAILED_RETRIES = (
+    f'sum by ({VERSIONS}) (rate({series.name}{{{ROUTE}="{RETRY_ROUTE}"}}[5m]))'
+    for series in (REQUESTS, ERRORS)
+)
+RETRY_RATE = Recording(
+    record=record_name("endpoint_version", REQUESTS, "retry_rate5m"), expr=_RETRIES
+)
+"""Requests per second that another version has failed first. No other series of a version has them."""
+RETRY_ERROR_RATIO = Recording(
+    record=record_name("endpoint_version", ERRORS, "retry_ratio_rate5m"),
+    expr=f"({_FAILED_RETRIES} or 0 * {_RETRIES}) / ({_RETRIES} > 0)",
+)
+"""The share of these that failed again, 0 to 1."""
+JUDGED_RATE = _of_versions(QUALITY_JUDGED)
+"""Answers per second."""
+_JUDGED = rate(QUALITY_JUDGED.name, by=VERSIONS, window="5m")
+_BAD = rate(QUALITY_BAD.name, by=VERSIONS, window="5m")
+BAD_RATIO = Recording(
+    record=record_name("endpoint_version", QUALITY_BAD, "ratio_rate5m"),
+    expr=f"({_BAD} or 0 * {_JUDGED}) / ({_JUDGED} > 0)",
+)
+"""The share of the judged answers that are bad, 0 to 1."""
+SIGNAL_RATE = _of_the_endpoint(QUALITY_SIGNALS, VERSION, SIGNAL)
+"""Answers per second that show a signal, pinned ones and mirrored ones among them."""
+FEEDBACK_RATE, REPLACED_RATE = (
+    _of_the_endpoint(series, VERSION, VERDICT) for series in (FEEDBACK, FEEDBACK_REPLACED)
+)
+"""Words of users per second; and those of them that were replaced."""
+SHADOW_RATE, JUDGE_RATE = (
+    _of_the_endpoint(series, VERSION, RESULT) for series in (SHADOW_COMPARED, JUDGE_ANSWERS)
+)
+"""Answers per second, by what came of them."""
+LIKENESS_P50 = Recording(
+    record=record_name("endpoint_version", SHADOW_LIKENESS, "p50_5m"),
+    expr=(
+        f"histogram_quantile(0.5, sum by ({VERSIONS}, le) (rate({SHADOW_LIKENESS.name}_bucket[5m]))) "
+        f"and sum by ({VERSIONS}) (rate({SHADOW_LIKENESS.name}_count[5m])) > 0"
+    ),
+)
+"""0 to 1."""
+RECORD_RATE = _of_the_endpoint(RECORDS, RESULT)
+"""Answers per second, written or dropped."""
+
 GUARD_RECORDINGS = (
     FIRST_TOKEN_P50,
     FIRST_TOKEN_P95,
@@ -116,4 +174,15 @@ GUARD_RECORDINGS = (
     KEY_TOKEN_RATE,
     KEY_COST_RATE,
     AT_ONCE,
+    RETRY_RATE,
+    RETRY_ERROR_RATIO,
+    JUDGED_RATE,
+    BAD_RATIO,
+    SIGNAL_RATE,
+    FEEDBACK_RATE,
+    REPLACED_RATE,
+    SHADOW_RATE,
+    LIKENESS_P50,
+    JUDGE_RATE,
+    RECORD_RATE,
 )

@@ -15,6 +15,7 @@ from deploy_targets.metrics import (
     ENDPOINT,
     ERRORS,
     REQUESTS,
+    RETRY_ROUTE,
     ROUTE,
     VERSION,
     Series,
@@ -39,26 +40,22 @@ def rate(name: str, *, by: str, window: str) -> str:
     return f"sum by ({by}) (rate({name}{_CLIENTS}[{window}]))"
 
 
-def _error_ratio(*, by: str, window: str) -> str:
-    errors, requests = (rate(one.name, by=by, window=window) for one in (ERRORS, REQUESTS))
-    return f"({errors} or 0 * {requests}) / ({requests} > 0)"
-
-
 def record_name(labels: str, series: Series, operation: str) -> str:
     """What a recorded series is called."""
     return f"{labels}:{series.name.removesuffix('_total')}:{operation}"
 
 
+_REQUESTS_5M, _ERRORS_5M = (rate(one.name, by=VERSIONS, window="5m") for one in (REQUESTS, ERRORS))
 _COUNT_5M = rate(f"{DURATION.name}_count", by=VERSIONS, window="5m")
 
 REQUEST_RATE = Recording(
     record=record_name("endpoint_version", REQUESTS, "rate5m"),
-    expr=rate(REQUESTS.name, by=VERSIONS, window="5m"),
+    expr=_REQUESTS_5M,
 )
 """Requests per second."""
 ERROR_RATIO = Recording(
     record=record_name("endpoint_version", ERRORS, "ratio_rate5m"),
-    expr=_error_ratio(by=VERSIONS, window="5m"),
+    expr=f"({_ERRORS_5M} or 0 * {_REQUESTS_5M}) / ({_REQUESTS_5M} > 0)",
 )
 """The share of requests that failed, 0 to 1."""
 MEAN_LATENCY = Recording(
@@ -86,10 +83,19 @@ BY_VERSION = (REQUEST_RATE, ERROR_RATIO, MEAN_LATENCY, *QUANTILES)
 
 
 def endpoint_error_ratio(window: str) -> Recording:
-    """The share of an endpoint's requests that failed in the last `window`, 0 to 1, whichever version answered."""
+    """The share of an endpoint's requests that failed in the last `window`, 0 to 1, whichever version answered.
+
+    What a version failed and another one has answered then, on its second try, is no failure here: no client met it.
+    """
+    errors, requests = (rate(one.name, by=ENDPOINT, window=window) for one in (ERRORS, REQUESTS))
+    lost, tries = (
+        f'sum by ({ENDPOINT}) (rate({one.name}{{{ROUTE}="{RETRY_ROUTE}"}}[{window}]))'
+        for one in (ERRORS, REQUESTS)
+    )
+    answered = f"({tries} - ({lost} or 0 * {tries}) or 0 * {requests})"
     return Recording(
         record=record_name("endpoint", ERRORS, f"ratio_rate{window}"),
-        expr=_error_ratio(by=ENDPOINT, window=window),
+        expr=f"clamp_min(({errors} or 0 * {requests}) - {answered}, 0) / ({requests} > 0)",
     )
 
 

@@ -128,8 +128,13 @@ def _warm(
     endpoint: Endpoint, state: EndpointState, experiment: Experiment, look: Look
 ) -> EndpointState:
     now, smoke = look.now, look.smoke
+    held_since = experiment.held_since
     if word_against(state.hold, endpoint.rollout, now):
-        return state
+        return replace(state, experiment=replace(experiment, held_since=held_since or now))
+    if held_since is not None:
+        # As of a rollout: the time to get ready does not go on while it waits.
+        began = min(experiment.phase_since + (now - held_since), now)
+        experiment = replace(experiment, held_since=None, phase_since=began)
     for version in experiment.versions:
         waited, limit_s = now - experiment.phase_since, endpoint.rollout.warm_limit_s
         why = ""

@@ -67,6 +67,8 @@ class Experiment:
     """So many, of all versions together, are enough."""
     phase: ExperimentPhase = ExperimentPhase.WARMING
     phase_since: datetime
+    held_since: datetime | None = None
+    """Since when it is held, or frozen, before it runs."""
     smoked: tuple[str, ...] = ()
     """Arms that answered every smoke prompt."""
     seen_since: datetime | None = None

@@ -14,6 +14,7 @@ import yaml
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.experiment_journal import ExperimentJournal
 from deploy_targets.rollout.gap import policy_of, step_of
+from deploy_targets.rollout.judge import add_counts
 from deploy_targets.rollout.pause import reason_of
 from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.state import (
@@ -239,17 +240,8 @@ def _accumulated(points: tuple[Point, ...]) -> Iterator[tuple[Point, tuple[Count
     """Each point with the totals up to it: champion's and challenger's."""
     old, new = Counts(), Counts()
     for point in points:
-        old, new = _plus(old, point.champion), _plus(new, point.challenger)
+        old, new = add_counts(old, point.champion), add_counts(new, point.challenger)
         yield point, (old, new)
-
-
-def _plus(total: Counts, step: Counts) -> Counts:
-    return Counts(
-        requests=total.requests + step.requests,
-        errors=total.errors + step.errors,
-        judged=total.judged + step.judged,
-        bad=total.bad + step.bad,
-    )
 
 
 def _metrics(point: Point, old: Counts, new: Counts) -> dict[str, float]:

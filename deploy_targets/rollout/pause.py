@@ -92,11 +92,21 @@ def without_future(state: EndpointState, now: datetime) -> EndpointState:
             blind_since=_not_after(now, rollout.blind_since),
             seen_since=_not_after(now, rollout.seen_since),
         )
+    experiment = state.experiment
+    if experiment is not None:
+        experiment = replace(
+            experiment,
+            phase_since=min(experiment.phase_since, now),
+            held_since=_not_after(now, experiment.held_since),
+            blind_since=_not_after(now, experiment.blind_since),
+        )
     override = state.override
     if override is not None:
         override = replace(override, since=_not_after(now, override.since))
     idle = {version: min(since, now) for version, since in state.idle_since.items()}
-    return replace(state, rollout=rollout, override=override, idle_since=idle)
+    return replace(
+        state, rollout=rollout, experiment=experiment, override=override, idle_since=idle
+    )
 
 
 def _not_after(now: datetime, since: datetime | None) -> datetime | None:

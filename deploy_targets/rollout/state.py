@@ -15,7 +15,7 @@ from deploy_targets.routing.traffic import Traffic
 from registry.promotion import MoveAlias, TagVersion, TransitionStage
 from registry.release import Release
 
-SCHEMA = 3
+SCHEMA = 4
 
 MAX_SERVED = 10
 """Releases that once served and are remembered, so that a rollback to them needs no MLflow; `gc` keeps their bytes."""

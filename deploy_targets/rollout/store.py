@@ -176,7 +176,7 @@ def migrated(document: dict[str, Any]) -> dict[str, Any]:
     """A saved document in today's schema; what stands in it already is left as it is.
 
     Schema 1 had the evidence of one metric, by another test: a rollout under way is judged anew. Schema 2 knew only the
-    one release that served before. A declaration that is no longer valid is dropped: today's is used in its place.
+    one release that served before. Schema 3 had no experiments, and would forget one. A declaration that is no longer valid is dropped: today's is used in its place.
     """
     schema, rollout = document["schema"], document.get("rollout")
     if schema <= 2:  # noqa: PLR2004 - the number of a schema

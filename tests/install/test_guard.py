@@ -63,6 +63,19 @@ def test_with_sticky_users_no_guard_starts_without_the_redis_that_tells_who_was_
     assert optional is False
 
 
+@pytest.mark.parametrize(
+    ("cache", "memory"),
+    [
+        (None, "512Mi"),
+        ({"max_bytes": 1 << 30}, "1536Mi"),
+        ({"max_bytes": 1 << 30, "store": "redis"}, "512Mi"),
+    ],
+)
+def test_a_cache_in_its_memory_has_room_there(cache, memory) -> None:
+    (guard,) = pod(a_ray_endpoint(guard={"cache": cache}))["containers"]
+    assert guard["resources"]["limits"]["memory"] == memory
+
+
 def test_its_settings_are_the_endpoints(settings) -> None:
     read = settings(a_ray_endpoint(serving=SERVING))
 

@@ -1,6 +1,5 @@
 """What is recorded of tokens, cost, cache, limits and queues, and the alerts on it, by Prometheus' own test tool."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,13 @@ from prometheus_client import CollectorRegistry
 from deploy_targets import metrics
 from deploy_targets.guard.counters import Counters
 from deploy_targets.monitoring import guard_recordings, limits
-from deploy_targets.monitoring.recordings import Recording
+from deploy_targets.monitoring.dashboards import dashboard_json
+from deploy_targets.monitoring.recordings import (
+    ERROR_RATIO,
+    REQUEST_RATE,
+    Recording,
+    endpoint_error_ratio,
+)
 from deploy_targets.monitoring.rules import rule_groups
 from tests.monitoring.promtool import Series, expect, expect_alerts, expect_silence, traffic
 
@@ -61,7 +66,12 @@ def test_an_endpoint_at_rest_has_no_nan(tmp_path: Path, recording: Recording) ->
         series |= of_version(one.name, 0)
     series |= grown(metrics.CACHE.name, 0, 'result="hit"')
     series |= grown(metrics.CACHE.name, 0, 'result="miss"')
+    series |= of_version(metrics.QUALITY_JUDGED.name, 0) | of_version(metrics.QUALITY_BAD.name, 0)
+    series |= of_version(metrics.REQUESTS.name, 0, route="retry")
     series |= waits(metrics.FIRST_TOKEN.name, seconds=1, count=0)
+    likeness = metrics.SHADOW_LIKENESS.name
+    series |= grown(f"{likeness}_bucket", 0, 'version="1", le="+Inf"')
+    series |= grown(f"{likeness}_count", 0, 'version="1"')
     expect(tmp_path, series, f"{recording.record} != {recording.record}", {})
 
 
@@ -110,6 +120,8 @@ def test_a_full_queue_fires_beyond_one_request_in_a_hundred(
         ("budgets", "BudgetsUnknown"),
         ("rates", "RatesNotShared"),
         ("settlements", "RatesNotShared"),
+        ("users", "UsersUnknown"),
+        ("answers", "UsersUnknown"),
     ],
 )
 def test_a_redis_that_does_not_answer_fires_for_what_it_was_needed(
@@ -126,15 +138,88 @@ def test_limits_that_were_never_lost_are_silent(tmp_path: Path) -> None:
     expect_silence(tmp_path, series)
 
 
-def families() -> Iterator[str]:
+EMITTED = sorted(
+    one.name
+    for one in vars(metrics).values()
+    if isinstance(one, metrics.Series) and one.name.startswith("llm_")
+)
+
+
+@pytest.mark.parametrize("name", EMITTED)
+def test_every_series_of_the_guard_is_watched(name: str) -> None:
+    """One that is emitted and read by nobody would be forgotten."""
+    assert name in str(rule_groups())
+
+
+def test_series_are_made_of_what_is_declared_alone() -> None:
+    """Or one that is made up beside the others would be watched by nobody, and no test would know."""
     registry = CollectorRegistry()
     Counters(registry, endpoint="chat")
-    for family in registry.collect():
-        if family.name.startswith("llm_"):
-            yield family.name
+    made = {one.name for one in registry.collect() if one.name.startswith("llm_")}
+    assert made <= {name.removesuffix("_total") for name in EMITTED}
 
 
-@pytest.mark.parametrize("family", sorted(families()))
-def test_every_series_of_the_guard_is_watched(family: str) -> None:
-    """One that is emitted and read by nobody would be forgotten."""
-    assert family in str(rule_groups())
+@pytest.mark.parametrize(
+    "recording", guard_recordings.GUARD_RECORDINGS, ids=lambda recording: recording.record
+)
+def test_every_recording_of_the_guard_is_drawn(recording: Recording) -> None:
+    assert recording.record in dashboard_json()
+
+
+def test_a_second_try_is_in_no_series_but_its_own(tmp_path: Path) -> None:
+    series = traffic(requests=600) | of_version(metrics.REQUESTS.name, 60, route="retry")
+    series |= of_version(metrics.ERRORS.name, 15, route="retry")
+    for recording, value in (
+        (REQUEST_RATE, 10),
+        (ERROR_RATIO, 0),
+        (guard_recordings.RETRY_RATE, 1),
+        (guard_recordings.RETRY_ERROR_RATIO, 0.25),
+    ):
+        expect(tmp_path, series, f"round({recording.record}, 0.001)", {VERSION: value})
+
+
+@pytest.mark.parametrize(("lost", "ratio"), [(0, 0.0), (15, 0.025), (60, 0.1)])
+def test_what_a_second_try_has_answered_is_no_failure_of_the_endpoint(
+    tmp_path: Path, lost: float, ratio: float
+) -> None:
+    series = traffic(requests=600, errors=60)
+    series |= grown(metrics.REQUESTS.name, 60, 'version="2", route="retry"')
+    series |= grown(metrics.ERRORS.name, lost, 'version="2", route="retry"')
+    record = endpoint_error_ratio("1h").record
+    expect(tmp_path, series, f"round({record}, 0.001)", {'{endpoint="chat"}': ratio})
+
+
+def test_the_share_of_bad_answers_is_of_those_that_were_judged(tmp_path: Path) -> None:
+    series = traffic(requests=600)
+    for name, each in ((metrics.QUALITY_JUDGED.name, 100), (metrics.QUALITY_BAD.name, 5)):
+        series |= of_version(name, each) | of_version(name, 100, route="again")
+        series |= of_version(name, 10**6, route="shadow") | of_version(name, 10**6, route="pinned")
+    record = guard_recordings.BAD_RATIO.record
+    expect(tmp_path, series, f"round({record}, 0.001)", {VERSION: 0.525})
+
+
+def test_what_is_said_of_answers_is_told_by_version(tmp_path: Path) -> None:
+    for series, label, recording in (
+        (metrics.QUALITY_SIGNALS, "signal", guard_recordings.SIGNAL_RATE),
+        (metrics.FEEDBACK, "verdict", guard_recordings.FEEDBACK_RATE),
+        (metrics.FEEDBACK_REPLACED, "verdict", guard_recordings.REPLACED_RATE),
+        (metrics.SHADOW_COMPARED, "result", guard_recordings.SHADOW_RATE),
+        (metrics.JUDGE_ANSWERS, "result", guard_recordings.JUDGE_RATE),
+    ):
+        grows = grown(series.name, 60, f'version="1", {label}="x"')
+        expected = {f'{{endpoint="chat", version="1", {label}="x"}}': 1.0}
+        expect(tmp_path, grows, f"round({recording.record}, 0.001)", expected)
+    grows = grown(metrics.RECORDS.name, 60, 'result="written"')
+    record = guard_recordings.RECORD_RATE.record
+    expect(tmp_path, grows, f"round({record}, 0.001)", {'{endpoint="chat", result="written"}': 1.0})
+
+
+def test_likeness_is_that_of_half_of_the_mirrored_answers(tmp_path: Path) -> None:
+    name, series = metrics.SHADOW_LIKENESS.name, dict[str, str]()
+    for bound in metrics.SHADOW_LIKENESS.buckets:
+        within = 60 if bound >= 0.8 else 0
+        series |= grown(f"{name}_bucket", within, f'version="1", le="{bound:g}"')
+    series |= grown(f"{name}_bucket", 60, 'version="1", le="+Inf"')
+    series |= grown(f"{name}_count", 60, 'version="1"')
+    record = guard_recordings.LIKENESS_P50.record
+    expect(tmp_path, series, f"round({record}, 0.001)", {VERSION: 0.75})

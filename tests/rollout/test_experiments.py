@@ -228,12 +228,38 @@ def test_while_it_is_held_no_user_meets_an_arm(lab: Lab) -> None:
     assert lab.target.traffic == Traffic.split("6", "7", 50)
 
 
+def test_the_time_to_get_ready_does_not_go_on_while_it_is_held(lab: Lab) -> None:
+    lab.target.never_ready.add("7")
+    saved = lab.store.load("chat")
+    held = replace(saved.state, hold=Hold(reason="fair", by="ada"))
+    lab.store.save(held, expected=saved.revision)
+    lab.begin(an_experiment())
+    looks = round(lab.endpoint.rollout.warm_limit_s / 10)
+    lab.tick(looks + 6)
+    saved = lab.store.load("chat")
+    lab.store.save(replace(saved.state, hold=None), expected=saved.revision)
+    lab.tick(looks - 3)
+    assert lab.state.experiment is not None
+    lab.tick(6)
+    assert "it was not ready within" in lab.last.reason
+
+
 def test_metrics_that_are_away_for_too_long_end_it(lab: Lab) -> None:
     lab.begin(an_experiment())
     lab.minutes(2)
     lab.users.is_away = True
     lab.minutes(16)
     assert "its metrics could not be read" in lab.last.reason
+
+
+def test_a_clock_that_was_set_back_does_not_stretch_its_waits(lab: Lab) -> None:
+    lab.target.never_ready.add("7")
+    lab.begin(an_experiment())
+    lab.tick()
+    lab.change(phase_since=lab.clock() + timedelta(days=1))
+    limit_s = lab.endpoint.rollout.warm_limit_s
+    lab.tick(round(limit_s / 10) + 3)
+    assert "it was not ready within" in lab.last.reason
 
 
 def test_it_learns_once_a_minute_and_saves_nothing_in_between(lab: Lab) -> None:

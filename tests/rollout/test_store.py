@@ -186,6 +186,15 @@ def test_a_state_that_was_saved_before_answers_were_judged_reads_as_none_judged(
     assert parse_state(older) == state
 
 
+def test_a_state_of_schema_3_loads_whole_and_what_it_cannot_hold_has_another_number() -> None:
+    state = replace(a_state(), rollout=an_exposed_rollout(declared=an_endpoint()))
+    document = json.loads(dump_state(state))
+    assert document["schema"] > 3, "code that knows no experiments would forget one that is saved"
+    new = ("experiment", "experiment_evidence", "past_experiments")
+    older = {name: value for name, value in document.items() if name not in new} | {"schema": 3}
+    assert parse_state(json.dumps(older)) == state
+
+
 def test_what_served_before_by_schema_2_is_still_where_a_rollback_goes() -> None:
     fields = {"model": "smollm2", "version": "5", "source": "s3://b/5", "digest": a_digest("5")}
     old = {"schema": 2, "endpoint": "chat", "previous": fields}
