@@ -83,17 +83,20 @@ def served(version: ModelVersion, role: str) -> Any:
     release = Release(
         model=version.model, version=version.version, source=version.source, digest=digest
     )
-    empty = SimpleNamespace(serving=None, served=(), rollout=None, override=None)
+    empty = SimpleNamespace(serving=None, served=(), rollout=None, override=None, experiment=None)
     changes: dict[str, Any] = {
         "serving": {"serving": release},
         "served before": {"served": (release,)},
         "challenger": {"rollout": SimpleNamespace(challenger=release)},
         "gone back to": {"override": SimpleNamespace(to=release)},
+        "compared in an experiment": {"experiment": SimpleNamespace(arms=(release,))},
     }[role]
     return SimpleNamespace(**{**vars(empty), **changes})
 
 
-@pytest.mark.parametrize("role", ["serving", "served before", "challenger", "gone back to"])
+@pytest.mark.parametrize(
+    "role", ["serving", "served before", "challenger", "gone back to", "compared in an experiment"]
+)
 def test_what_an_endpoint_serves_or_may_go_back_to_is_never_collected(
     world: World, role: str
 ) -> None:
