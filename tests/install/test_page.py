@@ -41,7 +41,7 @@ def test_each_text_that_it_explains_is_one_of_ours(text) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", set(re.findall(r"`((?:controller|rights|example|monitoring/generated)/)", PAGE))
+    "path", sorted(set(re.findall(r"`((?:controller|rights|example|monitoring/generated)/)", PAGE)))
 )
 def test_the_folders_that_it_names_are_there(path) -> None:
     roots = (ROOT / "deploy_targets" / "install", ROOT / "deploy_targets")
