@@ -115,11 +115,6 @@ class KilledStack(Stack):
             end_all([running], patience_s=5)
         return [json.loads(line) for line in told.read_text().splitlines()]
 
-    def is_quiet(self) -> bool:
-        state = self.composition.store().load("chat").state
-        quiet = state.rollout is None and not state.unreported and not state.audit.pending
-        return quiet and len(self.observed().revisions) == 1 and set(self.aliases) == {CHAMPION}
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KilledStack]:

@@ -23,6 +23,7 @@ from deploy_targets.rollout.audit_trail import read_lines
 from deploy_targets.rollout.replay import entries_of, replay
 from registry.errors import IntegrityError
 from registry.promotion import CHAMPION
+from tests.flows.test_killed_anywhere import write_model
 from tests.flows.test_the_stack import ENDPOINTS, Stack
 
 pytestmark = [pytest.mark.real, pytest.mark.faults, pytest.mark.timeout(600)]
@@ -71,11 +72,6 @@ class FailingStack(Stack):
         decided = replay(entries_of(entries, f"chat-v{version}"))
         return (decided.missed, decided.difference) == (0, None)
 
-    def is_quiet(self) -> bool:
-        state = self.composition.store().load("chat").state
-        quiet = state.rollout is None and not state.unreported and not state.audit.pending
-        return quiet and len(self.observed().revisions) == 1 and set(self.aliases) == {CHAMPION}
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
@@ -90,12 +86,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
             yield running
         finally:
             stack.down(Home(folder / "home"), announce=print)
-
-
-def write_model(folder: Path, seed: int) -> Path:
-    from tests.tiny_model import write_tiny_model
-
-    return write_tiny_model(folder / f"model-{seed}", seed=seed)
 
 
 @pytest.fixture

@@ -155,6 +155,12 @@ class Stack:
             time.sleep(0.1)
         return time.monotonic() - began
 
+    def is_quiet(self) -> bool:
+        """Whether nothing is left to be done: one version serves, and all is recorded."""
+        state = self.composition.store().load("chat").state
+        quiet = state.rollout is None and not state.unreported and not state.audit.pending
+        return quiet and len(self.observed().revisions) == 1 and set(self.aliases) == {CHAMPION}
+
     def clients(self, **plan: Any) -> Clients:
         url, key = self.info.url("chat", "guard"), self.home.secrets().api_key
         return Clients(
