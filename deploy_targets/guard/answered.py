@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar, cast
 
-import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from deploy_targets.guard.errors import AnswersUnavailable
+from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 
 KEPT_S = 3600
 MOST_KEPT = 20_000
@@ -24,11 +24,8 @@ _MOST_ID_CHARS = 200
 """Of the id that an engine gives to its answer; a longer one is not kept."""
 _PATIENCE_S = 5.0
 """For one answer of Redis. No request for tokens waits for it, and a guard that is busy takes a good Redis for a dead one."""
-_PAUSE_S = 1.0
-"""Until a Redis that did not answer is asked again."""
 _CONNECTIONS = 20
 T = TypeVar("T")
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +143,8 @@ class AnswersInRedis:
         self._redis: Any = Redis(connection_pool=pool)
         self._prefix = f"shipway:{endpoint}"
         self._lost = lost
-        self._clock = clock
-        self._asks_from = 0.0
+        failures = (RedisError, OSError)
+        self._pause = RedisPause("guard.answers_lost", failures=failures, clock=clock)
         self._writes: set[asyncio.Task[None]] = set()
 
     def keep(self, answered: Answered, *, answer_id: str) -> None:
@@ -176,7 +173,7 @@ class AnswersInRedis:
             before = await self._ask(
                 lambda: self._redis.set(place, verdict, ex=2 * KEPT_S, get=True)
             )
-        except _GoneError as error:
+        except RedisGone as error:
             message = "Feedback cannot be taken at present. Try again later."
             raise AnswersUnavailable(message) from error
         return Said(answered=answered, before=None if before is None else before.decode())
@@ -204,20 +201,15 @@ class AnswersInRedis:
     async def _asked(self, work: Callable[[], Awaitable[T]]) -> T | None:
         try:
             return await self._ask(work)
-        except _GoneError:
+        except RedisGone:
             return None
 
     async def _ask(self, work: Callable[[], Awaitable[T]]) -> T:
-        if self._clock() < self._asks_from:
-            self._lost("answers")
-            raise _GoneError
         try:
-            return await work()
-        except (RedisError, OSError) as error:
-            self._asks_from = self._clock() + _PAUSE_S
+            return await self._pause.asked(work)
+        except RedisGone:
             self._lost("answers")
-            _log.warning("guard.answers_lost", reason=str(error))
-            raise _GoneError from error
+            raise
 
 
 def answers_of(
@@ -227,10 +219,6 @@ def answers_of(
     if redis_url is None:
         return AnswersHere()
     return AnswersInRedis(redis_url, endpoint=endpoint, lost=lost)
-
-
-class _GoneError(Exception):
-    """Redis does not answer."""
 
 
 def _names(answered: Answered, answer_id: str) -> tuple[str, ...]:

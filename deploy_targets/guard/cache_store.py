@@ -8,22 +8,20 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
-import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+
+from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 
 _BESIDE_BYTES = 400
 """What an entry takes besides its answer: its key, its objects. Measured: 366 in CPython 3.11, with a digest in the key."""
 _PATIENCE_S = 0.25
-_PAUSE_S = 1.0
-"""Until a Redis that did not answer is asked again."""
 _MAX_UNDER_WAY = 100
 """Answers on their way to Redis; while so many are, others are not kept."""
-_log = structlog.get_logger()
 
 
 class StoreLost(Exception):
@@ -130,22 +128,21 @@ class RedisStore:
         self._prefix = f"shipway:cache:{endpoint}:"
         self._max_bytes = max_bytes
         self._lifetime_ms = lifetime_s * 1000
-        self._asks_from = 0.0
+        self._pause = RedisPause(
+            "guard.cache_store_lost", reason=lambda error: type(error).__name__
+        )
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def get(self, key: str) -> bytes | None:
         """As `CacheStore`."""
-        if time.monotonic() < self._asks_from:
-            raise StoreLost
         try:
-            return await self._redis.get(self._prefix + key)
-        except RedisError as error:
-            self._lost(error)
+            return await self._pause.asked(lambda: self._redis.get(self._prefix + key))
+        except RedisGone as error:
             raise StoreLost from error
 
     def put(self, key: str, body: bytes) -> None:
         """As `CacheStore`."""
-        if len(self._under_way) >= _MAX_UNDER_WAY or time.monotonic() < self._asks_from:
+        if len(self._under_way) >= _MAX_UNDER_WAY or self._pause.is_on:
             return
         task = asyncio.create_task(self._keep(key, body))
         self._under_way.add(task)
@@ -161,11 +158,5 @@ class RedisStore:
         now_ms = int(time.time() * 1000)
         keys = [self._prefix + "order", self._prefix + "bytes", self._prefix + key]
         arguments = [body, now_ms, self._lifetime_ms, self._max_bytes, _BESIDE_BYTES]
-        try:
-            await self._put(keys=keys, args=arguments)
-        except RedisError as error:
-            self._lost(error)
-
-    def _lost(self, error: RedisError) -> None:
-        self._asks_from = time.monotonic() + _PAUSE_S
-        _log.warning("guard.cache_store_lost", reason=type(error).__name__)
+        with suppress(RedisGone):
+            await self._pause.asked(lambda: self._put(keys=keys, args=arguments))

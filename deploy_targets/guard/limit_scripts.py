@@ -4,15 +4,18 @@ The scripts are its own, put together on the server: what is counted, and under 
 with limits of requests and of tokens costs three round trips and not six, and half of the guard's time for them.
 """
 
+import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from limits import RateLimitItem
 from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 
-NO_BOUND = 1 << 53
+from deploy_targets.guard.own_windows import NO_BOUND
+
 T = TypeVar("T")
 
 
@@ -67,6 +70,40 @@ class SharedWindows(RedisStorage):
         self._moving: Any = redis.register_script(_together(*moving, _MOVING))
         self._sliding: Any = redis.register_script(_together(*sliding, _SLIDING))
         self._change: Any = redis.register_script(_together(*sliding, _CHANGE))
+
+    async def hit_requests(self, item: RateLimitItem, *names: str) -> tuple[bool, float, int]:
+        """As `OwnWindows`, in a window that moves with each request.
+
+        Raises:
+            StorageError: Redis does not answer.
+        """
+        expiry_s = item.get_expiry()
+        is_in, oldest, count = await self.hit_moving(
+            item.key_for(*names), item.amount, expiry_s, now=time.time()
+        )
+        return is_in, oldest + expiry_s, item.amount - count
+
+    async def hit_tokens(
+        self, item: RateLimitItem, *names: str, tokens: int
+    ) -> tuple[bool, tuple[int, float, int, float]]:
+        """As `OwnWindows`.
+
+        Raises:
+            StorageError: Redis does not answer.
+        """
+        key, expiry_s = item.key_for(*names), item.get_expiry()
+        return await self.hit_sliding(key, item.amount, expiry_s, tokens)
+
+    async def change_tokens(
+        self, item: RateLimitItem, *names: str, more: int, ago_s: float
+    ) -> None:
+        """As `OwnWindows`.
+
+        Raises:
+            StorageError: Redis does not answer.
+        """
+        if more:
+            await self.change_sliding(item.key_for(*names), item.get_expiry(), more, ago_s=ago_s)
 
     async def hit_moving(
         self, key: str, limit: int, expiry_s: int, *, now: float

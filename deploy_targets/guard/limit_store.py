@@ -1,7 +1,7 @@
 """Where limits are counted: in Redis for all processes together, or in this process alone.
 
 While Redis is gone rates are counted here, each process for itself, and budgets are not counted at all: whoever has one is
-not let through. Each time is counted. `limits` and its errors are met here, in `limit_scripts` and in `rate_limit` only.
+not let through. Each time is counted. `limits` and its errors are met here, in both kinds of windows and in `rate_limit` only.
 """
 
 import time
@@ -9,21 +9,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import structlog
-from limits.aio.storage import MemoryStorage
 from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
 
 from deploy_targets.guard.errors import BudgetUnknown
 from deploy_targets.guard.limit_scripts import SharedWindows
+from deploy_targets.guard.own_windows import OwnWindows
+from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 
-Store = SharedWindows | MemoryStorage
+Store = SharedWindows | OwnWindows
 T = TypeVar("T")
 
 _PATIENCE_S = 1.0
 """For one answer of Redis. Less, and a guard that is busy itself would take a good Redis for a dead one: with 0.25 s on a
 box with ten times more to do than it can, a third more requests came through than the limit allowed."""
-_PAUSE_S = 1.0
-"""Until Redis is asked again, so that a dead one delays one request a second and not all of them."""
+_LOST = "guard.limit_store_lost"
 _log = structlog.get_logger()
 
 
@@ -38,12 +38,11 @@ class LimitStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`lost` is told `rates`, `budgets` or `settlements` each time that Redis was needed and did not answer."""
-        self._memory = MemoryStorage()
+        self._memory = OwnWindows()
         self._pool = None if redis_url is None else _pool(redis_url)
         self._redis = None if self._pool is None else SharedWindows(self._pool)
         self._lost = lost
-        self._clock = clock
-        self._asks_from = 0.0
+        self._pause = RedisPause(_LOST, failures=(StorageError,), reason=_reason, clock=clock)
 
     async def aclose(self) -> None:
         """Ends the connections to Redis."""
@@ -54,7 +53,7 @@ class LimitStore:
         """What `work` makes of the shared counters, or of this process's own."""
         try:
             return await self._shared(work)
-        except _GoneError:
+        except RedisGone:
             self._lost("rates")
             return await work(self._memory)
 
@@ -66,7 +65,7 @@ class LimitStore:
         """
         try:
             return await self._shared(work)
-        except _GoneError as error:
+        except RedisGone as error:
             self._lost("budgets")
             message = "The budget of this API key cannot be checked at present. Try again later."
             raise BudgetUnknown(message) from error
@@ -77,23 +76,17 @@ class LimitStore:
             await work
         except StorageError as error:
             self._lost("settlements")
-            _log.warning("guard.limit_store_lost", reason=str(error.storage_error))
+            _log.warning(_LOST, reason=_reason(error))
 
     async def _shared(self, work: Callable[[Store], Awaitable[T]]) -> T:
-        if self._redis is None:
+        redis = self._redis
+        if redis is None:
             return await work(self._memory)
-        if self._clock() < self._asks_from:
-            raise _GoneError
-        try:
-            return await work(self._redis)
-        except StorageError as error:
-            self._asks_from = self._clock() + _PAUSE_S
-            _log.warning("guard.limit_store_lost", reason=str(error.storage_error))
-            raise _GoneError from error
+        return await self._pause.asked(lambda: work(redis))
 
 
-class _GoneError(Exception):
-    """Redis does not answer."""
+def _reason(error: Exception) -> str:
+    return str(error.storage_error) if isinstance(error, StorageError) else str(error)
 
 
 def _pool(url: str) -> ConnectionPool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from limits import RateLimitItemPerMinute
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.access_control import Caller
@@ -23,7 +22,6 @@ from deploy_targets.guard.cost import cost_micros, expected_usage
 from deploy_targets.guard.counters import NO_TOKENS
 from deploy_targets.guard.errors import BudgetSpent, BudgetUnknown, RateLimited
 from deploy_targets.guard.exchange import Exchange
-from deploy_targets.guard.limit_scripts import NO_BOUND, SharedWindows
 from deploy_targets.guard.limit_store import LimitStore, Store
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import GuardPolicy, Limits
@@ -139,17 +137,8 @@ class RateLimiter:
     async def _hold_request(self, scope: _Scope, limit: int, exchange: Exchange) -> None:
         item = RateLimitItemPerMinute(limit, namespace="requests")
 
-        key = item.key_for(self._endpoint, scope.name)
-
         async def take(store: Store) -> tuple[bool, float, int]:
-            if isinstance(store, SharedWindows):
-                now = time.time()
-                is_in, oldest, count = await store.hit_moving(key, limit, _MINUTE_S, now=now)
-                return is_in, oldest + _MINUTE_S, limit - count
-            window = SlidingWindowCounterRateLimiter(store)
-            is_in = await window.hit(item, self._endpoint, scope.name)
-            stats = await window.get_window_stats(item, self._endpoint, scope.name)
-            return is_in, stats.reset_time, stats.remaining
+            return await store.hit_requests(item, self._endpoint, scope.name)
 
         is_in, reset_at, remaining = await self._store.rate(take)
         wait_s = max(reset_at - time.time(), 0)
@@ -162,15 +151,11 @@ class RateLimiter:
         self, held: _Held, scope: _Scope, limit: int, tokens: int, exchange: Exchange
     ) -> None:
         item = RateLimitItemPerMinute(limit, namespace="tokens")
-        key = item.key_for(self._endpoint, scope.name)
+        names = (self._endpoint, scope.name)
 
         async def take(store: Store) -> tuple[Store, bool, _Window]:
-            if isinstance(store, SharedWindows):
-                is_in, shared = await store.hit_sliding(key, limit, _MINUTE_S, tokens)
-                return store, is_in, _Window(*shared)
-            window = SlidingWindowCounterRateLimiter(store)
-            is_in = await window.hit(item, self._endpoint, scope.name, cost=tokens)
-            return store, is_in, _Window(*await store.get_sliding_window(key, _MINUTE_S))
+            is_in, window = await store.hit_tokens(item, *names, tokens=tokens)
+            return store, is_in, _Window(*window)
 
         store, is_in, window = await self._store.rate(take)
         remaining = max(limit - ceil(window.weighted), 0)
@@ -182,19 +167,8 @@ class RateLimiter:
         reserved_at = self._clock()
 
         async def settle(used: int, _: int) -> None:
-            more = used - tokens
             ago_s = self._clock() - reserved_at
-            if isinstance(store, SharedWindows):
-                if more:
-                    await store.change_sliding(key, _MINUTE_S, more, ago_s=ago_s)
-                return
-            if more < 0:
-                window = _Window(*await store.get_sliding_window(key, _MINUTE_S))
-                # What was reserved in a window that is over is not given back in this one: that would let more through.
-                is_of_this_window = ago_s <= window.age_s
-                more = -min(-more, window.current) if is_of_this_window else 0
-            if more:
-                await store.acquire_sliding_window_entry(key, NO_BOUND, _MINUTE_S, amount=more)
+            await store.change_tokens(item, *names, more=used - tokens, ago_s=ago_s)
 
         held.settle.append(settle)
 
@@ -262,11 +236,6 @@ class _Window:
     def ends_in_s(self) -> float:
         """Until the current count becomes the previous one."""
         return max(self.current_forgotten_in_s - _MINUTE_S, 0)
-
-    @property
-    def age_s(self) -> float:
-        """Of the current count."""
-        return 2 * _MINUTE_S - self.current_forgotten_in_s
 
     def wait_s(self, room: int) -> float:
         """Until no more than `room` counts, if nothing else comes."""

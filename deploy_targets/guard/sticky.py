@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from starlette.requests import Request
 
 from deploy_targets.guard.access_control import Caller
+from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import StickyPolicy
 from deploy_targets.routing.buckets import digest_of
@@ -25,10 +24,9 @@ USER_HEADER = "x-shipway-user"
 _MAX_USERS = 200_000
 """That are remembered at once: about 20 MB. Beyond it nobody new is compared."""
 _PATIENCE_S = 1.0
-"""For an answer of Redis, and until it is asked again after it gave none."""
+"""For an answer of Redis."""
 _KEPT_S = 30 * 86_400
 """In Redis, after the last user who was new; a split that ends is forgotten at once."""
-_log = structlog.get_logger()
 
 
 class SeenUsers:
@@ -47,9 +45,8 @@ class SeenUsers:
         self._endpoint = endpoint
         self._redis = None if redis_url is None else _client(redis_url)
         self._lost = lost
-        self._clock = clock
         self._limit = limit
-        self._asks_from = 0.0
+        self._pause = RedisPause("guard.users_lost", clock=clock)
         self._split = ""
         self._seen: set[bytes] = set()
 
@@ -85,16 +82,14 @@ class SeenUsers:
 
     async def _asked(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
         """What Redis says; None where there is none, or it does not answer."""
-        if self._redis is None:
+        redis = self._redis
+        if redis is None:
             return None
         try:
-            if self._clock() >= self._asks_from:
-                return await work(self._redis)
-        except RedisError as error:
-            self._asks_from = self._clock() + _PATIENCE_S
-            _log.warning("guard.users_lost", reason=str(error))
-        self._lost("users")
-        return None
+            return await self._pause.asked(lambda: work(redis))
+        except RedisGone:
+            self._lost("users")
+            return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
