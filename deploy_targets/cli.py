@@ -14,7 +14,16 @@ import typer
 from deploy_targets.compose import compose
 from deploy_targets.cost_commands import cost_app
 from deploy_targets.experiment_commands import experiment_app
-from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, console, say, stack_app
+from deploy_targets.local.commands import (
+    DEFAULT_FILE,
+    AsJson,
+    File,
+    Name,
+    console,
+    say,
+    stack_app,
+    wake,
+)
 from deploy_targets.local.key_commands import keys_app
 from deploy_targets.operator_word import saved, whoami
 from deploy_targets.rollout.audit_commands import audit_app
@@ -23,7 +32,6 @@ from deploy_targets.rollout.webhook_commands import webhook_app
 from registry.errors import BadInput, NotFound, ShipwayError
 
 if TYPE_CHECKING:
-    from deploy_targets.control_plane import ControlPlane
     from deploy_targets.endpoint import Endpoint
 
 app = typer.Typer(
@@ -145,7 +153,7 @@ def rollback(
 
     # Without --to it ends what is under way: should that end by itself meanwhile, nothing else is taken back in its place.
     say(saved(ask, meant=under_way))
-    _wake(composition)
+    wake(composition)
 
 
 @app.command(epilog='Example: shipway hold chat --reason "the fair is on"')
@@ -162,7 +170,7 @@ def hold(
     declared = composition.file.named(endpoint)
     store, by = composition.store(), whoami()
     say(saved(lambda: request_hold(store, declared, reason=reason, by=by)))
-    _wake(composition)
+    wake(composition)
 
 
 @app.command(epilog="Example: shipway resume chat")
@@ -173,14 +181,7 @@ def resume(endpoint: Name, file: File = DEFAULT_FILE) -> None:
     composition = compose(file)
     store, declared = composition.store(), composition.file.named(endpoint)
     say(saved(lambda: request_resume(store, declared)))
-    _wake(composition)
-
-
-def _wake(composition: "ControlPlane") -> None:
-    """What was saved is carried out now, or at the controller's next look."""
-    if unheard := composition.wake_controller():
-        say(unheard)
-        raise typer.Exit(1)
+    wake(composition)
 
 
 @app.command(epilog="Example: shipway watch chat")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, say
+from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, say, wake
 from deploy_targets.operator_word import saved, whoami
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def experiment_app(compose: "Callable[[Path], ControlPlane]") -> typer.Typer:
             by=whoami(),
         )
         say(saved(lambda: request_experiment(plane, declared, asked, now=datetime.now(UTC))))
-        _wake(plane)
+        wake(plane)
 
     @app.command(epilog="Example: shipway experiment status chat --json")
     def status(endpoint: Name, file: File = DEFAULT_FILE, *, as_json: AsJson = False) -> None:
@@ -91,14 +91,8 @@ def experiment_app(compose: "Callable[[Path], ControlPlane]") -> typer.Typer:
         plane = compose(file)
         store, declared = plane.store(), plane.file.named(endpoint)
         say(saved(lambda: request_stop(store, declared, reason=reason, by=whoami())))
-        _wake(plane)
+        wake(plane)
 
     # Used by typer alone.
     del start, status, stop
     return app
-
-
-def _wake(plane: "ControlPlane") -> None:
-    if unheard := plane.wake_controller():
-        say(unheard)
-        raise typer.Exit(1)

@@ -46,9 +46,13 @@ def parse_declared(
         message = f"{what} is not YAML ({error}). See {see}."
         raise refused(message) from error
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        message = f"{what} cannot be used: {faults}. See {see}."
+        message = f"{what} cannot be used: {'; '.join(faults_of(error))}. See {see}."
         raise refused(message) from error
+
+
+def faults_of(error: ValidationError) -> list[str]:
+    """Each fault with its place, without what stands there: it may be secret."""
+    return [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_input=False)
+    ]

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter
 from deploy_targets import metrics
 from deploy_targets.aside_policy import AnswerJudgePolicy
 from deploy_targets.guard.allowance import Allowance
-from deploy_targets.guard.aside import Aside, Seen, Watch, text_of_choices
+from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled, text_of_choices
 from deploy_targets.guard.errors import UpstreamFailed
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import read_whole
@@ -116,7 +116,7 @@ class SampledJudge:
         *,
         endpoint: str,
         aside: Aside,
-        judged: Judged | None,
+        judged: Judged,
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -142,9 +142,8 @@ class SampledJudge:
 
         It must be the last filter: the judge gets what the client got.
         """
-        if exchange.route == metrics.PINNED_ROUTE or asked.choices > 1:
-            return None
-        return None if self._draw() >= self._policy.sample else Watch(asked, exchange, self._begin)
+        is_one = is_sampled(asked, exchange, share=self._policy.sample, draw=self._draw)
+        return Watch(asked, exchange, self._begin) if is_one else None
 
     def _begin(self, seen: Seen) -> None:
         for result in metrics.JUDGE_RESULTS:
@@ -160,7 +159,7 @@ class SampledJudge:
         finally:
             self._allowance.settle()
         self._count(seen, verdict or metrics.UNJUDGED)
-        if verdict is not None and self._judged is not None:
+        if verdict is not None:
             self._judged(seen.version, route=seen.route, is_bad=verdict == "bad")
 
     def _count(self, seen: Seen, result: str) -> None:

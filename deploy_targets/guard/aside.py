@@ -16,6 +16,7 @@ from deploy_targets.guard.answer_filter import JSON_RULE
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.wire import Asked
+from deploy_targets.metrics import PINNED_ROUTE
 
 MAX_TEXT_CHARS = 64_000
 """Of an answer that is told; about 16,000 tokens. Longer ones are left out, so that what is kept in memory is bounded."""
@@ -93,6 +94,14 @@ class Watch:
                 seconds=time.perf_counter() - exchange.started,
             )
         )
+
+
+def is_sampled(
+    asked: Asked, exchange: Exchange, *, share: float, draw: Callable[[], float]
+) -> bool:
+    """Whether this answer belongs to a sample; never one of several, and none that a version was pinned for."""
+    is_fit = exchange.route != PINNED_ROUTE and asked.choices <= 1
+    return is_fit and draw() < share
 
 
 def text_of_choices(document: dict[str, Any], part: str) -> str:

@@ -14,7 +14,6 @@ from starlette.routing import Route
 from deploy_targets.guard.answer_judge import Judged, ModelJudge, SampledJudge
 from deploy_targets.guard.aside import Aside
 from deploy_targets.guard.counters import Counters
-from deploy_targets.guard.errors import PolicyUnusable
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.recording import Recorder
 from deploy_targets.guard.shadow import Shadow, ShadowCounts
@@ -50,16 +49,16 @@ async def asides_of(  # noqa: PLR0913 - what the parts need, by name
     upstream: Upstream,
     counters: Counters,
     registry: CollectorRegistry,
-    judge_key: SecretStr | None = None,
-    judged: Judged | None = None,
-    spool: Spool | None = None,
+    judge_key: SecretStr | None,
+    judged: Judged,
+    spool: Spool | None,
 ) -> AsyncGenerator[Asides]:
     """What this policy asks for; what is under way at the end of the block is cancelled.
 
-    `judged` is told of each answer that a judge has judged. `spool` is needed by a policy that records.
+    `judged` is told of each answer that a judge has judged. `spool` is there where the policy records (`compose.prepare`).
 
     Raises:
-        PolicyUnusable: a pattern of the policy cannot be matched, or it records and there is no spool.
+        PolicyUnusable: a pattern of the policy cannot be matched.
     """
     first: list[FilterMaker] = []
     last: list[FilterMaker] = []
@@ -95,12 +94,7 @@ async def asides_of(  # noqa: PLR0913 - what the parts need, by name
                 judged=judged,
             )
             last.append(judge.watch)
-        if policy.record is not None:
-            if spool is None:
-                message = (
-                    "guard.record needs SHIPWAY_GUARD_SPOOL_FOLDER, a folder for what it keeps."
-                )
-                raise PolicyUnusable(message)
+        if policy.record is not None and spool is not None:
             recorder = Recorder(
                 policy.record, policy, spool, registry, endpoint=endpoint, aside=aside
             )

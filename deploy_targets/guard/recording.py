@@ -26,7 +26,7 @@ from deploy_targets.filter_policy import (
     SecretsRule,
 )
 from deploy_targets.guard.allowance import Allowance
-from deploy_targets.guard.aside import Aside, Seen, Watch
+from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled
 from deploy_targets.guard.errors import PolicyUnusable
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.filtering import Rule, filter_text
@@ -146,9 +146,8 @@ class Recorder:
 
     def watch(self, asked: Asked, exchange: Exchange) -> Watch | None:
         """Sees the answer to a live request that is to be kept; None where none is."""
-        if exchange.route == metrics.PINNED_ROUTE or asked.choices > 1:
-            return None
-        return None if self._draw() >= self._record.sample else Watch(asked, exchange, self._begin)
+        is_one = is_sampled(asked, exchange, share=self._record.sample, draw=self._draw)
+        return Watch(asked, exchange, self._begin) if is_one else None
 
     async def seal_in_time(self) -> None:
         """Seals what has waited long enough, until it is cancelled."""

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from deploy_targets import metrics
 from deploy_targets.aside_policy import ShadowPolicy
 from deploy_targets.guard.allowance import Allowance
-from deploy_targets.guard.aside import Aside, Seen, Watch, text_of_choices
+from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled, text_of_choices
 from deploy_targets.guard.comparison import compare
 from deploy_targets.guard.cost import cost_micros, expected_usage
 from deploy_targets.guard.counters import NO_TOKENS, Counters, Finished
@@ -106,10 +106,9 @@ class Shadow:
         if (
             version is None
             # A second try: the challenger may be who has failed it.
-            or exchange.route in {metrics.PINNED_ROUTE, metrics.RETRY_ROUTE}
+            or exchange.route == metrics.RETRY_ROUTE
             or exchange.version in {None, version}
-            or asked.choices > 1
-            or self._draw() >= self._shadow.sample
+            or not is_sampled(asked, exchange, share=self._shadow.sample, draw=self._draw)
         ):
             return None
         return Watch(asked, exchange, lambda seen: self._mirror(seen, version))

@@ -5,12 +5,15 @@ Heavy imports stay inside the commands, so that help is instant.
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from registry.errors import BadInput, ComponentNotReady
+
+if TYPE_CHECKING:
+    from deploy_targets.control_plane import ControlPlane
 
 stack_app = typer.Typer()
 File = Annotated[
@@ -28,6 +31,13 @@ console = Console(highlight=False)
 def say(text: str) -> None:
     """Prints a line for people, however long."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def wake(plane: "ControlPlane") -> None:
+    """What was saved is carried out now, or at the controller's next look."""
+    if unheard := plane.wake_controller():
+        say(unheard)
+        raise typer.Exit(1)
 
 
 def _check_local(command: str) -> None:

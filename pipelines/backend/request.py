@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines.declared import faults_of
 from registry.errors import BadInput
 
 STOP_WAIT_S = 60
@@ -107,10 +108,7 @@ def parse_config(given: Mapping[str, Any]) -> BackendConfig:
     try:
         config = BackendConfig.model_validate(given)
     except ValidationError as error:
-        faults = "\n".join(
-            f"  {'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-            for fault in error.errors(include_url=False, include_input=False)
-        )
+        faults = "\n".join(f"  {fault}" for fault in faults_of(error))
         message = f"--backend-config cannot be used:\n{faults}\nSee docs/ray-backend.md."
         raise BadInput(message) from error
     wrong = [name for name in config.env if not _NAME.fullmatch(name)]

@@ -7,7 +7,6 @@ with its name and load, and not tested.
 """
 
 import os
-import platform
 import random
 import re
 import signal
@@ -31,7 +30,7 @@ from deploy_targets.local.home import Home
 from deploy_targets.local.process import free_port
 from deploy_targets.local.stack import StackInfo
 from deploy_targets.rollout.settings import ControllerSettings
-from tests.bench.figures import Figure, tell
+from tests.bench.figures import Figure, machine, tell
 from tests.bench.many_models import MODELS, VERSIONS, an_artifact, fill_mlflow, model_name
 from tests.builders import GATEWAY
 from tests.kubernetes_api.resources import crd_folder
@@ -250,14 +249,13 @@ def rest(bench: Bench) -> None:
         memory = one.process.memory_info().rss / 2**20
     share = ours / seconds
     where = f"at rest, {looks / seconds:.1f} looks/s at a poll of {POLL_S:g} s"
-    for figure in (
+    tell(
         Figure(what=f"{where}: CPU, of a core", value=share * 100, unit="%", at_most=1),
         Figure(what="CPU of a look", value=ours / looks * 1000, unit="ms"),
         Figure(what=f"{where}: memory", value=memory, unit="MiB", at_most=300),
         Figure(what=f"{where}: requests to MLflow", value=requests / seconds, unit="/s"),
         Figure(what=f"{where}: MLflow's CPU, of a core", value=theirs / seconds * 100, unit="%"),
-    ):
-        tell(figure)
+    )
 
 
 def cold(bench: Bench) -> None:
@@ -326,13 +324,12 @@ def cold(bench: Bench) -> None:
             assert len(services) == under_way == CLUSTER_ENDPOINTS, (len(services), under_way)
             seconds = ended - began
             start = f"{CLUSTER_ENDPOINTS} endpoints {what}"
-            for figure in (
+            tell(
                 Figure(what=f"{start}, since its start", value=seconds, unit="s", at_most=30),
                 Figure(what=f"{start}, since it leads", value=ended - led, unit="s"),
                 Figure(what=f"{start}: CPU", value=cpu_s, unit="s"),
                 Figure(what=f"{start}: memory", value=memory, unit="MiB"),
-            ):
-                tell(figure)
+            )
     finally:
         api.terminate()
         api.wait(timeout=30)
@@ -341,18 +338,15 @@ def cold(bench: Bench) -> None:
 SECTIONS = {"clicks": clicks, "polls": polls, "rest": rest, "cold": cold}
 
 
-def machine() -> str:
-    """Where and when the numbers were taken."""
-    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    name = names[0] if names else platform.machine()
-    loads = " ".join(f"{one:.1f}" for one in os.getloadavg())
-    return f"{os.cpu_count()} x {name}, Python {platform.python_version()}, load {loads}"
+def here() -> str:
+    """Where numbers are taken, and how busy it is."""
+    return f"{machine()}, load {' '.join(f'{one:.1f}' for one in os.getloadavg())}"
 
 
 def main(wanted: list[str]) -> None:
     """Print the sections that were named."""
     assert crd_folder()
-    print(f"{MODELS} models x {VERSIONS} versions, {ENDPOINTS} endpoints; {machine()}", flush=True)
+    print(f"{MODELS} models x {VERSIONS} versions, {ENDPOINTS} endpoints; {here()}", flush=True)
     with tempfile.TemporaryDirectory(prefix="shipway-bench-") as name:
         folder = Path(name) / "home"
         artifact = an_artifact()
@@ -369,7 +363,7 @@ def main(wanted: list[str]) -> None:
             bench = Bench(folder, servers)
             for section in wanted or SECTIONS:
                 SECTIONS[section](bench)
-    print(f"at the end: {machine()}")
+    print(f"at the end: {here()}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 import json
 import os
+import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 FILE = "BENCH_FIGURES"
 """The environment variable that names the file to which figures are added, one JSON object a line."""
@@ -45,9 +48,21 @@ class Figure:
         return f"{self.what}{beside}: {self.value:.4g} {self.unit}{aim}"
 
 
-def tell(figure: Figure) -> None:
-    """Prints it, and adds it to the file that the environment names."""
-    print(figure, flush=True)
-    if path := os.environ.get(FILE):
-        with Path(path).open("a") as file:
-            file.write(json.dumps(asdict(figure)) + "\n")
+def tell(*figures: Figure) -> tuple[str, ...]:
+    """Prints them, and adds them to the file that the environment names; what those say whose aim is missed."""
+    path = os.environ.get(FILE)
+    for figure in figures:
+        print(figure, flush=True)
+        if path:
+            with Path(path).open("a") as file:
+                file.write(json.dumps(asdict(figure)) + "\n")
+    return tuple(figure.what for figure in figures if not figure.is_met)
+
+
+def machine() -> str:
+    """Where numbers are taken, in words: processor, cores, memory, Python."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / (1 << 30)
+    model = models[0] if models else platform.machine()
+    return f"{model}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"

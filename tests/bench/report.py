@@ -6,7 +6,6 @@ with its machine and day, in docs/benchmarks.json. Nothing in the page is typed 
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from tests.bench.figures import FILE, Figure
+from tests.bench.figures import FILE, Figure, machine
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs" / "benchmarks.json"
@@ -72,15 +69,6 @@ def run_bench(name: str) -> tuple[list[dict[str, Any]], int]:
         words = [sys.executable, "-m", f"tests.bench.{name}"]
         ended = subprocess.run(words, cwd=ROOT, env=os.environ | {FILE: str(told)}, check=False)
         return [json.loads(line) for line in told.read_text().splitlines()], ended.returncode
-
-
-def machine() -> str:
-    """In words: processor, cores, memory, Python."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory().total / (1 << 30)
-    model = models[0] if models else platform.machine()
-    return f"{model}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 def page(kept: Mapping[str, Any]) -> str:

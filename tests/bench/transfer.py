@@ -94,7 +94,7 @@ def in_turns(number: int, *acts: Callable[[], float]) -> list[float]:
     return [said[place] for place in range(len(acts))]
 
 
-def big_file(servers: Servers, folder: Path, *, rounds: int, size: int) -> list[str]:
+def big_file(servers: Servers, folder: Path, *, rounds: int, size: int) -> tuple[str, ...]:
     """One large file: first and second upload, and s5cmd's; what failed."""
     store, sent = servers.store, Sent(servers.store)
     model = folder / "model"
@@ -166,17 +166,10 @@ def big_file(servers: Servers, folder: Path, *, rounds: int, size: int) -> list[
             at_most=_MAX_SECOND_BYTES,
         ),
     )
-    return told(*figures)
+    return tell(*figures)
 
 
-def told(*figures: Figure) -> list[str]:
-    """Tells them; those that are missed."""
-    for figure in figures:
-        tell(figure)
-    return [figure.what for figure in figures if not figure.is_met]
-
-
-def many_files(servers: Servers, folder: Path, *, rounds: int, size: int) -> list[str]:
+def many_files(servers: Servers, folder: Path, *, rounds: int, size: int) -> tuple[str, ...]:
     """A folder of many files, beside MLflow's `log_artifacts` straight to the same S3; what failed.
 
     At no distance the server's work decides; so it is done once more with an S3 that is as far away as they are.
@@ -187,7 +180,7 @@ def many_files(servers: Servers, folder: Path, *, rounds: int, size: int) -> lis
         proxy.fault = lambda _: time.sleep(_AWAY_S)
         away = against_mlflow(servers, folder / "away", proxy.url, rounds=rounds, size=size)
     what, beside = f"{_FILES} files, how many times as fast", "MLflow's log_artifacts"
-    return told(
+    return tell(
         Figure(what=what, value=ratio, unit="x", beside=beside, at_least=_MIN_OVER_MLFLOW),
         Figure(
             what=f"{what}, S3 {_AWAY_S * 1000:.0f} ms away", value=away, unit="x", beside=beside
@@ -273,7 +266,7 @@ class _Discarding(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def memory(folder: Path, *, size: int) -> list[str]:
+def memory(folder: Path, *, size: int) -> tuple[str, ...]:
     """The peak of a process that sends a sparse folder; what failed."""
     model = folder / "sparse"
     model.mkdir()
@@ -308,7 +301,7 @@ def memory(folder: Path, *, size: int) -> list[str]:
         )
     peak = usage.ru_maxrss * 1024 / _MIB
     what = f"{size / 2**30:.0f} GiB, sparse, to a stub"
-    return told(
+    return tell(
         Figure(what=f"{what}: peak memory", value=peak, unit="MiB", at_most=_MAX_MEMORY_MIB),
         Figure(what=f"{what}: time", value=time.monotonic() - began, unit="s"),
     )
