@@ -6,8 +6,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.guard_policy import GuardPolicy, StickyPolicy
@@ -27,9 +25,9 @@ from tests.fakes import (
     FakeTrail,
     FakeWatcher,
 )
-from tests.flows.test_the_split import FakeRay
-from tests.guard.stub import StubEngine, a_chat, served
-from tests.local.platform import Platform, a_platform
+from tests.flows.front import FakeRay, a_front
+from tests.guard.stub import a_chat
+from tests.local.platform import Platform
 from tests.rollout.test_experiments import an_experiment
 
 pytestmark = pytest.mark.real
@@ -60,14 +58,8 @@ def endpoint() -> Endpoint:
 @pytest.fixture(scope="module")
 def platform(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """v7 fails whatever it is asked."""
-    engines = [
-        Mount("/chat-v6", app=StubEngine("ok").app),
-        Mount("/chat-v7", app=StubEngine("500").app),
-    ]
-    with served() as serve, a_platform(tmp_path_factory.mktemp("experiment")) as platform:
-        platform.ports["ray_serve"] = int(serve(Starlette(routes=engines)).rpartition(":")[2])
-        platform.start_envoy(endpoint.name)
-        platform.start_guard(endpoint)
+    says = {"6": "ok", "7": "500"}
+    with a_front(tmp_path_factory.mktemp("experiment"), endpoint, says) as platform:
         yield platform
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import parts
@@ -16,12 +14,11 @@ from deploy_targets.rollout.answer_records import FOLDER, ship
 from deploy_targets.rollout.mirror import GuardMirror
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.state import Scrape
-from deploy_targets.routing.traffic import Traffic
-from tests.builders import NOON, a_release
-from tests.flows.test_the_split import FakeRay
-from tests.guard.stub import StubEngine, a_chat, served
+from tests.builders import NOON
+from tests.flows.front import a_front, a_target
+from tests.guard.stub import a_chat
 from tests.guard.two_versions import page_counts, until
-from tests.local.platform import Platform, a_platform
+from tests.local.platform import Platform
 from tests.servers import Servers
 
 pytestmark = pytest.mark.real
@@ -40,14 +37,9 @@ def endpoint() -> Endpoint:
 
 @pytest.fixture(scope="module")
 def platform(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    engines = [Mount(f"/chat-v{version}", app=StubEngine("ok").app) for version in ("6", "7", "8")]
-    with served() as serve, a_platform(tmp_path_factory.mktemp("mirror")) as platform:
-        platform.ports["ray_serve"] = int(serve(Starlette(routes=engines)).rpartition(":")[2])
-        platform.start_front(endpoint)
-        target = platform.target(endpoint, FakeRay().client)
-        for version in ("6", "8"):
-            target.apply(a_release(version))
-        target.shift(Traffic.all_to("6"))
+    says = {"6": "ok", "7": "ok", "8": "ok"}
+    with a_front(tmp_path_factory.mktemp("mirror"), endpoint, says) as platform:
+        a_target(platform, endpoint, "6", "8")
         yield platform
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.guard_policy import GuardPolicy, StickyPolicy
@@ -23,10 +21,10 @@ from deploy_targets.routing.buckets import (
     shares,
 )
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
-from tests.builders import a_release, an_endpoint
-from tests.flows.test_the_split import FakeRay
-from tests.guard.stub import StubEngine, a_chat, served
-from tests.local.platform import Platform, a_platform
+from tests.builders import an_endpoint
+from tests.flows.front import a_front, a_target
+from tests.guard.stub import a_chat
+from tests.local.platform import Platform
 
 pytestmark = pytest.mark.real
 
@@ -45,21 +43,14 @@ def endpoint() -> Endpoint:
 
 @pytest.fixture(scope="module")
 def platform(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    engines = [Mount(f"/chat-v{version}", app=StubEngine("ok").app) for version in VERSIONS]
-    with served() as serve, a_platform(tmp_path_factory.mktemp("sticky")) as platform:
-        platform.ports["ray_serve"] = int(serve(Starlette(routes=engines)).rpartition(":")[2])
-        platform.start_envoy(endpoint.name)
-        platform.start_guard(endpoint)
+    says = dict.fromkeys(VERSIONS, "ok")
+    with a_front(tmp_path_factory.mktemp("sticky"), endpoint, says) as platform:
         yield platform
 
 
 @pytest.fixture
 def target(platform: Platform, endpoint: Endpoint) -> LocalTarget:
-    target = platform.target(endpoint, FakeRay().client)
-    for version in VERSIONS:
-        target.apply(a_release(version))
-    target.shift(Traffic.all_to("6"))
-    return target
+    return a_target(platform, endpoint, *VERSIONS)
 
 
 @pytest.fixture

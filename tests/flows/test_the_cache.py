@@ -5,22 +5,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
-from tests.builders import a_release, an_endpoint
-from tests.flows.test_the_split import FakeRay
-from tests.guard.stub import StubEngine, a_chat, served
-from tests.local.platform import Platform, a_platform
+from tests.builders import an_endpoint
+from tests.flows.front import a_front, a_target
+from tests.guard.stub import a_chat
+from tests.local.platform import Platform
 
 pytestmark = pytest.mark.real
 
@@ -46,21 +43,14 @@ def endpoint() -> Endpoint:
 
 @pytest.fixture(scope="module")
 def platform(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    engines = [Mount(f"/chat-v{version}", app=StubEngine("ok").app) for version in ("6", "7")]
-    folder: Path = tmp_path_factory.mktemp("cache")
-    with served() as serve, a_platform(folder) as platform:
-        platform.ports["ray_serve"] = int(serve(Starlette(routes=engines)).rpartition(":")[2])
-        platform.start_front(endpoint)
+    says = {"6": "ok", "7": "ok"}
+    with a_front(tmp_path_factory.mktemp("cache"), endpoint, says) as platform:
         yield platform
 
 
 @pytest.fixture
 def target(platform: Platform, endpoint: Endpoint) -> LocalTarget:
-    target = platform.target(endpoint, FakeRay().client)
-    for version in ("6", "7"):
-        target.apply(a_release(version))
-    target.shift(Traffic.all_to("6"))
-    return target
+    return a_target(platform, endpoint, "6", "7")
 
 
 class Clients:

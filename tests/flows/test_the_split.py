@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,8 +9,6 @@ from dataclasses import replace
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from deploy_targets import metrics
 from deploy_targets.endpoint import Endpoint
@@ -22,30 +19,14 @@ from deploy_targets.local.demo_traffic import Traffic as Clients
 from deploy_targets.local.home import write_json
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from tests.builders import a_release, an_endpoint
-from tests.guard.stub import StubEngine, a_chat, served
-from tests.local.platform import Platform, a_platform
+from tests.flows.front import FakeRay, a_front, a_target
+from tests.guard.stub import a_chat
+from tests.local.platform import Platform
 
 pytestmark = pytest.mark.real
 
 VERSIONS = ("6", "7", "8")
 REQUESTS = 2_400
-
-
-class FakeRay:
-    """Ray's list of applications: what was put is there, and ready."""
-
-    def __init__(self) -> None:
-        self.applications: dict[str, dict[str, object]] = {}
-        transport = httpx2.MockTransport(self._answer)
-        self.client = httpx2.Client(transport=transport, base_url="http://ray")
-
-    def _answer(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method == "PUT":
-            put = json.loads(request.content)["applications"]
-            self.applications = {
-                one["name"]: {"status": "RUNNING", "deployed_app_config": one} for one in put
-            }
-        return httpx2.Response(200, json={"applications": self.applications})
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +36,14 @@ def endpoint() -> Endpoint:
 
 @pytest.fixture(scope="module")
 def platform(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    engines = [Mount(f"/chat-v{version}", app=StubEngine("ok").app) for version in VERSIONS]
-    with served() as serve, a_platform(tmp_path_factory.mktemp("split")) as platform:
-        platform.ports["ray_serve"] = int(serve(Starlette(routes=engines)).rpartition(":")[2])
-        platform.start_envoy(endpoint.name)
-        platform.start_guard(endpoint)
+    says = dict.fromkeys(VERSIONS, "ok")
+    with a_front(tmp_path_factory.mktemp("split"), endpoint, says) as platform:
         yield platform
 
 
 @pytest.fixture
 def target(platform: Platform, endpoint: Endpoint) -> LocalTarget:
-    target = platform.target(endpoint, FakeRay().client)
-    for version in ("6", "7"):
-        target.apply(a_release(version))
-    target.shift(Traffic.all_to("6"))
-    return target
+    return a_target(platform, endpoint, "6", "7")
 
 
 @pytest.fixture
