@@ -29,6 +29,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from registry.errors import BadInput, RegistryUnavailable
 from registry.in_time import InTime, Timely
 from registry.mlflow_answers import NO_ANSWER, check_answer, present
+from registry.release import ERROR_TAG
 from registry.settings import RegistrySettings
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -132,7 +133,7 @@ class Tracking:
     def _close_failed(self, run_id: str, error: BaseException, *, status: RunStatus) -> None:
         """Closes the run after `error`, which matters more than that MLflow could not be told."""
         try:
-            self.set_tags(run_id, {"shipway.error": f"{type(error).__name__}: {error}"})
+            self.set_tags(run_id, {ERROR_TAG: f"{type(error).__name__}: {error}"})
             self.finish(run_id, status=status)
         except RegistryUnavailable as silence:
             error.add_note(f"The run {run_id} could not be marked {status} either: {silence}")

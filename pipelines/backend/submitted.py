@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipelines.backend.ray_jobs import Job, RayJobs, Status
 from pipelines.backend.request import STOP_WAIT_S, job_id_of
 from registry.errors import JobsUnavailable
+from registry.release import ERROR_TAG
 
 if TYPE_CHECKING:
     from registry.tracking import RunStatus, Tracking
@@ -21,7 +22,6 @@ JOB_TAG, ADDRESS_TAG = "shipway.ray.job", "shipway.ray.address"
 REQUEST_TAG = "shipway.ray.request"
 SENT_TAG = "shipway.ray.sent"
 """Set once the cluster has the job."""
-_ERROR_TAG = "shipway.error"
 _ENDED: "dict[Status, RunStatus]" = {
     Status.SUCCEEDED: "FINISHED",
     Status.FAILED: "FAILED",
@@ -105,7 +105,7 @@ class Submitted:
             is_open = f"{query} and attributes.status = 'RUNNING'"
             for run in self.tracking.search(self.experiment_id, is_open, limit=_MOST):
                 if status != "FINISHED":
-                    self.tracking.set_tags(run["run_id"], {_ERROR_TAG: f"Ray: {reason}"})
+                    self.tracking.set_tags(run["run_id"], {ERROR_TAG: f"Ray: {reason}"})
                 self.tracking.finish(run["run_id"], status=status)
 
     async def _follow(self) -> Job | None:

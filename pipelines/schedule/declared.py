@@ -14,6 +14,7 @@ import yaml
 from croniter import CroniterError, croniter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipelines.declared import faults_of
 from registry.errors import BadInput
 from registry.plain_yaml import load_yaml
 
@@ -148,11 +149,8 @@ def parse_schedules(text: str, *, where: str) -> tuple[Schedule, ...]:
         message = f"{where} is not YAML ({error})."
         raise BadInput(message) from error
     except ValidationError as error:
-        faults = "\n".join(
-            f"  {'.'.join(str(part) for part in fault['loc']) or 'the file'}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_url=False)
-        )
+        told = (fault.replace(": Value error, ", ": ", 1) for fault in faults_of(error))
+        faults = "\n".join(f"  {fault}" for fault in told)
         message = f"{where} cannot be used:\n{faults}\nSee docs/schedules.md."
         raise BadInput(message) from error
 
