@@ -7,6 +7,8 @@ from typing import Any
 from deploy_targets.monitoring.limits import Severity
 
 RUNBOOK = "docs/runbook.md"
+OF_A_VERSION = "version {{ $labels.version }} of endpoint {{ $labels.endpoint }}"
+"""Of whom an alert about one version speaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,9 @@
 
 from deploy_targets.metrics import WHAT
 from deploy_targets.monitoring import guard_recordings, limits
-from deploy_targets.monitoring.alert import Alert
+from deploy_targets.monitoring.alert import OF_A_VERSION, Alert
 from deploy_targets.monitoring.limits import Severity
 
-_VERSION = "version {{ $labels.version }} of endpoint {{ $labels.endpoint }}"
 _ENDPOINT = "endpoint {{ $labels.endpoint }}"
 _RATE = '{{ $value | printf "%.2f" }}'
 
@@ -14,7 +13,7 @@ GUARD_ALERTS = (
         name="SlowFirstToken",
         expr=f"{guard_recordings.FIRST_TOKEN_P95.record} > {limits.FIRST_TOKEN_S:g}",
         severity=Severity.WARNING,
-        summary=f"Streams of {_VERSION} begin late",
+        summary=f"Streams of {OF_A_VERSION} begin late",
         description=(
             f"One stream in 20 brought its first text after more than {_RATE} s over 5 minutes; the limit is "
             f"{limits.FIRST_TOKEN_S:g} s."
@@ -24,7 +23,7 @@ GUARD_ALERTS = (
         name="QueueFull",
         expr=f"{guard_recordings.QUEUE_FULL_RATIO.record} > {limits.QUEUE_FULL_RATIO:g}",
         severity=Severity.WARNING,
-        summary=f"The queue of {_VERSION} is full",
+        summary=f"The queue of {OF_A_VERSION} is full",
         description=(
             "{{ $value | humanizePercentage }} of its requests were turned away over 5 minutes because too many waited; "
             f"the limit is {limits.QUEUE_FULL_RATIO:.0%}."

@@ -17,14 +17,13 @@ from deploy_targets.metrics import (
     UNSERVED_AGE,
 )
 from deploy_targets.monitoring import guard_recordings, limits, recordings
-from deploy_targets.monitoring.alert import Alert
+from deploy_targets.monitoring.alert import OF_A_VERSION, Alert
 from deploy_targets.monitoring.guard_alerts import GUARD_ALERTS
 from deploy_targets.monitoring.limits import BURN_RATES, BurnRate, Severity
 
 VERSION_GROUP, BUDGET_GROUP = "LLMMetrics", "LLMErrorBudget"
 GUARD_GROUP, CONTROLLER_GROUP = "LLMGuard", "ShipwayController"
 
-_VERSION = "version {{ $labels.version }} of endpoint {{ $labels.endpoint }}"
 _SECONDS = '{{ $value | printf "%.2f" }} s'
 _PERCENT = "{{ $value | humanizePercentage }}"
 
@@ -34,21 +33,21 @@ _BY_VERSION = (
         name="HighLatency",
         expr=f"{recordings.MEAN_LATENCY.record} > {limits.MEAN_LATENCY_S:g}",
         severity=Severity.WARNING,
-        summary=f"Slow answers from {_VERSION}",
+        summary=f"Slow answers from {OF_A_VERSION}",
         description=f"The mean answer took {_SECONDS} over 5 minutes; the limit is {limits.MEAN_LATENCY_S:g} s.",
     ),
     Alert(
         name="HighTailLatency",
         expr=f"{recordings.P95.record} > {limits.P95_LATENCY_S:g}",
         severity=Severity.WARNING,
-        summary=f"Very slow answers from {_VERSION}",
+        summary=f"Very slow answers from {OF_A_VERSION}",
         description=f"One answer in 20 took more than {_SECONDS} over 5 minutes; the limit is {limits.P95_LATENCY_S:g} s.",
     ),
     Alert(
         name="HighErrorRate",
         expr=f"{recordings.ERROR_RATIO.record} > {limits.ERROR_RATIO:g}",
         severity=Severity.CRITICAL,
-        summary=f"Failures of {_VERSION}",
+        summary=f"Failures of {OF_A_VERSION}",
         description=f"{_PERCENT} of its requests failed over 5 minutes; the limit is {limits.ERROR_RATIO:.0%}.",
     ),
     Alert(
