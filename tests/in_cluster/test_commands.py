@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -112,7 +113,8 @@ def renewing(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> LeaseLeadersh
         steady.advance(seconds)
         leader.attempt()
 
-    monkeypatch.setattr(compose.time, "sleep", wait)
+    # Not of the module `time`: a thread that some other test left would renew with each of its own pauses.
+    monkeypatch.setattr(compose, "time", SimpleNamespace(sleep=wait))
     return leader
 
 
@@ -138,7 +140,9 @@ def test_a_rollback_is_saved_in_the_cluster_and_wakes_the_leader(
 def test_where_no_controller_renews_the_command_says_so(
     outside: Outside, renewing: LeaseLeadership, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compose.time, "sleep", lambda _: None)  # the leader is dead by now
+    monkeypatch.setattr(
+        compose, "time", SimpleNamespace(sleep=lambda _: None)
+    )  # the leader is dead by now
     outside.store.save(replace(a_state("7"), served=(a_release("6"),)), expected="")
 
     done = outside.run("rollback", "chat")
