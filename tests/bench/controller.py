@@ -30,6 +30,7 @@ from deploy_targets.local.home import Home
 from deploy_targets.local.process import free_port
 from deploy_targets.local.stack import StackInfo
 from deploy_targets.rollout.settings import ControllerSettings
+from registry.signing import SigningKey
 from tests.bench.figures import Figure, machine, tell
 from tests.bench.many_models import MODELS, VERSIONS, an_artifact, fill_mlflow, model_name
 from tests.builders import GATEWAY
@@ -359,7 +360,9 @@ def main(wanted: list[str]) -> None:
         fill_mlflow(database, artifact, aliases, bucket=parts.BUCKET)
         print(f"MLflow's database was filled in {time.monotonic() - began:.0f} s", flush=True)
         with start_servers(folder) as servers:
-            servers.store.put(artifact)
+            stored = servers.store.put(artifact)
+            key = SigningKey.read(Home(folder).signing().key_file)
+            servers.store.sign(stored.source, key.sign(stored.manifest))
             bench = Bench(folder, servers)
             for section in wanted or SECTIONS:
                 SECTIONS[section](bench)
