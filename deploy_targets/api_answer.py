@@ -5,9 +5,10 @@ How it is asked, and how often, is in `cluster`.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from registry.errors import FieldConflict, KindMissing, ObjectChanged, TargetRefused
 
@@ -50,16 +51,20 @@ class Answer:
 
     @classmethod
     def read(cls, status: int, text: bytes, retry_after: str | None) -> "Answer":
-        """The answer of that text; a proxy's page in between is told by its beginning.
+        """The answer of that text; what stands in between and answers no object is told by its beginning.
 
-        `retry_after` is the header: Kubernetes sends seconds there, and no dates.
+        It is no answer of the API server's, so with a status of success it is a bad gateway's. `retry_after` is the header:
+        Kubernetes sends seconds there, and no dates.
         """
-        try:
+        body: Any = None
+        with suppress(ValueError):
             body = json.loads(text)
-        except ValueError:
+        if not isinstance(body, dict):
             body = {"message": text[:200].decode(errors="replace")}
+        if status < HTTPStatus.BAD_REQUEST and "kind" not in body:
+            status = HTTPStatus.BAD_GATEWAY
         asked = retry_after or ""
-        return cls(status, body, float(asked) if asked.isdecimal() else 0.0)
+        return cls(status, cast("dict[str, Any]", body), float(asked) if asked.isdecimal() else 0.0)
 
     @property
     def told(self) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.kubernetes_targets import trusted
 from deploy_targets.rollout.audit_trail import AuditTrail
-from deploy_targets.rollout.controller import Smoke, Unit
+from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.inspector import ReleaseInspector
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.mirror import GuardMirror
 from deploy_targets.rollout.observe import GuardMetrics
+from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.target import Target
 from registry.artifact_store import ArtifactStore
 from registry.mlflow_registry import MlflowRegistry
@@ -61,18 +62,33 @@ class Backends(ABC):
         """What is written once, in S3."""
         return RecordStore(self._s3, bucket=self.registry_settings().bucket)
 
-    def unit_of(
-        self, endpoint: Endpoint, *, target: Target, counters: GuardMetrics, smoke: Smoke
-    ) -> Unit:
-        """Everything that the controller needs for one endpoint."""
+    @abstractmethod
+    def target(self, endpoint: Endpoint) -> Target:
+        """The target of one endpoint."""
+
+    @abstractmethod
+    def guard_counts(self, endpoint: Endpoint) -> GuardMetrics:
+        """What the guards in front of the endpoint count."""
+
+    @abstractmethod
+    def smoke(self, endpoint: Endpoint) -> SmokeTest:
+        """Asks one version of the endpoint, behind the guard."""
+
+    def unit(self, endpoint: Endpoint) -> Unit:
+        """Everything that the controller needs for one endpoint.
+
+        Raises:
+            BadInput: an address that the environment has to name is not set.
+        """
+        counters = self.guard_counts(endpoint)
         inspector = ReleaseInspector(
             self.artifacts(), endpoint, secret=self.webhook_secret(), trusted=self.trusted_keys()
         )
         return Unit(
             endpoint=endpoint,
-            target=target,
+            target=self.target(endpoint),
             counters=counters,
-            smoke=smoke,
+            smoke=self.smoke(endpoint),
             record=Journal(self.tracking(), endpoint),
             trail=AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name),
             inspector=inspector,

@@ -11,21 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy_targets.command_line import DEFAULT_FILE, AsJson, File, Name, console, say
 from deploy_targets.compose import compose
 from deploy_targets.cost_commands import cost_app
 from deploy_targets.experiment_commands import experiment_app
-from deploy_targets.local.commands import (
-    DEFAULT_FILE,
-    AsJson,
-    File,
-    Name,
-    console,
-    say,
-    stack_app,
-    wake,
-)
+from deploy_targets.local.commands import stack_app
 from deploy_targets.local.key_commands import keys_app
-from deploy_targets.operator_word import saved, whoami
+from deploy_targets.operator_word import saved, wake, whoami
 from deploy_targets.rollout.audit_commands import audit_app
 from deploy_targets.rollout.commands import judging_app
 from deploy_targets.rollout.webhook_commands import webhook_app
@@ -221,7 +213,7 @@ def render(
         message = "Name one endpoint, or give --all."
         raise BadInput(message)
     from deploy_targets.control_plane import read_endpoint_file
-    from deploy_targets.operate import render_documents, write_documents
+    from deploy_targets.rendering import render_documents, write_documents
 
     declared = read_endpoint_file(file)
     chosen: tuple[Endpoint, ...] = (
@@ -258,7 +250,7 @@ def diff(
 
     from deploy_targets.control_plane import read_endpoint_file
     from deploy_targets.kubernetes_targets import ClusterSettings, open_cluster
-    from deploy_targets.operate import preview_changes
+    from deploy_targets.rendering import preview_changes
 
     declared = read_endpoint_file(file).named(endpoint)
     registry = None if source else compose(file).registry()
@@ -317,7 +309,7 @@ def gc(
     """List, or delete, the versions and bytes that no alias, rollout or retention rule needs."""
     from datetime import timedelta
 
-    from deploy_targets.operate import collect_garbage
+    from deploy_targets.garbage import collect_garbage
     from registry.retention import Retention
 
     composition = compose(file)

@@ -20,7 +20,7 @@ from kubernetes import client, config
 from yaml import YAMLError
 
 from deploy_targets.api_answer import Answer, Kind
-from deploy_targets.manifest import part
+from deploy_targets.manifest import Object, part
 from registry.errors import AnswerLost, BadInput, TargetChanged, TargetUnavailable
 from registry.events import Event
 
@@ -37,8 +37,6 @@ _WATCH_S, _SILENCE_S = 300, 150.0
 a half without a word the connection is taken for dead."""
 
 _log = structlog.get_logger()
-
-Object = Mapping[str, Any]
 
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
@@ -344,14 +342,14 @@ class EventStream:
         try:
             for line in self._response:
                 event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise _watch_failed(self._path, status.get("code"), status.get("message"))
+                kind, found = event["type"], event["object"]
+                if kind == "ERROR":
+                    raise _watch_failed(self._path, found.get("code"), found.get("message"))
                 yield event
         except (urllib3.exceptions.HTTPError, OSError):
             return
-        except ValueError as error:
-            raise _watch_failed(self._path, HTTPStatus.OK, f"no event, {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _watch_failed(self._path, HTTPStatus.OK, f"no event, {error!r}") from error
 
     def close(self) -> None:
         """Closes the connection. For the thread that iterates; any other one calls `end`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, say
+from deploy_targets.command_line import DEFAULT_FILE, AsJson, File, Name, say
 from registry.errors import MetricsUnavailable
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ def cost_lines(pages: Iterable[str], *, endpoint: str) -> tuple[CostLine, ...]:
     """Of all guards' metrics pages together: each version, and below it its keys.
 
     Raises:
-        ValueError: a page is not in Prometheus' text format.
+        ValueError: a page is not in Prometheus' text format, or has series that are none of a guard's.
     """
     of_key = (metrics.KEY_REQUESTS.name, metrics.KEY_TOKENS.name, metrics.KEY_COST.name)
     of_version = (
@@ -48,13 +48,22 @@ def cost_lines(pages: Iterable[str], *, endpoint: str) -> tuple[CostLine, ...]:
         metrics.COST.name,
     )
     sums: Counter[tuple[str, str | None, str]] = Counter()
-    for page in pages:
-        for family in text_string_to_metric_families(page):
-            for sample in family.samples:
-                labels = sample.labels
-                if sample.name in (*of_key, *of_version) and labels[metrics.ENDPOINT] == endpoint:
-                    place = labels[metrics.VERSION], labels.get(metrics.KEY), sample.name
-                    sums[place] += int(sample.value)
+    samples = (
+        sample
+        for page in pages
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name in (*of_key, *of_version)
+    )
+    try:
+        for sample in samples:
+            labels = sample.labels
+            if labels[metrics.ENDPOINT] == endpoint:
+                place = labels[metrics.VERSION], labels.get(metrics.KEY), sample.name
+                sums[place] += int(sample.value)
+    except (KeyError, OverflowError) as error:
+        message = f"it has a series that is none of a guard's ({error!r})"
+        raise ValueError(message) from error
     rows = sorted(
         {(version, key) for version, key, _ in sums}, key=lambda row: (row[0], row[1] or "")
     )

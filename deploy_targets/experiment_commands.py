@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy_targets.local.commands import DEFAULT_FILE, AsJson, File, Name, say, wake
-from deploy_targets.operator_word import saved, whoami
+from deploy_targets.command_line import DEFAULT_FILE, AsJson, File, Name, say
+from deploy_targets.operator_word import saved, wake, whoami
 
 if TYPE_CHECKING:
     from deploy_targets.control_plane import ControlPlane
@@ -41,6 +41,7 @@ def experiment_app(compose: "Callable[[Path], ControlPlane]") -> typer.Typer:
         ] = None,
     ) -> None:
         """Compare versions with the one that serves, at fixed shares. A rollout waits for its end."""
+        from deploy_targets.control_plane import utc_now
         from deploy_targets.experiments import ExperimentRequest, request_experiment
 
         plane = compose(file)
@@ -54,7 +55,7 @@ def experiment_app(compose: "Callable[[Path], ControlPlane]") -> typer.Typer:
             users=users,
             by=whoami(),
         )
-        say(saved(lambda: request_experiment(plane, declared, asked, now=datetime.now(UTC))))
+        say(saved(lambda: request_experiment(plane, declared, asked, now=utc_now())))
         wake(plane)
 
     @app.command(epilog="Example: shipway experiment status chat --json")

@@ -134,7 +134,7 @@ def _check(
     elif asked.goal not in given:
         fault = f"--goal {asked.goal}: {endpoint.name} judges by {', '.join(given)}; declare rollout.metrics.{asked.goal}, or choose one of these"
     elif asked.until is None and asked.users is None:
-        fault = "give --until or --users, or it would never have to end"
+        fault = "Give --until or --users, or it would never have to end"
     elif asked.until is not None and asked.until <= now:
         fault = f"--until: {asked.until:%Y-%m-%d %H:%M} UTC is over; give a time to come"
     elif endpoint.promote.approval == "named":
@@ -143,7 +143,7 @@ def _check(
             "promote the version instead"
         )
     if fault:
-        raise BadInput(f"{fault[0].upper() if fault.startswith('give') else fault[0]}{fault[1:]}.")
+        raise BadInput(f"{fault}.")
 
 
 def _admitted(plane: ControlPlane, endpoint: Endpoint, version: str) -> Release:

@@ -18,8 +18,6 @@ from deploy_targets.manifest import Manifest, Object, canonical_yaml, object_lab
 from registry.errors import TargetRefused
 from registry.plain_yaml import load_yaml
 
-_NOTHING: frozenset[str] = frozenset()
-
 
 class GitObjects:
     """What Shipway wants for one endpoint."""
@@ -66,7 +64,7 @@ class GitObjects:
         found = self._objects.get(_file_name(kind.kind, name))
         return found if found is not None and self._is_ours(found) else None
 
-    def ensure(self, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING) -> None:
+    def ensure(self, manifest: Manifest, *, take_back: frozenset[str]) -> None:
         """Has the file as rendered. Who else writes these fields is for Argo CD or Flux to settle.
 
         Raises:
@@ -84,7 +82,7 @@ class GitObjects:
         self._files[name] = canonical_yaml([manifest])
 
     def ensure_over(
-        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING
+        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str]
     ) -> None:
         """As `ensure`. What was seen was the cluster; whether the branch has moved is for the push to tell."""
         del seen

@@ -56,13 +56,18 @@ class ClusterSettings(BaseSettings):
     for the endpoint's name."""
 
 
-def open_cluster(context: str | None) -> Cluster:
+def open_cluster(context: str | None, *, once_within_s: float | None = None) -> Cluster:
     """The API server of that context, or of the default one.
+
+    With `once_within_s` it asks once and waits no longer than that, for whoever has pauses of their own.
 
     Raises:
         BadInput: there is none.
     """
-    return Cluster(connect(context), sleep=time.sleep, jitter=random.random)
+    api = connect(context)
+    if once_within_s is None:
+        return Cluster(api, sleep=time.sleep, jitter=random.random)
+    return Cluster(api, sleep=time.sleep, jitter=random.random, attempts=1, answer_s=once_within_s)
 
 
 def cluster_target(
@@ -110,14 +115,8 @@ def cluster_watches(
     )
     if not places:
         return None
-    # It asks once, and not for long: the watches have pauses of their own, and have to end in a few seconds.
-    cluster = Cluster(
-        connect(settings.kube_context),
-        sleep=time.sleep,
-        jitter=random.random,
-        attempts=1,
-        answer_s=_WATCH_ANSWER_S,
-    )
+    # The watches have pauses of their own, and have to end in a few seconds.
+    cluster = open_cluster(settings.kube_context, once_within_s=_WATCH_ANSWER_S)
     return Watches(cluster, places, wake=wake, leads=leads, jitter=random.random)
 
 

@@ -36,7 +36,7 @@ _CODES = (
     (Unavailable, "TEMPORARILY_UNAVAILABLE"),
 )
 """MLflow's word for an error of ours; the first that fits."""
-_GUARD_CODES = {
+_GUARD_CODES: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
     HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.TOO_MANY_REQUESTS: "REQUEST_LIMIT_EXCEEDED",
@@ -308,9 +308,13 @@ def _ask_guard(
         message = f"The guard of {endpoint.name} at {http.base_url} does not answer ({type(error).__name__})."
         raise _mlflow_error(message, "TEMPORARILY_UNAVAILABLE") from error
     if answer.status_code != HTTPStatus.OK:
-        code = _GUARD_CODES.get(HTTPStatus(answer.status_code))
+        code = _GUARD_CODES.get(answer.status_code)
         by_default = "INTERNAL_ERROR" if answer.is_server_error else "INVALID_PARAMETER_VALUE"
         message = f"The guard of {endpoint.name} answered {answer.status_code}: {answer.text[:500]}"
         raise _mlflow_error(message, code or by_default)
-    text: Any = answer.json()["choices"][0]["message"]["content"]
+    try:
+        text: Any = answer.json()["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        message = f"The guard of {endpoint.name} gave no chat completion: {answer.text[:500]}"
+        raise _mlflow_error(message, "INTERNAL_ERROR") from error
     return str(text), answer.headers.get(VERSION_HEADER, "")

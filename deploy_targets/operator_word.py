@@ -1,10 +1,17 @@
-"""What an operator says is saved in the state, beside a controller that saves too."""
+"""What an operator says is saved in the state, beside a controller that saves too, and which is woken for it."""
 
 import getpass
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import typer
+
+from deploy_targets.command_line import say
 from registry.errors import StateConflict
+
+if TYPE_CHECKING:
+    from deploy_targets.control_plane import ControlPlane
 
 _ATTEMPTS = 4
 """A tick saves twice at most, within moments."""
@@ -24,6 +31,13 @@ def saved(ask: Callable[[], str], *, meant: Callable[[], str | None] = lambda: N
             if meant() != at_first:
                 raise
     return ask()
+
+
+def wake(plane: "ControlPlane") -> None:
+    """What was saved is carried out now; where the controller does not hear, at its next look, and the command says so."""
+    if unheard := plane.wake_controller():
+        say(unheard)
+        raise typer.Exit(1)
 
 
 def whoami() -> str:

@@ -15,8 +15,6 @@ from deploy_targets.object_diff import Change
 from deploy_targets.pod_status import is_live
 from registry.errors import ObjectChanged, TargetChanged, TargetRefused, TargetUnavailable
 
-_NOTHING: frozenset[str] = frozenset()
-
 
 class OwnObjects:
     """What Shipway has in one namespace for one endpoint."""
@@ -56,7 +54,7 @@ class OwnObjects:
         found = self._cluster.get(kind, self._namespace, name)
         return found if found is not None and is_live(found) and self._is_ours(found) else None
 
-    def preview(self, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING) -> Change:
+    def preview(self, manifest: Manifest, *, take_back: frozenset[str]) -> Change:
         """What an apply would change, by the API server's own dry run.
 
         Raises:
@@ -81,7 +79,7 @@ class OwnObjects:
         after = self._cluster.apply(body, take_back=take_back, dry_run=True)
         return Change(before=before, after=after)
 
-    def ensure(self, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING) -> None:
+    def ensure(self, manifest: Manifest, *, take_back: frozenset[str]) -> None:
         """Has the object as rendered; nothing is written where it already is so.
 
         Raises:
@@ -90,7 +88,7 @@ class OwnObjects:
         self._write(manifest, self.preview(manifest, take_back=take_back), take_back)
 
     def ensure_over(
-        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str] = _NOTHING
+        self, seen: Object | None, manifest: Manifest, *, take_back: frozenset[str]
     ) -> None:
         """As `ensure`, where nobody has written another wish since ours was `seen`, or seen not to be there.
 

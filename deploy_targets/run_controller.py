@@ -19,10 +19,10 @@ from deploy_targets.rollout.answer_records import Shipping
 from deploy_targets.rollout.controller import Controller, Unit
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.notifier import open_notifier
-from deploy_targets.rollout.nudge import HOOK_EVENTS, HOOK_PATH, HintCheck, nudge_app
+from deploy_targets.rollout.nudge import HintCheck, nudge_app
 from deploy_targets.rollout.own_metrics import OwnMetrics
 from deploy_targets.rollout.settings import ControllerSettings, NotifySettings
-from deploy_targets.rollout.webhook import HOOK_NAME
+from deploy_targets.rollout.webhook import HookAddress, ensure_hook
 from registry.errors import ShipwayError
 from registry.events import Event
 
@@ -93,12 +93,8 @@ def run_controller(plane: ControlPlane) -> None:
         url = f"http://{_LOOPBACK}:{settings.controller_port}"
     if secret is not None and url is not None:
         try:
-            registry.ensure_webhook(
-                name=HOOK_NAME,
-                url=f"{url.rstrip('/')}{HOOK_PATH}",
-                secret=secret.get_secret_value(),
-                events=HOOK_EVENTS,
-            )
+            address = HookAddress(controller_url=url, secret=secret.get_secret_value())
+            ensure_hook(registry, address)
         except ShipwayError as error:
             _log.warning(Event.HINT_REFUSED, reason=f"no webhook, polling alone: {error}")
     if watches is not None:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from deploy_targets.manifest import Manifest
 from deploy_targets.rollout.admission import Inspection
-from deploy_targets.rollout.plan import SmokeResult
+from deploy_targets.rollout.situation import SmokeResult
 from deploy_targets.rollout.state import Counts, EndpointState, Phase, Scrape
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed, Readiness, Revision

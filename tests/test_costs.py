@@ -1,5 +1,6 @@
 """What a guard has counted, as a bill."""
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from deploy_targets.costs import CostLine, cost_lines
@@ -37,3 +38,10 @@ def test_another_endpoints_series_are_not_on_it() -> None:
 def test_a_line_says_what_a_request_costs() -> None:
     line = CostLine(version="7", key="anna", requests=2, tokens=10, micros=1_500_000)
     assert "1.500000 EUR, 750000.0 micros a request" in line.line("EUR")
+
+
+@pytest.mark.parametrize("label", ['endpoint="chat",', 'version="7"'])
+def test_a_page_that_is_none_of_a_guards_is_named(label: str) -> None:
+    page = a_page().replace(label, "")
+    with pytest.raises(ValueError, match="none of a guard's"):
+        cost_lines([page], endpoint="chat")

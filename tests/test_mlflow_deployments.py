@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
+from starlette.responses import Response
 
 from deploy_targets.endpoint import Endpoint, EndpointFile
 from deploy_targets.mlflow_deployments import ShipwayDeployments, run_local
@@ -19,7 +20,7 @@ from registry.errors import NotFound
 from registry.release import ModelVersion
 from tests.builders import a_state, a_version, an_endpoint
 from tests.fakes import FakeRegistry
-from tests.guard.stub import KEY, keys_json
+from tests.guard.stub import KEY, keys_json, served
 from tests.guard.world import World
 
 
@@ -241,3 +242,16 @@ def test_what_the_guard_refuses_leaves_as_mlflows_error_without_the_key(
     with pytest.raises(MlflowException) as raised:
         client.predict("chat", CHAT)
     refused(raised, "TEMPORARILY_UNAVAILABLE", "does not answer")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(520, "who knows"), (200, "<html>"), (200, "[]"), (200, '{"choices": []}')]
+)
+def test_what_no_guard_answers_leaves_as_mlflows_error_too(
+    client: ShipwayDeployments, plane: Plane, status: int, body: str
+) -> None:
+    with served() as serve:
+        plane.guard = serve(Response(body, status))
+        with pytest.raises(MlflowException) as raised:
+            client.predict("chat", CHAT)
+    refused(raised, "INTERNAL_ERROR", body)

@@ -1,9 +1,10 @@
-"""OpenAI's chat protocol at the engine: a body in, a request for tokens out; tokens in, answers and chunks out. Pure.
+"""OpenAI's chat protocol at the engine: a body in, a request for tokens out; text in, a whole answer or its events out. Pure.
 
 Validation for people is the guard's work; here only what generation needs is read, and refused when it cannot work.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -110,55 +111,6 @@ def parse_chat(body: bytes) -> ChatRequest:
     )
 
 
-def completion(
-    *, request_id: str, created: int, model: str, text: str, finish: str, usage: Usage
-) -> dict[str, Any]:
-    """A whole answer: OpenAI's `chat.completion`."""
-    return {
-        "id": request_id,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text},
-                "finish_reason": finish,
-            }
-        ],
-        "usage": usage.body(),
-    }
-
-
-def chunk(
-    *, request_id: str, created: int, model: str, delta: dict[str, str], finish: str | None = None
-) -> bytes:
-    """One server-sent event of a streamed answer: OpenAI's `chat.completion.chunk`."""
-    return event(
-        {
-            "id": request_id,
-            "object": "chat.completion.chunk",
-            "created": created,
-            "model": model,
-            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-        }
-    )
-
-
-def usage_chunk(*, request_id: str, created: int, model: str, usage: Usage) -> bytes:
-    """The last event before the end where usage was asked for: no choices, only counts."""
-    return event(
-        {
-            "id": request_id,
-            "object": "chat.completion.chunk",
-            "created": created,
-            "model": model,
-            "choices": [],
-            "usage": usage.body(),
-        }
-    )
-
-
 def event(document: dict[str, Any]) -> bytes:
     """A server-sent event that holds `document`."""
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n".encode()
@@ -172,11 +124,69 @@ def envelope(message: str, *, kind: str, param: str | None = None) -> dict[str, 
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A piece of an answer's text; of a whole answer it is the only one."""
+
+    text: str
+    finish: str
+    """Why the answer ends here; empty for every piece but the last."""
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What is said around the pieces of one answer."""
+
+    request_id: str
+    created: int
+    """Seconds since the epoch."""
+    model: str
+    include_usage: bool
+    """Whether a stream ends with its usage; a whole answer always has it."""
+
+    def opening(self) -> bytes:
+        """The first event of a stream."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def events(self, piece: Piece) -> bytes:
+        """A piece as events of a stream; the last one brings the end with it."""
+        told = self._chunk({"content": piece.text}) if piece.text else b""
+        if not piece.finish:
+            return told
+        told += self._chunk({}, finish=piece.finish)
+        if self.include_usage:
+            told += event({**self._head("chat.completion.chunk", ()), "usage": piece.usage.body()})
+        return told + DONE
+
+    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """All pieces, of which there is at least one, as one `chat.completion`."""
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": "".join(piece.text for piece in pieces)},
+            "finish_reason": pieces[-1].finish,
+        }
+        return {**self._head("chat.completion", (choice,)), "usage": pieces[-1].usage.body()}
+
+    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return event(self._head("chat.completion.chunk", (choice,)))
+
+    def _head(self, kind: str, choices: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self.request_id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": list(choices),
+        }
+
+
 @dataclass(slots=True, kw_only=True)
 class AnswerText:
-    """The text of one answer as its tokens come in. `decode` turns token ids into text."""
+    """The text of one answer as its tokens come in."""
 
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...]
     text: str = ""
     sent: int = 0
     """Characters that have been given out."""

@@ -1,4 +1,4 @@
-"""Triton's generate stream as an OpenAI answer: what is asked, how it answers, what that is to a client. Pure.
+"""Triton's generate stream: what is asked, and the pieces of the answer. Pure. `chat.Frame` makes OpenAI's answer of them.
 
 Who has the connection is elsewhere: the guard for clients, the smoke test for the rollout. It is always the stream that
 is asked, for its events are the same for streamed and whole models; and no version is named, for each Triton serves one
@@ -6,12 +6,11 @@ and the split chooses. Triton says some failures with status 200, and its model'
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from deploy_targets.engine import chat
-from deploy_targets.engine.tensors import AnswerFailed, Piece, decode_piece, encode_request
+from deploy_targets.engine.chat import ChatRequest, Piece
+from deploy_targets.engine.tensors import AnswerFailed, decode_piece, encode_request
 
 _DATA = b"data:"
 _MAX_EVENT_BYTES = 1 << 20
@@ -22,7 +21,7 @@ def generate_path(model: str) -> str:
     return f"/v2/models/{model}/generate_stream"
 
 
-def generate_body(asked: chat.ChatRequest, *, draw: str) -> bytes:
+def generate_body(asked: ChatRequest, *, draw: str) -> bytes:
     """What is posted there; `draw` as for `encode_request`."""
     return json.dumps(encode_request(asked, draw=draw)).encode()
 
@@ -94,54 +93,3 @@ def error_of(body: bytes) -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return told if isinstance(told, str) else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """What is said around the pieces of one answer."""
-
-    request_id: str
-    created: int
-    model: str
-    include_usage: bool = False
-
-    def opening(self) -> bytes:
-        """The first event of a stream."""
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def events(self, piece: Piece) -> bytes:
-        """A piece as events of a stream; the last one brings the end with it."""
-        told = self._chunk({"content": piece.text}) if piece.text else b""
-        if not piece.finish:
-            return told
-        told += self._chunk({}, finish=piece.finish)
-        if self.include_usage:
-            told += chat.usage_chunk(
-                request_id=self._id, created=self.created, model=self.model, usage=piece.usage
-            )
-        return told + chat.DONE
-
-    def whole(self, pieces: Iterable[Piece]) -> dict[str, Any]:
-        """All pieces, of which there is at least one, as one `chat.completion`."""
-        told = list(pieces)
-        return chat.completion(
-            request_id=self._id,
-            created=self.created,
-            model=self.model,
-            text="".join(piece.text for piece in told),
-            finish=told[-1].finish,
-            usage=told[-1].usage,
-        )
-
-    @property
-    def _id(self) -> str:
-        return f"chatcmpl-{self.request_id}"
-
-    def _chunk(self, delta: dict[str, str], finish: str | None = None) -> bytes:
-        return chat.chunk(
-            request_id=self._id,
-            created=self.created,
-            model=self.model,
-            delta=delta,
-            finish=finish,
-        )

@@ -42,6 +42,11 @@ class Row:
     ended: threading.Event = field(default_factory=threading.Event)
     """Set by whoever knows first that no more is wanted: the length, a stop string, a client that left."""
 
+    @property
+    def finish(self) -> str:
+        """Why it ended, where no stop string did it: OpenAI's word."""
+        return "length" if len(self.tokens) >= self.max_tokens else "stop"
+
 
 class Generator:
     """A causal language model and its tokenizer."""

@@ -7,10 +7,9 @@ be in it. A copy of this module lies in every model repository.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from deploy_targets.engine.chat import BadRequest, ChatRequest, Usage, parse_chat
+from deploy_targets.engine.chat import BadRequest, ChatRequest, Piece, Usage, parse_chat
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Where a version's weights and tokenizer lie, inside its version folder."""
@@ -27,16 +26,6 @@ the version, and Triton cannot tell the two apart in a stream."""
 
 class AnswerFailed(Exception):
     """Triton said that it failed, or said nothing, whatever the status was."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A piece of an answer's text; of a whole answer it is the only one."""
-
-    text: str
-    finish: str
-    """Empty for every piece but the last."""
-    usage: Usage
 
 
 def encode_request(asked: ChatRequest, *, draw: str) -> dict[str, str]:

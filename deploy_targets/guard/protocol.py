@@ -12,14 +12,14 @@ from http import HTTPStatus
 from typing import Any, Literal, Protocol
 
 from deploy_targets.engine import chat
+from deploy_targets.engine.chat import Frame, Piece
 from deploy_targets.engine.generate_stream import (
-    Frame,
     PieceReader,
     error_of,
     generate_body,
     generate_path,
 )
-from deploy_targets.engine.tensors import AnswerFailed, Piece
+from deploy_targets.engine.tensors import AnswerFailed
 from deploy_targets.guard import errors
 from deploy_targets.guard.upstream import MAX_ANSWER_BYTES, Answer
 from deploy_targets.guard.wire import Asked

@@ -4,7 +4,6 @@ The environment says where all is: MLflow's and AWS' own variables, SHIPWAY_NAME
 KUBECONFIG in SHIPWAY_KUBE_CONTEXT. The same commands as on one machine work on it.
 """
 
-import random
 import socket
 import time
 import uuid
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy_targets.backends import Backends
-from deploy_targets.cluster import LEASE, Cluster, connect
+from deploy_targets.cluster import LEASE, Cluster
 from deploy_targets.control_plane import read_endpoint_file, utc_now
 from deploy_targets.endpoint import Endpoint, EndpointFile, TargetKind
 from deploy_targets.gateway_split import GatewayTarget
@@ -29,9 +28,9 @@ from deploy_targets.kubernetes_targets import (
     cluster_target,
     open_cluster,
 )
-from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.rollout.status import Status, summarise
 from deploy_targets.rollout.webhook import HookAddress
 from deploy_targets.target import Observed
@@ -108,21 +107,20 @@ class ClusterComposition(Backends):
             endpoint, self.cluster, repository=repository_of(self.artifacts(), endpoint)
         )
 
-    def unit(self, endpoint: Endpoint) -> Unit:
-        """Everything that the controller needs for one endpoint.
+    def smoke(self, endpoint: Endpoint) -> SmokeTest:
+        """Asks one version of the endpoint through its Gateway.
 
         Raises:
-            BadInput: SHIPWAY_GUARD_METRICS_URL or SHIPWAY_GATEWAY_URL is not set.
+            BadInput: SHIPWAY_GATEWAY_URL is not set.
         """
-        return self.unit_of(
-            endpoint,
-            target=self.target(endpoint),
-            counters=self.guard_counts(endpoint),
-            smoke=cluster_smoke(endpoint, self.settings, trust=self.trust),
-        )
+        return cluster_smoke(endpoint, self.settings, trust=self.trust)
 
     def guard_counts(self, endpoint: Endpoint) -> GuardMetrics:
-        """What the guards in front of the endpoint count."""
+        """What the guards in front of the endpoint count.
+
+        Raises:
+            BadInput: SHIPWAY_GUARD_METRICS_URL is not set.
+        """
         return cluster_counters(endpoint, self.settings, clock=utc_now, trust=self.trust)
 
     def spools(self) -> None:
@@ -132,13 +130,7 @@ class ClusterComposition(Backends):
         """The Lease, on connections of its own: it asks once, and must know within half its deadline."""
         terms = _terms(settings)
         return LeaseLeadership(
-            Cluster(
-                connect(self.settings.kube_context),
-                sleep=time.sleep,
-                jitter=random.random,
-                attempts=1,
-                answer_s=terms.renew_deadline_s / 2,
-            ),
+            open_cluster(self.settings.kube_context, once_within_s=terms.renew_deadline_s / 2),
             namespace=self.settings.namespace,
             identity=f"{socket.gethostname()}_{uuid.uuid4().hex}",
             terms=terms,

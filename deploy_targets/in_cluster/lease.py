@@ -24,12 +24,11 @@ from deploy_targets.in_cluster.election import (
     released_spec,
     with_hint,
 )
-from deploy_targets.manifest import Object, part
+from deploy_targets.manifest import OWN_LABELS, Object, part
 from registry.errors import ObjectChanged, TargetUnavailable
 from registry.events import Event
 
 LEASE_NAME = "shipway-controller"
-_LABELS = {"app.kubernetes.io/part-of": "shipway", "app.kubernetes.io/managed-by": "shipway"}
 _HINT_ATTEMPTS = 3
 """Somebody who leaves a hint may come between a reading and a renewal; twice in a row is chance, thrice is a fault."""
 _LOOK_S = 0.5
@@ -77,7 +76,7 @@ class LeaseLeadership:
         self._terms = terms
         self._clock = clock
         self._steady = steady
-        self._look: Callable[[str | None], None] = _nothing
+        self._look: Callable[[str | None], None] = lambda _: None
         self._until_s = float("-inf")
         self._term = 0
         """Counts the times that it came to lead."""
@@ -207,7 +206,7 @@ class LeaseLeadership:
         return self._steady() < self._until_s
 
     def _new(self, spec: Object) -> Object:
-        metadata = {"name": LEASE_NAME, "namespace": self._namespace, "labels": _LABELS}
+        metadata = {"name": LEASE_NAME, "namespace": self._namespace, "labels": OWN_LABELS}
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,
@@ -229,10 +228,6 @@ class LeaseLeadership:
             held = self._holds()
             self._bell.wait(self._terms.retry_s)
             self._bell.clear()
-
-
-def _nothing(_: str | None) -> None:
-    """Before anybody asked to be told."""
 
 
 def _bare(lease: Object) -> dict[str, Any]:

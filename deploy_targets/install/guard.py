@@ -13,16 +13,16 @@ from typing import Any
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import (
     CONTAINER_SECURITY,
+    INSTANCE_LABEL,
     Manifest,
     environment,
     kubernetes_object,
     limits,
 )
 from deploy_targets.monitoring.manifests import (
-    ENDPOINT_POD_LABEL,
+    CONTROLLER_POD_LABELS,
     GUARD_POD_LABELS,
     METRICS_PORT,
-    PART_OF,
 )
 from deploy_targets.placement import Gateway
 from registry.errors import ManifestInvalid
@@ -36,7 +36,6 @@ SETTINGS, GATEWAY_URL = "shipway-settings", "SHIPWAY_GATEWAY_URL"
 """The ConfigMap with the Gateway's address, and its key there."""
 REDIS = "shipway-guard-redis"
 """The Secret whose `url` says where the guards' pods count limits together; without it each pod counts for itself."""
-CONTROLLER_POD_LABELS = {**PART_OF, "app.kubernetes.io/component": "controller"}
 
 _KEYS_FOLDER, _KEYS_FILE = "/etc/shipway/keys", "keys.json"
 _POLICY_FOLDER, _POLICY_FILE = "/etc/shipway/policy", "policy.json"
@@ -103,13 +102,8 @@ def judge_secret(endpoint: str) -> str:
     return f"{endpoint}-guard-judge"
 
 
-def counts_url(endpoint: str) -> str:
-    """The metrics pages of all the guard's pods: the name stands for each of their addresses."""
-    return f"http://{endpoint}-counts.{NAMESPACE}:{ADMIN_PORT}/metrics"
-
-
 def _labels(endpoint: Endpoint) -> dict[str, str]:
-    return {**GUARD_POD_LABELS, ENDPOINT_POD_LABEL: endpoint.name}
+    return {**GUARD_POD_LABELS, INSTANCE_LABEL: endpoint.name}
 
 
 def _object(

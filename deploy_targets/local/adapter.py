@@ -5,10 +5,8 @@ one element and puts it back, under a file lock that all endpoints of this machi
 Ray and from Envoy's admin page, never from the files that were written for them.
 """
 
-import fcntl
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.local import envoy
+from deploy_targets.local.file_lock import locked
 from deploy_targets.local.home import write_json
 from deploy_targets.local.split import Split, ask
 from deploy_targets.manifest import Manifest, revision_name
@@ -91,7 +90,7 @@ class LocalTarget:
         """
         application = render_application(self._endpoint, release)
         name = application["name"]
-        with self._serve_lock():
+        with locked(self._lock_file):
             details = self._applications()
             others = [config for key, config in _deployed(details).items() if key != name]
             if name in details and _readiness(details[name]) is Readiness.FAILED:
@@ -118,7 +117,7 @@ class LocalTarget:
         traffic = self._split.traffic_without(version)
         self._write_split(set(self._versions()) - {version}, traffic)
         name = revision_name(self._endpoint.name, version)
-        with self._serve_lock():
+        with locked(self._lock_file):
             deployed = _deployed(self._applications())
             if name in deployed:
                 self._put([config for key, config in deployed.items() if key != name])
@@ -218,12 +217,6 @@ class LocalTarget:
             )
             for version in versions
         }
-
-    @contextmanager
-    def _serve_lock(self) -> Generator[None]:
-        with self._lock_file.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _deployed(applications: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

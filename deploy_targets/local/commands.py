@@ -4,40 +4,14 @@ Heavy imports stay inside the commands, so that help is instant.
 """
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from deploy_targets.command_line import DEFAULT_FILE, AsJson, File, Name, console, say
 from registry.errors import BadInput, ComponentNotReady
 
-if TYPE_CHECKING:
-    from deploy_targets.control_plane import ControlPlane
-
 stack_app = typer.Typer()
-File = Annotated[
-    Path,
-    typer.Option(
-        "--file", "-f", envvar="SHIPWAY_ENDPOINTS", help="The endpoint file.", show_default=True
-    ),
-]
-Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DEFAULT_FILE = Path("endpoints.yaml")
-console = Console(highlight=False)
-
-
-def say(text: str) -> None:
-    """Prints a line for people, however long."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def wake(plane: "ControlPlane") -> None:
-    """What was saved is carried out now, or at the controller's next look."""
-    if unheard := plane.wake_controller():
-        say(unheard)
-        raise typer.Exit(1)
 
 
 def _check_local(command: str) -> None:

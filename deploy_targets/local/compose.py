@@ -28,16 +28,10 @@ from deploy_targets.kubernetes_targets import (
 from deploy_targets.local.adapter import LocalTarget
 from deploy_targets.local.file_lock import FileLeadership
 from deploy_targets.local.home import Home, HomeSettings
-from deploy_targets.local.parts import BUCKET, SPOOL_FOLDER, s3_environment
+from deploy_targets.local.parts import BUCKET, SPOOL_FOLDER, client_environment, s3_environment
 from deploy_targets.local.split import Split
-from deploy_targets.local.stack import (
-    StackInfo,
-    environment,
-    inherited_environment,
-    load_stack,
-)
+from deploy_targets.local.stack import StackInfo, inherited_environment, load_stack
 from deploy_targets.local.triton_adapter import LocalTritonTarget
-from deploy_targets.rollout.controller import Unit
 from deploy_targets.rollout.nudge import HOOK_PATH, sign_hint
 from deploy_targets.rollout.observe import GuardMetrics
 from deploy_targets.rollout.settings import ControllerSettings
@@ -96,7 +90,7 @@ class Composition(Backends):
     def client_environment(self) -> dict[str, str]:
         """What pipelines and clients of this stack need, the guard's key and where the signing key lies included."""
         return {
-            **environment(self.home, self.info),
+            **client_environment(self.home, self.home.secrets(), self.info.ports),
             "SHIPWAY_API_KEY": self.home.secrets().api_key,
             "SHIPWAY_SIGNING_KEY_FILE": str(self.home.signing().key_file.resolve()),
         }
@@ -172,24 +166,12 @@ class Composition(Backends):
         s3 = s3_environment(self.home.secrets(), port=self.info.ports["s3"])
         return {**kept, **s3, "SHIPWAY_BUCKET": BUCKET}
 
-    def unit(self, endpoint: Endpoint) -> Unit:
-        """Everything that the controller needs for one endpoint."""
-        target = self.target(endpoint)
+    def smoke(self, endpoint: Endpoint) -> SmokeTest:
+        """Asks one version of the endpoint through its Envoy, or its Gateway."""
         if not endpoint.target.is_local:
-            settings = ClusterSettings()
-            return self.unit_of(
-                endpoint,
-                target=target,
-                counters=self.guard_counts(endpoint),
-                smoke=cluster_smoke(endpoint, settings, trust=self.trust),
-            )
+            return cluster_smoke(endpoint, ClusterSettings(), trust=self.trust)
         http = httpx2.Client(timeout=_TIMEOUT_S, verify=self.trust)
-        return self.unit_of(
-            endpoint,
-            target=target,
-            counters=self.guard_counts(endpoint),
-            smoke=SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint),
-        )
+        return SmokeTest(http, self.info.url(endpoint.name, "envoy"), endpoint)
 
     def guard_counts(self, endpoint: Endpoint) -> GuardMetrics:
         """What the guards in front of the endpoint count."""

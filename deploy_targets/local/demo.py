@@ -24,7 +24,7 @@ from deploy_targets.judge_policy import Exposure
 from deploy_targets.load import LoadPlan, LoadReport
 from deploy_targets.local import stack
 from deploy_targets.local.compose import Composition
-from deploy_targets.local.demo_traffic import Traffic, talk
+from deploy_targets.local.demo_traffic import Clients, talk
 from deploy_targets.local.home import Home, HomeSettings
 from deploy_targets.rollout.journal import PastRollout, past_rollouts
 from deploy_targets.rollout.status import Status
@@ -167,11 +167,11 @@ class _Demo:
             requests=100_000,
             seconds=_LIMIT_S,
         )
-        with Traffic(plan) as traffic:
-            traffic.wait_for_answers(_CLIENTS)
+        with Clients(plan) as clients:
+            clients.wait_for_answers(_CLIENTS)
             clicked, clicked_at = time.monotonic(), utc_now()
             self._click(version)
-            weights, first_act_s = self._follow(version, clicked, traffic)
+            weights, first_act_s = self._follow(version, clicked, clients)
             seconds = time.monotonic() - clicked
         outcome = self._outcome(version, since_ms=clicked_at.timestamp() * 1000)
         if outcome.status != expected:
@@ -185,7 +185,7 @@ class _Demo:
                 name=name,
                 version=version,
                 rollout=outcome,
-                load=traffic.report,
+                load=clients.report,
                 weights=tuple(weights),
                 first_act_s=first_act_s,
                 seconds=seconds,
@@ -194,7 +194,7 @@ class _Demo:
         self._say(outcome.line())
 
     def _follow(
-        self, version: str, clicked: float, traffic: Traffic
+        self, version: str, clicked: float, clients: Clients
     ) -> tuple[list[tuple[float, int]], float]:
         """Watches until the rollout has come and gone; the weights over time, and when it was first seen."""
         weights: list[tuple[float, int]] = []
@@ -209,11 +209,11 @@ class _Demo:
                 weight = (status.traffic or {}).get(version, 0)
                 if not weights or weights[-1][1] != weight:
                     weights.append((seen_s, weight))
-                mine = traffic.report.versions.get(version)
+                mine = clients.report.versions.get(version)
                 show(mine.requests if mine else 0, f"{status.phase} at {weight} %")
                 if first_act_s is not None and status.challenger is None:
                     return weights, first_act_s
-                traffic.check()
+                clients.check()
         message = "unreachable: the looks end with an error"
         raise DemoFailed(message)
 

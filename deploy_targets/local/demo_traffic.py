@@ -17,8 +17,8 @@ _POLL_S = 0.1
 _FIRST_ANSWERS_S = 120
 
 
-class Traffic:
-    """Clients that send from `with` to its end; `report` grows meanwhile."""
+class Clients:
+    """They send from `with` to its end; `report` grows meanwhile."""
 
     def __init__(self, plan: LoadPlan) -> None:
         """Nothing is sent yet."""

@@ -2,8 +2,9 @@
 
 Every version has its cluster and its route. First the pins: a request that names a version in `x-shipway-version` goes
 there, and one that names an unknown version is refused, never answered by another. Then, where users are to be sticky, the
-buckets of each version. Then the weights, as a chain of random fractions. Each route adds the version to its answers, Envoy's own 503 and 504 too, so that a failure can be
-attributed. There is no outlier ejection: with one endpoint in a cluster it would only turn a version off by itself.
+buckets of each version. Then the weights, as a chain of random fractions. Each route adds the version to its answers,
+Envoy's own 503 and 504 too, so that a failure can be attributed. There is no outlier ejection: with one endpoint in a
+cluster it would only turn a version off by itself.
 """
 
 import json
@@ -26,6 +27,7 @@ IDLE_S = 60
 """After which Envoy closes an idle connection to a version; the version keeps it open for longer."""
 _MILLION = 1_000_000
 _TYPE = "type.googleapis.com/envoy"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +97,8 @@ def render_clusters(backends: Mapping[str, Backend]) -> dict[str, Any]:
             "type": "STATIC",
             "connect_timeout": "2s",
             "typed_extension_protocol_options": {
-                f"{_TYPE[len('type.googleapis.com/') :]}.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                _HTTP_OPTIONS: {
+                    "@type": f"type.googleapis.com/{_HTTP_OPTIONS}",
                     "common_http_protocol_options": {"idle_timeout": f"{IDLE_S}s"},
                     "explicit_http_config": {"http_protocol_options": {}},
                 }

@@ -1,8 +1,9 @@
-"""Leadership on one machine: a lock on a file, which the kernel frees with the process that held it."""
+"""Locks on files, which the kernel frees with the process that held them: for one act, or for leadership on one machine."""
 
 import fcntl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -11,6 +12,14 @@ import structlog
 from registry.events import Event
 
 _log = structlog.get_logger()
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """One process at a time is in the block; the others wait. `path` is made if it is not there; its folder must exist."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class FileLeadership:
@@ -22,7 +31,7 @@ class FileLeadership:
         self._file: TextIOWrapper | None = None
         self._is_ended = False
         self._asking = threading.Lock()
-        self._look: Callable[[str | None], None] = _nothing
+        self._look: Callable[[str | None], None] = lambda _: None
 
     def begin(self, look: Callable[[str | None], None]) -> None:
         """See `Leadership`. Nothing runs beside the loop: each question whether it leads tries anew."""
@@ -61,7 +70,3 @@ class FileLeadership:
             return None
         _log.info(Event.LEADERSHIP_GAINED, lock=str(self._path))
         return file
-
-
-def _nothing(_: str | None) -> None:
-    """Before anybody asked to be told."""

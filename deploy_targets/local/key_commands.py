@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy_targets.local.commands import AsJson, Name, say
+from deploy_targets.command_line import AsJson, Name, say
 from registry.errors import BadInput, NotFound
 
 if TYPE_CHECKING:

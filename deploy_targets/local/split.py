@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
@@ -108,23 +108,24 @@ def ask(client: httpx2.Client, method: str, path: str, **more: Any) -> dict[str,
     """The JSON object that a part of the local stack answers; an empty one for an empty answer.
 
     Raises:
-        TargetUnavailable: it does not answer, or with an error.
+        TargetUnavailable: it does not answer, or with an error, or with something else.
     """
     try:
         response = client.request(method, path, **more)
-        if response.is_error:
-            message = (
-                f"{client.base_url} answered {response.status_code} to {method} {path}: {response.text[-500:]!r}. "
-                "`shipway status` shows the parts; their logs are in the state folder."
-            )
-            raise TargetUnavailable(message)
-        return response.json() if response.content else {}
+        found: Any = response.json() if response.content and not response.is_error else {}
     except (httpx2.HTTPError, ValueError) as error:
         message = (
             f"{client.base_url} did not answer {method} {path}: {error}. "
             "`shipway status` shows the parts; their logs are in the state folder."
         )
         raise TargetUnavailable(message) from error
+    if response.is_error or not isinstance(found, dict):
+        message = (
+            f"{client.base_url} answered {response.status_code} to {method} {path}: {response.text[-500:]!r}. "
+            "`shipway status` shows the parts; their logs are in the state folder."
+        )
+        raise TargetUnavailable(message)
+    return cast("dict[str, Any]", found)
 
 
 def write_first_configuration(folder: Path, *, port: int, admin_port: int) -> Path:

@@ -4,12 +4,10 @@
 kept there, too, so that addresses stay the same as long as nobody else takes them. `parts` says how each is started.
 """
 
-import fcntl
 import hashlib
-import json
 import os
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -18,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deploy_targets.control_plane import read_endpoint_file
 from deploy_targets.endpoint import Endpoint, TargetKind
+from deploy_targets.guard.access_control import Key, KeyList, hash_of
 from deploy_targets.local import parts
+from deploy_targets.local.file_lock import locked
 from deploy_targets.local.home import Home, Secrets, write_private
 from deploy_targets.local.process import (
     ProcessRecord,
@@ -165,15 +165,10 @@ def down(home: Home, *, announce: Announce) -> None:
             write_private(home.stack_file, stopped.model_dump_json(indent=1))
 
 
-def environment(home: Home, info: StackInfo) -> dict[str, str]:
-    """The variables under which pipelines and scripts use this stack."""
-    return parts.client_environment(home, home.secrets(), info.ports)
-
-
 def keys_document(secrets: Secrets) -> str:
     """The guard's keys file: names and hashes, never keys."""
-    digest = hashlib.sha256(secrets.api_key.encode()).hexdigest()
-    return json.dumps({"keys": [{"name": "owner", "sha256": digest, "role": "operator"}]}, indent=1)
+    owner = Key(name="owner", sha256=hash_of(secrets.api_key), role="operator")
+    return KeyList(keys=(owner,)).document()
 
 
 class _Starter:
@@ -366,9 +361,6 @@ def inherited_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
 
 
-@contextmanager
-def _locked(home: Home) -> Generator[None]:
+def _locked(home: Home) -> AbstractContextManager[None]:
     """One `up` or `down` at a time in a home."""
-    with (home.folder("") / "stack.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locked(home.folder("") / "stack.lock")

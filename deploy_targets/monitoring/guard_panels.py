@@ -3,13 +3,13 @@
 from grafana_foundation_sdk.builders.timeseries import Panel
 
 from deploy_targets.metrics import ACTION, KEY, RESULT, RULE, SIGNAL, VERDICT, WHAT
-from deploy_targets.monitoring import guard_recordings, limits
+from deploy_targets.monitoring import guard_recordings as recorded
+from deploy_targets.monitoring import limits
 from deploy_targets.monitoring.panels import CHOSEN, EACH_VERSION, panel
 
 
 def guard_panels() -> tuple[Panel, ...]:
     """In the order of the page."""
-    recorded = guard_recordings
     return (
         panel(
             "First text of half of the streams within",
@@ -103,7 +103,6 @@ def guard_panels() -> tuple[Panel, ...]:
 
 
 def _panels_of_answers() -> tuple[Panel, ...]:
-    recorded = guard_recordings
     return (
         panel(
             "Second tries",

@@ -8,17 +8,15 @@ its own labels name endpoints, where they name any.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deploy_targets.endpoint import Endpoint, TargetKind
-from deploy_targets.manifest import Manifest
+from deploy_targets.endpoint import Endpoint
+from deploy_targets.manifest import INSTANCE_LABEL, Manifest
 from deploy_targets.metrics import ENDPOINT
 from deploy_targets.monitoring.rules import rule_groups
 
 NAME = "llm-monitoring"
 PART_OF = {"app.kubernetes.io/part-of": "shipway"}
 GUARD_POD_LABELS = {**PART_OF, "app.kubernetes.io/component": "guard"}
-"""What the pods of a guard carry, and by which they are found."""
-ENDPOINT_POD_LABEL = "app.kubernetes.io/instance"
-"""The label of a guard's pods that names their endpoint."""
+"""What the pods of a guard carry, beside the label of their endpoint, and by which they are found."""
 CONTROLLER_NAME = "shipway-controller"
 CONTROLLER_POD_LABELS = {**PART_OF, "app.kubernetes.io/component": "controller"}
 CONTROLLER_PORT = "hooks"
@@ -34,7 +32,7 @@ def monitoring_manifests(endpoints: Iterable[Endpoint]) -> tuple[Manifest, ...]:
 
     The controller's PodMonitor belongs to where that is installed.
     """
-    if all(endpoint.target is TargetKind.LOCAL for endpoint in endpoints):
+    if all(endpoint.target.is_local for endpoint in endpoints):
         return ()
     return prometheus_rule(), pod_monitor()
 
@@ -46,7 +44,7 @@ def prometheus_rule() -> Manifest:
 
 def pod_monitor() -> Manifest:
     """Scrapes every guard in its own namespace."""
-    label = ENDPOINT_POD_LABEL.replace(".", "_").replace("/", "_").replace("-", "_")
+    label = INSTANCE_LABEL.replace(".", "_").replace("/", "_").replace("-", "_")
     source = f"__meta_kubernetes_pod_label_{label}"
     relabeling = {"sourceLabels": [source], "targetLabel": ENDPOINT}
     return _object("PodMonitor", NAME, _pods(GUARD_POD_LABELS, METRICS_PORT, relabeling))

@@ -2,8 +2,8 @@
 
 HighLatency and HighErrorRate are the starting guide's, made to hold for each endpoint and version. The error-budget
 alerts look at an endpoint as a whole, since that is what its clients see; the guard's, in `guard_alerts`, say what it cannot
-do as it should. The controller's own are for each namespace
-that has one, as its replicas are one controller. Every alert has a section in docs/runbook.md.
+do as it should. The controller's own are for each namespace that has one, as its replicas are one controller. Every alert
+has a section in docs/runbook.md.
 """
 
 from typing import Any

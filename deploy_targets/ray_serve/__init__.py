@@ -1,4 +1,5 @@
-"""Ray Serve: one application for each version in flight.
+"""Ray Serve, on KubeRay and on this machine: one application for each version in flight.
 
-`serve_config` renders it (pure) and `app` is what runs in the replica; the model itself is `deploy_targets.engine`.
+`serve_config` renders it, `manifest` a RayService around it, and `status` reads that (all pure); `adapter` is the target in a
+cluster. `app` and `vllm_app` are what runs in the replica; the model itself is `deploy_targets.engine`.
 """

@@ -4,7 +4,9 @@ One deployment, no second hop. Requests of all clients are batched; each gets it
 streams or not. A replica whose artifact does not have its promised digest never becomes ready.
 """
 
-from collections.abc import AsyncGenerator
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import structlog
@@ -20,7 +22,6 @@ from starlette.responses import (
 )
 
 from deploy_targets.engine import chat
-from deploy_targets.engine.answer import Answer
 from deploy_targets.engine.generation import Generator, Row
 from deploy_targets.ray_serve.batcher import Batcher
 from deploy_targets.ray_serve.listener import listen_on_the_nodes_address_only
@@ -97,33 +98,45 @@ class Engine:
             _log.error(Event.TEMPLATE_BROKEN, version=self._args.version, error=str(error))
             body = chat.envelope(f"The model's chat template failed: {error}", kind="server_error")
             return JSONResponse(body, status_code=500)
-        answer = Answer(model=self._args.model_name, prompt_tokens=len(row.prompt))
-        deltas = self._deltas(asked, row, answer)
+        frame = chat.Frame(
+            request_id=uuid.uuid4().hex,
+            created=int(time.time()),
+            model=self._args.model_name,
+            include_usage=asked.include_usage,
+        )
+        pieces = self._pieces(asked, row)
         if asked.stream:
-            events = answer.events(deltas, include_usage=asked.include_usage)
-            return StreamingResponse(events, media_type="text/event-stream")
-        text = "".join([delta async for delta in deltas])
-        return JSONResponse(answer.whole(text))
+            return StreamingResponse(_events(frame, pieces), media_type="text/event-stream")
+        return JSONResponse(frame.whole([piece async for piece in pieces]))
 
-    async def _deltas(
-        self, asked: chat.ChatRequest, row: Row, answer: Answer
-    ) -> AsyncGenerator[str]:
-        """The answer's text piece by piece. When the client leaves, its row ends with the next token."""
+    async def _pieces(self, asked: chat.ChatRequest, row: Row) -> AsyncGenerator[chat.Piece]:
+        """The answer piece by piece. When the client leaves, its row ends with the next token."""
         text = chat.AnswerText(stop=asked.stop)
         steps = self._batcher.follow(row)
         try:
             async for is_last in steps:
                 delta = text.grow(self._generator.text(row), is_last=is_last)
-                answer.completion_tokens = len(row.tokens)
-                if delta:
-                    yield delta
-                if text.finish:
+                finish = text.finish or (row.finish if is_last else "")
+                if delta or finish:
+                    usage = chat.Usage(prompt=len(row.prompt), completion=len(row.tokens))
+                    yield chat.Piece(text=delta, finish=finish, usage=usage)
+                if finish:
                     break
-            answer.finish = text.finish or (
-                "length" if len(row.tokens) >= row.max_tokens else "stop"
-            )
         finally:
             await steps.aclose()
+
+
+async def _events(frame: chat.Frame, pieces: AsyncGenerator[chat.Piece]) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; a failure under way is sent as an error, without the end mark."""
+    try:
+        yield frame.opening()
+        async for piece in pieces:
+            yield frame.events(piece)
+    except Exception as error:  # noqa: BLE001 - the stream's top: the status is sent already, so this is the only way to tell
+        _log.exception(Event.STREAM_FAILED)
+        yield chat.event(chat.envelope(f"Generation failed: {error}", kind="server_error"))
+    finally:
+        await pieces.aclose()
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.rollout.plan import Plan, Situation
+from deploy_targets.rollout.plan import Plan
+from deploy_targets.rollout.situation import Situation
 from deploy_targets.rollout.state import Action, AuditTail, EndpointState
 from registry.errors import IntegrityError
 from registry.events import Event
@@ -70,6 +71,8 @@ class Entry:
     """The verdict of the rollout under way; empty without one."""
     missed: int
     """Looks before this line for which there was no room."""
+    previous: str
+    """The hash of the line before; empty for the first of a chain."""
     after: str
     """The digest of the state that it led to."""
     hash: str
@@ -223,7 +226,7 @@ def _check_chain(chain: Mapping[int, Entry], endpoint: str) -> None:
         if entry is None:
             message = f"The audit record of {endpoint} lacks its line {number}. Somebody took it out, or S3 lost it."
             raise IntegrityError(message)
-        if entry.document["previous"] != previous:
+        if entry.previous != previous:
             message = f"The audit record of {endpoint} does not hold together before its line {number}: it, or the one before, was changed."
             raise IntegrityError(message)
         previous = entry.hash
@@ -292,7 +295,7 @@ def _entry_of(line: str, endpoint: str) -> Entry:
     try:
         document = json.loads(line)
         entry = Entry(
-            chain=document["chain"],
+            chain=str(document["chain"]),
             number=int(document["number"]),
             at=datetime.fromisoformat(document["at"]),
             endpoint=document["endpoint"],
@@ -301,12 +304,13 @@ def _entry_of(line: str, endpoint: str) -> Entry:
             events=tuple(document["events"]),
             actions=tuple(document["actions"]),
             decision=document["decision"],
-            missed=document["missed"],
+            missed=int(document["missed"]),
+            previous=document["previous"],
             after=document["after"],
             hash=_hash(document),
             document=document,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         message = f"The audit record of {endpoint} holds a line that is none ({line[:80]!r}). Somebody changed it."
         raise IntegrityError(message) from error
     if entry.endpoint != endpoint:

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from deploy_targets.command_line import DEFAULT_FILE, AsJson, File, Name
 from registry.errors import NotFound
 
 if TYPE_CHECKING:
     from deploy_targets.endpoint import EndpointFile
     from deploy_targets.rollout.audit import Entry
-    from deploy_targets.rollout.controller import Store
+    from deploy_targets.rollout.store import Store
     from registry.record_store import RecordStore
     from registry.tracking import Tracking
 
-File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
 Rollout = Annotated[
     str,
     typer.Argument(
         help="Its id, as the MLflow run has it; or without the time, `chat-v7`: the newest."
     ),
 ]
-_DEFAULT_FILE = Path("endpoints.yaml")
 
 
 class Plane(Protocol):
@@ -53,13 +52,13 @@ def audit_app(compose: Callable[[Path], Plane]) -> typer.Typer:
 
     @app.command(epilog="Example: shipway history chat --json")
     def history(
-        endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The endpoint's name.")],
-        file: File = _DEFAULT_FILE,
+        endpoint: Name,
+        file: File = DEFAULT_FILE,
         *,
         limit: Annotated[
             int, typer.Option(min=1, max=1000, help="How many rollouts, at the most.")
         ] = 50,
-        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        as_json: AsJson = False,
         verify: Annotated[
             bool, typer.Option("--verify", help="Check the audit record from its first line on.")
         ] = False,
@@ -80,7 +79,7 @@ def audit_app(compose: Callable[[Path], Plane]) -> typer.Typer:
             typer.echo(one.line())
 
     @app.command(epilog="Example: shipway explain chat-v7")
-    def explain(rollout: Rollout, file: File = _DEFAULT_FILE) -> None:
+    def explain(rollout: Rollout, file: File = DEFAULT_FILE) -> None:
         """Tell a rollout from its audit record: who asked, what was seen, which rule decided, what was done."""
         from deploy_targets.rollout.replay import story
 
@@ -88,7 +87,7 @@ def audit_app(compose: Callable[[Path], Plane]) -> typer.Typer:
             typer.echo(line)
 
     @app.command(epilog="Example: shipway replay chat-v7")
-    def replay(rollout: Rollout, file: File = _DEFAULT_FILE) -> None:
+    def replay(rollout: Rollout, file: File = DEFAULT_FILE) -> None:
         """Decide a rollout again from its recorded inputs, by today's code. Exit code 1 where it would decide otherwise."""
         from deploy_targets.rollout.replay import replay as decide_again
 

@@ -12,10 +12,10 @@ from deploy_targets.rollout.scenario import RampStep, Scenario
 from deploy_targets.rollout.simulate import simulate
 from registry.errors import BadInput
 
-SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0)
+_SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0)
 """Percent. Beyond 50 the champion, which is the control, would have the smaller part."""
 
-SURE = 0.95
+_SURE = 0.95
 """A verdict counts as reached in time when this part of the rollouts gets it."""
 
 
@@ -69,8 +69,7 @@ class CanaryPlan:
 def plan_canary(
     scenario: Scenario,
     *,
-    shares: Sequence[float] = SHARES,
-    max_exposed: float | None = None,
+    max_exposed: float | None,
     runs: int,
     seed: int,
 ) -> CanaryPlan:
@@ -87,9 +86,9 @@ def plan_canary(
     if simulate(scenario, runs=1, seed=seed)["wald"] is None:
         message = "The scenario's challenger is not worse in any counted metric. Say how bad a version must be found."
         raise BadInput(message)
-    told = tuple(_at_share(scenario, share, runs=runs, seed=seed) for share in shares)
+    told = tuple(_at_share(scenario, share, runs=runs, seed=seed) for share in _SHARES)
     allowed = [one for one in told if max_exposed is None or one.exposed_p95 <= max_exposed]
-    good = [one for one in allowed if one.found >= SURE and one.seconds is not None]
+    good = [one for one in allowed if one.found >= _SURE and one.seconds is not None]
     best = min(good, key=lambda one: one.seconds or 0.0, default=None)
     return CanaryPlan(
         shares=told,
@@ -127,7 +126,7 @@ def _warnings(
     max_exposed: float | None,
 ) -> Iterator[str]:
     limit = f"{scenario.policy.time_limit_s:,.0f} s"
-    sure = [one for one in told if one.found >= SURE]
+    sure = [one for one in told if one.found >= _SURE]
     if sure and max_exposed is not None and not any(one in allowed for one in sure):
         least = min(sure, key=lambda one: one.exposed_p95)
         yield (
@@ -139,13 +138,13 @@ def _warnings(
             f"this policy does not find such a challenger within {limit} at any share: at best in "
             f"{max(one.found for one in told):.0%} of the rollouts. Give it more time or traffic, or look for a larger effect"
         )
-    if all(one.promoted < SURE for one in told):
+    if all(one.promoted < _SURE for one in told):
         yield (
             f"this policy does not promote a good challenger within {limit} at any share: at best in "
             f"{max(one.promoted for one in told):.0%} of the rollouts. Raise the tolerance or the time limit"
         )
-    late = [one for one in sure if one.promoted < SURE]
-    if late and any(one.promoted >= SURE for one in told):
+    late = [one for one in sure if one.promoted < _SURE]
+    if late and any(one.promoted >= _SURE for one in told):
         names = ", ".join(f"{one.share:g}" for one in late)
         yield f"at {names} % a good challenger is not promoted in time; let the steps rise beyond that"
 

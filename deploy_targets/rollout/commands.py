@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from deploy_targets.command_line import AsJson
 from registry.errors import BadInput
 
 judging_app = typer.Typer()
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @judging_app.command(

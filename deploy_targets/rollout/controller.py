@@ -31,7 +31,8 @@ from deploy_targets.rollout.follow import asked_anew, check_model, forget_withdr
 from deploy_targets.rollout.gap import policy_of, version_of, wanted_mirror
 from deploy_targets.rollout.observe import difference
 from deploy_targets.rollout.pause import word_against
-from deploy_targets.rollout.plan import Plan, Situation, SmokeResult, plan
+from deploy_targets.rollout.plan import Plan, plan
+from deploy_targets.rollout.situation import Situation, SmokeResult
 from deploy_targets.rollout.state import (
     Action,
     ApplyRevision,
@@ -384,9 +385,8 @@ class Controller:
                 unit.trail.append(fresh)
                 state = with_all_kept(state)
             unit.trail.copy(lines)
-        except (
-            ShipwayError
-        ) as error:  # a bucket that is missing, too: the record waits, the rollout does not
+        except ShipwayError as error:
+            # A bucket that is missing, too: the record waits, the rollout does not.
             name = unit.endpoint.name
             _log.error(Event.AUDIT_FAILED, endpoint=name, lines=len(lines), error=str(error))
             return state

@@ -9,7 +9,6 @@ so the numbers of three weeks are learned at every minute, and it may end at any
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.judge_policy import Claim, JudgePolicy
@@ -23,6 +22,7 @@ from deploy_targets.rollout.follow import failure_to_warm
 from deploy_targets.rollout.gap import version_of
 from deploy_targets.rollout.judge import judge, learn
 from deploy_targets.rollout.pause import word_against
+from deploy_targets.rollout.situation import Situation
 from deploy_targets.rollout.state import (
     Decision,
     EndpointState,
@@ -32,37 +32,10 @@ from deploy_targets.rollout.state import (
     Reading,
     Verdict,
 )
-from deploy_targets.target import Observed
 
 INTERVAL_S = 60.0
 """What is learned of at once. An experiment goes on for weeks, and each look that learns is saved and recorded."""
 _CLAIM = Claim()
-
-
-class Smoked(Protocol):
-    """What an arm answered to the smoke prompts."""
-
-    @property
-    def version(self) -> str: ...  # noqa: D102
-    @property
-    def passed(self) -> bool: ...  # noqa: D102
-    @property
-    def reason(self) -> str: ...  # noqa: D102
-
-
-class Look(Protocol):
-    """What was seen in one look: `plan.Situation`."""
-
-    @property
-    def now(self) -> datetime: ...  # noqa: D102
-    @property
-    def observed(self) -> Observed: ...  # noqa: D102
-    @property
-    def observation(self) -> Observation | NoData: ...  # noqa: D102
-    @property
-    def smoke(self) -> Smoked | None: ...  # noqa: D102
-    @property
-    def is_removed(self) -> bool: ...  # noqa: D102
 
 
 def rules_for(endpoint: Endpoint, goal: str, *, arms: int) -> JudgePolicy:
@@ -95,7 +68,7 @@ def version_to_smoke(endpoint: Endpoint, state: EndpointState, now: datetime) ->
     return next((one for one in experiment.versions if one not in experiment.smoked), None)
 
 
-def advance_experiment(endpoint: Endpoint, state: EndpointState, look: Look) -> EndpointState:
+def advance_experiment(endpoint: Endpoint, state: EndpointState, look: Situation) -> EndpointState:
     """The state after the experiment's next move, if there is one. A `scrape` of None asks for a new first reading."""
     experiment = state.experiment
     if experiment is None:
@@ -111,7 +84,7 @@ def advance_experiment(endpoint: Endpoint, state: EndpointState, look: Look) -> 
 
 
 def _word_to_end(
-    endpoint: Endpoint, experiment: Experiment, state: EndpointState, look: Look
+    endpoint: Endpoint, experiment: Experiment, state: EndpointState, look: Situation
 ) -> str:
     if experiment.stop:
         return experiment.stop
@@ -125,7 +98,7 @@ def _word_to_end(
 
 
 def _warm(
-    endpoint: Endpoint, state: EndpointState, experiment: Experiment, look: Look
+    endpoint: Endpoint, state: EndpointState, experiment: Experiment, look: Situation
 ) -> EndpointState:
     now, smoke = look.now, look.smoke
     held_since = experiment.held_since
@@ -156,7 +129,7 @@ def _warm(
 
 
 def _run(
-    endpoint: Endpoint, state: EndpointState, experiment: Experiment, look: Look
+    endpoint: Endpoint, state: EndpointState, experiment: Experiment, look: Situation
 ) -> EndpointState:
     now, seen, policy = look.now, look.observation, endpoint.rollout
     for version in experiment.versions:

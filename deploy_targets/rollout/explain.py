@@ -23,7 +23,7 @@ def explain(  # noqa: PLR0913 - a verdict has these parts
     *,
     requests: int,
     seconds: float,
-    quantiles: Sequence[QuantileReading] = (),
+    quantiles: Sequence[QuantileReading],
 ) -> str:
     """The decision's reason; `memories` are of one run. The metric that decided comes first."""
     told = {

@@ -46,7 +46,7 @@ class SeriesVerdict:
 
 def judge_series(series: Sequence[Series], policy: PolicyFile) -> tuple[SeriesVerdict, ...]:
     """One verdict for each series, in their order."""
-    tests = metric_tests(policy, has_champion=policy.champion is not None, is_reported=True)
+    tests = metric_tests(policy, has_champion=policy.champion is not None)
     verdicts: dict[int, SeriesVerdict] = {}
     filled = [at for at, one in enumerate(series) if one.intervals.size]
     feed = _feed([series[at] for at in filled], tests)

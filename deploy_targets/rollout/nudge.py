@@ -95,20 +95,14 @@ class HintCheck:
         return HintResult.ACCEPTED
 
 
-class HintCounter:
+def _counter_of_hints(registry: CollectorRegistry) -> Counter:
     """The series of `metrics.HINTS`; all of them exist from the start, at zero."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Nothing was counted yet."""
-        series = metrics.HINTS
-        self._hints = Counter(series.name, series.help, labelnames=series.labels, registry=registry)
-        for sender in Sender:
-            for result in HintResult:
-                self._hints.labels(sender, result)
-
-    def count(self, sender: Sender, result: HintResult) -> None:
-        """One delivery."""
-        self._hints.labels(sender, result).inc()
+    series = metrics.HINTS
+    hints = Counter(series.name, series.help, labelnames=series.labels, registry=registry)
+    for sender in Sender:
+        for result in HintResult:
+            hints.labels(sender, result)
+    return hints
 
 
 def nudge_app(
@@ -123,7 +117,7 @@ def nudge_app(
 
     `wake` is given the model that the hint names, if it names one; `numbers` is shown, with the count of the hints.
     """
-    counter = HintCounter(numbers)
+    hints = _counter_of_hints(numbers)
 
     async def receive(request: Request) -> Response:
         sender = Sender.PLUGIN if request.url.path == HINT_PATH else Sender.MLFLOW
@@ -138,7 +132,7 @@ def nudge_app(
                     touched = _fields(Touch.from_json(body))
                 except ValueError:
                     result = HintResult.UNREADABLE
-        counter.count(sender, result)
+        hints.labels(sender, result).inc()
         if body is None or result is not HintResult.ACCEPTED:
             reason = _REASONS[result]
             _log.warning(Event.HINT_REFUSED, sender=sender, reason=reason)

@@ -19,7 +19,7 @@ from deploy_targets.rollout.state import Counts, NoData, Observation, Scrape
 from registry.errors import MetricsUnavailable
 
 T = TypeVar("T")
-JUDGED_ROUTE = metrics.CHAT_ROUTE
+_JUDGED_ROUTE = metrics.CHAT_ROUTE
 """Pinned requests, the smoke test's among them, have a route of their own and take no part in a comparison."""
 
 _FIELDS = {
@@ -65,7 +65,7 @@ class GuardMetrics:
             MetricsUnavailable: a guard did not answer, or not with metrics.
         """
         at = self._clock()
-        return self._read(
+        return self._ask(
             lambda pages: combined(
                 [parse_scrape(page, endpoint=self._endpoint, at=at) for page in pages]
             )
@@ -77,7 +77,7 @@ class GuardMetrics:
         Raises:
             MetricsUnavailable: as `scrape`.
         """
-        return self._read(tuple)
+        return self._ask(tuple)
 
     def put(self, path: str, document: Mapping[str, object]) -> None:
         """Tells each guard, on its admin side.
@@ -85,35 +85,33 @@ class GuardMetrics:
         Raises:
             MetricsUnavailable: as `scrape`; some may have been told.
         """
+        self._ask(tuple, "PUT", path=path, document=document)
 
-        def told(url: httpx2.URL) -> str:
-            host = self._url.netloc.decode("ascii")
-            answer = self._client.put(
-                url.copy_with(path=path), json=document, headers={"Host": host}
-            )
-            return answer.raise_for_status().text
-
-        self._read(tuple, page=told)
-
-    def _read(
+    def _ask(
         self,
         made_of: Callable[[Iterable[str]], T],
+        method: str = "GET",
         *,
-        page: Callable[[httpx2.URL], str] | None = None,
+        path: str | None = None,
+        document: Mapping[str, object] | None = None,
     ) -> T:
-        page = page or self._page
+        """What is made of the answers of all guards; of their pages, unless another `path` is asked."""
+        host = {"Host": self._url.netloc.decode("ascii")}
         try:
-            return made_of([page(url) for url in self._addresses(self._url)])
+            urls = [
+                url if path is None else url.copy_with(path=path)
+                for url in self._addresses(self._url)
+            ]
+            answers = [
+                self._client.request(method, url, json=document, headers=host) for url in urls
+            ]
+            return made_of([answer.raise_for_status().text for answer in answers])
         except (httpx2.HTTPError, OSError, ValueError) as error:
             message = (
                 f"The guard's metrics at {self._url} cannot be read ({error}). The rollout holds until they can; "
                 "see the guard's log."
             )
             raise MetricsUnavailable(message) from error
-
-    def _page(self, url: httpx2.URL) -> str:
-        host = self._url.netloc.decode("ascii")
-        return self._client.get(url, headers={"Host": host}).raise_for_status().text
 
 
 def combined(scrapes: Iterable[Scrape]) -> Scrape:
@@ -164,8 +162,17 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
     """The reading that a metrics page in Prometheus' text format holds for this endpoint.
 
     Raises:
-        ValueError: the page is not in that format, or does not say when its process started.
+        ValueError: the page is not in that format, does not say when its process started, or has series that are none of a
+            guard's: without a version, or beyond any count.
     """
+    try:
+        return _parsed(text, endpoint=endpoint, at=at)
+    except (KeyError, OverflowError) as error:
+        message = f"it has a series that is none of a guard's ({error!r})"
+        raise ValueError(message) from error
+
+
+def _parsed(text: str, *, endpoint: str, at: datetime) -> Scrape:
     totals: defaultdict[str, dict[str, float]] = defaultdict(dict)
     within: defaultdict[tuple[str, metrics.Series], dict[float, int]] = defaultdict(dict)
     mirrored: dict[str, int] = {}
@@ -179,16 +186,13 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
             place = labels.get(metrics.ENDPOINT), labels.get(metrics.ROUTE)
             if sample.name == metrics.REQUESTS.name and place == (endpoint, metrics.SHADOW_ROUTE):
                 mirrored[labels[metrics.VERSION]] = int(sample.value)
-            if (
-                labels.get(metrics.ENDPOINT) != endpoint
-                or labels.get(metrics.ROUTE) != JUDGED_ROUTE
-            ):
+            if place != (endpoint, _JUDGED_ROUTE):
                 continue
+            version = labels[metrics.VERSION]
             if field is not None:
-                totals[labels[metrics.VERSION]][field] = sample.value
+                totals[version][field] = sample.value
             elif sample.name in _BUCKETS:
-                place = labels[metrics.VERSION], _BUCKETS[sample.name]
-                within[place][float(labels["le"])] = int(sample.value)
+                within[version, _BUCKETS[sample.name]][float(labels["le"])] = int(sample.value)
     if not source:
         message = "the page has no process_start_time_seconds"
         raise ValueError(message)

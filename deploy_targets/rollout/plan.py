@@ -6,11 +6,10 @@ rollout's own phase. What is to be done about it is `gap.close_gap`'s business.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.judge_policy import Exposure
-from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.experiment import advance_experiment
 from deploy_targets.rollout.follow import (
     adopt,
@@ -38,6 +37,7 @@ from deploy_targets.rollout.pause import (
     without_future,
     word_against,
 )
+from deploy_targets.rollout.situation import Situation
 from deploy_targets.rollout.state import (
     NOTHING_YET,
     Action,
@@ -45,7 +45,6 @@ from deploy_targets.rollout.state import (
     Decision,
     EndpointState,
     NoData,
-    Observation,
     Outcome,
     Phase,
     Point,
@@ -54,37 +53,10 @@ from deploy_targets.rollout.state import (
 from deploy_targets.rollout_policy import RolloutPolicy
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.target import Observed
-from registry.promotion import RegistryFacts
 
 MAX_POINTS = 1_000
 """Chart points kept with a rollout: beyond it the older ones are merged two by two. A guess at what a chart can
 show; the journal has written all of them to MLflow by then."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmokeResult:
-    """What the ready challenger answered to the smoke prompts, pinned, at weight 0."""
-
-    version: str
-    """Which one was asked: by now another one may be the challenger."""
-    passed: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
-    """Everything that was seen in one look. What could not be seen is None or `NoData`, never a guess."""
-
-    now: datetime
-    observed: Observed
-    facts: RegistryFacts | None
-    """None while MLflow does not answer: no request is read and nothing is written there."""
-    observation: Observation | NoData
-    smoke: SmokeResult | None = None
-    inspection: Inspection | None = None
-    """Of the version that is asked for; None where none is, or where it could not be inspected."""
-    is_removed: bool = False
-    """The endpoint is no longer declared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

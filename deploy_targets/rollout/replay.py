@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.audit import Entry, changes, told_of
-from deploy_targets.rollout.plan import Situation, plan
+from deploy_targets.rollout.plan import plan
+from deploy_targets.rollout.situation import Situation
 from deploy_targets.rollout.store import parse_state
 from registry.errors import NotFound
 

@@ -95,9 +95,9 @@ def fraction_log_e(table: Table) -> Array:
     no larger than the champion's: alike, or fewer of them in bursts that are no larger. A bet on the challenger's fraction
     F of an interval's bad answers. Where both versions had equally many requests and the same law of bursts, F and 1 - F
     have one distribution, so its mean is 1/2; a challenger with fewer requests has less, and one with more has at most
-    its share of the requests or 1/2, whichever way bursts scale with traffic. So the factor (1 + F(r - 1)) / (1 + s(r - 1)), linear in F, with s the larger of the share and 1/2, has expectation
-    at most 1. It is strong where the requests are split evenly, and worth nothing at a small share: see
-    `bounded_log_e`.
+    its share of the requests or 1/2, whichever way bursts scale with traffic. So the factor
+    (1 + F(r - 1)) / (1 + s(r - 1)), linear in F, with s the larger of the share and 1/2, has expectation at most 1. It is
+    strong where the requests are split evenly, and worth nothing at a small share: see `bounded_log_e`.
 
     Source: betting on a bounded mean, Waudby-Smith and Ramdas 2024, arXiv 2010.09686; symmetry, de la Peña 1999.
     """

@@ -52,7 +52,7 @@ def simulate(
     """
     policy = scenario.policy
     tests = metric_tests(policy, has_champion=policy.champion is not None, is_reported=False)
-    traffic = Traffic(scenario, tests, runs=runs, seed=seed, record=record)
+    traffic = SimulatedTraffic(scenario, tests, runs=runs, seed=seed, record=record)
     tally = _Tally(runs)
     for ended in batch.follow(tests, policy, traffic.interval, runs=runs):
         tally.codes[ended.runs] = ended.decisions.code
@@ -95,7 +95,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"Wald's bound: {wald['requests']:,.0f} requests{ratio}"
 
 
-class Traffic:
+class SimulatedTraffic:
     """Draws the intervals, and counts what users met on the way, gaps included."""
 
     def __init__(

@@ -9,7 +9,7 @@ from deploy_targets.endpoint import Endpoint
 from deploy_targets.engine import chat
 from deploy_targets.engine.generate_stream import generate_body, generate_path, read_pieces
 from deploy_targets.engine.tensors import AnswerFailed
-from deploy_targets.rollout.plan import SmokeResult
+from deploy_targets.rollout.situation import SmokeResult
 from deploy_targets.routing.traffic import VERSION_HEADER
 
 _MAX_TOKENS = 16

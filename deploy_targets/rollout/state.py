@@ -20,7 +20,8 @@ SCHEMA = 4
 MAX_SERVED = 10
 """Releases that once served and are remembered, so that a rollback to them needs no MLflow; `gc` keeps their bytes."""
 
-MAX_EXPERIMENTS = 5  # that ended and are remembered; MLflow has all
+MAX_EXPERIMENTS = 5
+"""Those that ended and are remembered; MLflow has all."""
 MAX_CLOSED = 50
 """Versions of which it is remembered when their request was closed."""
 

@@ -22,6 +22,10 @@ _DOCUMENT = TypeAdapter(EndpointState)
 
 _OLDEST = 1
 
+_DAMAGED = (
+    "The saved state is damaged. Restore the state database, or remove it to adopt what serves."
+)
+
 _BUSY_S = 5.0
 """How long a writer waits for another one's transaction; a save takes about a millisecond."""
 
@@ -157,8 +161,7 @@ def parse_state(text: str | bytes) -> EndpointState:
         document = json.loads(text)
         schema = document["schema"]
     except (ValueError, KeyError, TypeError) as error:
-        message = "The saved state is damaged. Restore the state database, or remove it to adopt what serves."
-        raise StateUnreadable(message) from error
+        raise StateUnreadable(_DAMAGED) from error
     if schema not in range(_OLDEST, SCHEMA + 1):
         message = (
             f"The saved state has schema {schema}; this version of Shipway reads schemas {_OLDEST} to {SCHEMA}. "
@@ -168,15 +171,20 @@ def parse_state(text: str | bytes) -> EndpointState:
     try:
         return _DOCUMENT.validate_json(json.dumps(migrated(document)))
     except ValidationError as error:
-        message = f"The saved state is damaged: {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
+        message = (
+            f"{_DAMAGED} {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
+        )
         raise StateUnreadable(message) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StateUnreadable(_DAMAGED) from error
 
 
 def migrated(document: dict[str, Any]) -> dict[str, Any]:
     """A saved document in today's schema; what stands in it already is left as it is.
 
     Schema 1 had the evidence of one metric, by another test: a rollout under way is judged anew. Schema 2 knew only the
-    one release that served before. Schema 3 had no experiments, and would forget one. A declaration that is no longer valid is dropped: today's is used in its place.
+    one release that served before. Schema 3 had no experiments, and would forget one. A declaration that is no longer
+    valid is dropped: today's is used in its place.
     """
     schema, rollout = document["schema"], document.get("rollout")
     if schema <= 2:  # noqa: PLR2004 - the number of a schema

@@ -63,14 +63,24 @@ class HookCheck:
     said: str
 
 
+def ensure_hook(registry: MlflowRegistry, address: HookAddress) -> None:
+    """Sets the webhook up, or right.
+
+    Raises:
+        WebhookRefused: MLflow would not call that address.
+        RegistryUnavailable: it does not answer.
+    """
+    registry.ensure_webhook(
+        name=HOOK_NAME, url=address.url, secret=address.secret, events=HOOK_EVENTS
+    )
+
+
 def install_hook(registry: MlflowRegistry, address: HookAddress) -> HookCheck:
-    """Sets the webhook up, or right, and has MLflow try it. Repeating it changes nothing."""
+    """As `ensure_hook`, and has MLflow try it. Repeating it changes nothing."""
     try:
-        registry.ensure_webhook(
-            name=HOOK_NAME, url=address.url, secret=address.secret, events=HOOK_EVENTS
-        )
+        ensure_hook(registry, address)
     except WebhookRefused as error:
-        said = f"MLflow refuses to call {address.url} ({error}). {remedy(str(error))}"
+        said = f"MLflow refuses to call {address.url} ({error}). {_remedy(str(error))}"
         return HookCheck(arrives=False, said=said)
     return check_hook(registry)
 
@@ -90,7 +100,7 @@ def check_hook(registry: MlflowRegistry) -> HookCheck:
         is_internal = "500" in str(error.__cause__)
         return HookCheck(arrives=False, said=f"{error} {_LOST_KEY}" if is_internal else str(error))
     if trouble:
-        said = f"MLflow cannot call {hook.url} ({trouble[:300]}). {remedy(trouble)}"
+        said = f"MLflow cannot call {hook.url} ({trouble[:300]}). {_remedy(trouble)}"
         return HookCheck(arrives=False, said=said)
     return HookCheck(arrives=True, said=f"MLflow's calls to {hook.url} arrive")
 
@@ -103,7 +113,7 @@ def list_hooks(registry: MlflowRegistry) -> tuple[str, ...]:
     )
 
 
-def remedy(trouble: str) -> str:
+def _remedy(trouble: str) -> str:
     """What to do about what MLflow said of a call that did not go through."""
     found = (said for words, said in _REMEDIES.items() if any(word in trouble for word in words))
     return next(found, _ELSE)

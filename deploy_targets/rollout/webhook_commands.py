@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
+
+from deploy_targets.command_line import DEFAULT_FILE, File
 
 if TYPE_CHECKING:
     from deploy_targets.rollout.webhook import HookAddress
     from registry.mlflow_registry import MlflowRegistry
-
-File = Annotated[Path, typer.Option("--file", "-f", help="The endpoint file.", show_default=True)]
-_DEFAULT_FILE = Path("endpoints.yaml")
 
 
 class Plane(Protocol):
@@ -31,7 +30,7 @@ def webhook_app(compose: Callable[[Path], Plane]) -> typer.Typer:
     app = typer.Typer(help="MLflow's webhook to the controller.", no_args_is_help=True)
 
     @app.command(epilog="Example: shipway webhook install")
-    def install(file: File = _DEFAULT_FILE) -> None:
+    def install(file: File = DEFAULT_FILE) -> None:
         """Have MLflow call the controller when an alias moves, and try it. Exit code 1 where MLflow cannot, with what to do."""
         from deploy_targets.rollout.webhook import install_hook
 
@@ -42,7 +41,7 @@ def webhook_app(compose: Callable[[Path], Plane]) -> typer.Typer:
             raise typer.Exit(1)
 
     @app.command(name="list", epilog="Example: shipway webhook list")
-    def list_(file: File = _DEFAULT_FILE) -> None:
+    def list_(file: File = DEFAULT_FILE) -> None:
         """List the webhooks of this MLflow, and try the one to the controller. Exit code 1 where its calls do not arrive."""
         from deploy_targets.rollout.webhook import check_hook, list_hooks
 
@@ -55,7 +54,7 @@ def webhook_app(compose: Callable[[Path], Plane]) -> typer.Typer:
             raise typer.Exit(1)
 
     @app.command(epilog="Example: shipway webhook remove")
-    def remove(file: File = _DEFAULT_FILE) -> None:
+    def remove(file: File = DEFAULT_FILE) -> None:
         """Remove the webhook to the controller. Polling goes on; a controller that starts sets the webhook up again."""
         from deploy_targets.rollout.webhook import HOOK_NAME
 

@@ -2,8 +2,8 @@
 
 The same order as in the local Envoy: first the pins, then a refusal of every other pin, then the buckets of sticky users
 where the endpoint has those, then the weights. Where matches are as specific as one another, as those by one header are,
-the API gives precedence to the rule that stands first. Each backend
-sets `x-shipway-version` on its answers, the Gateway's own errors for it included, so that a failure can be attributed.
+the API gives precedence to the rule that stands first. Each backend sets `x-shipway-version` on its answers, the Gateway's
+own errors for it included, so that a failure can be attributed.
 Nothing rewrites a path: few Gateways do so for each backend, so every revision serves at its root.
 """
 
@@ -149,8 +149,10 @@ def route_fault(body: Object) -> str:
 
     The Gateway must have Accepted this generation of it, and have ResolvedRefs: found every Service that it names.
     """
-    wanted = body["spec"]["parentRefs"][0]
-    gateway = f"Gateway {wanted['namespace']}/{wanted['name']}"
+    wanted = next(iter(parts(body["spec"], "parentRefs")), None)
+    if wanted is None:
+        return "somebody took its Gateway out of the route. Delete the route, and Shipway makes it again."
+    gateway = f"Gateway {wanted.get('namespace', body['metadata']['namespace'])}/{wanted['name']}"
     takers = [
         one
         for one in parts(part(body, "status"), "parents")

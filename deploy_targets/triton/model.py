@@ -103,10 +103,7 @@ class _Answer:
         if self._text.finish:
             row.ended.set()
             is_last = True
-        finish = ""
-        if is_last:
-            is_full = len(row.tokens) >= row.max_tokens
-            finish = self._text.finish or ("length" if is_full else "stop")
+        finish = (self._text.finish or row.finish) if is_last else ""
         self._give(delta, finish=finish, is_last=is_last)
 
     def fail(self, error: Exception) -> None:

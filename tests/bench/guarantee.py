@@ -18,7 +18,7 @@ from scipy.stats import beta, norm
 from deploy_targets.rollout.evidence import MetricTest
 from deploy_targets.rollout.judge import metric_tests
 from deploy_targets.rollout.scenario import Scenario
-from deploy_targets.rollout.simulate import Traffic, simulate
+from deploy_targets.rollout.simulate import SimulatedTraffic, simulate
 from tests.bench.peers import CONFSEQ, SLOW_RUNS, STATED, Watched, peers
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantee.md"
@@ -133,7 +133,7 @@ def watch(described: Scenario, *, runs: int) -> Watched:
     tests: tuple[MetricTest, ...] = metric_tests(
         described.policy, has_champion=True, is_reported=False
     )
-    traffic = Traffic(described, tests, runs=runs, seed=SEED)
+    traffic = SimulatedTraffic(described, tests, runs=runs, seed=SEED)
     rows = np.arange(runs)
     tables = [traffic.interval(step, rows).tables[0] for step in range(len(described.steps))]
     return Watched(*(np.stack(parts, axis=1) for parts in zip(*tables, strict=True)))

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 
 from deploy_targets.control_plane import read_endpoint_file
-from deploy_targets.operate import render_documents
 from deploy_targets.ray_serve import manifest as ray_service
+from deploy_targets.rendering import render_documents
 from deploy_targets.triton import manifest as inference_service
 from tests.bench.figures import Figure, tell
 from tests.builders import a_release

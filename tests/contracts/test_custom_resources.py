@@ -13,8 +13,8 @@ from kubernetes.client import models
 
 from deploy_targets.control_plane import read_endpoint_file
 from deploy_targets.manifest import Manifest, canonical_yaml
-from deploy_targets.operate import render_documents
 from deploy_targets.ray_serve import manifest as ray_service
+from deploy_targets.rendering import render_documents
 from deploy_targets.routing.http_route import Backend, render_route
 from deploy_targets.routing.traffic import Traffic
 from deploy_targets.triton import manifest as inference_service

@@ -227,7 +227,9 @@ def test_what_others_keep_there_keeps_no_weights_from_being_written(tmp_path, co
 
     with wanted.change("ours"):
         assert wanted.list(RAY_SERVICE) == ()
-        wanted.ensure(Manifest(name="chat.httproute", body={"kind": "HTTPRoute"}))
+        wanted.ensure(
+            Manifest(name="chat.httproute", body={"kind": "HTTPRoute"}), take_back=frozenset()
+        )
 
     assert messages(bare)[-1] == "ours"
     assert clone.read("llm")["theirs.yaml"] == content
@@ -341,7 +343,7 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path) -> None:
         pytest.raises(TargetRefused, match="not Shipway's: its labels differ"),
         wanted.change("ours"),
     ):
-        wanted.ensure(route)
+        wanted.ensure(route, take_back=frozenset())
 
     assert messages(bare)[-1] == "theirs"
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_targets.engine.chat import AnswerText, BadRequest, ChatRequest, chunk, parse_chat
+from deploy_targets.engine.chat import (
+    AnswerText,
+    BadRequest,
+    ChatRequest,
+    Frame,
+    Piece,
+    Usage,
+    parse_chat,
+)
 
 
 def body(**fields: object) -> bytes:
@@ -52,8 +60,10 @@ def test_what_cannot_work_is_a_bad_request(wrong: bytes) -> None:
         parse_chat(wrong)
 
 
-def test_a_chunk_is_one_event() -> None:
-    text = chunk(request_id="1", created=2, model="m", delta={"content": "a\nb"}).decode()
+def test_a_piece_is_one_event() -> None:
+    frame = Frame(request_id="1", created=2, model="m", include_usage=False)
+    piece = Piece(text="a\nb", finish="", usage=Usage(prompt=1, completion=1))
+    text = frame.events(piece).decode()
     assert text.startswith("data: ")
     assert text.endswith("\n\n")
     assert text.count("\n") == 2
@@ -84,6 +94,6 @@ def test_a_stop_string_cut_anywhere_never_comes_out(text: str, stop: str) -> Non
 
 
 def test_half_a_character_waits_for_its_other_half() -> None:
-    answer = AnswerText()
+    answer = AnswerText(stop=())
     assert answer.grow("caf\ufffd", is_last=False) == "caf"
     assert answer.grow("café", is_last=True) == "é"

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_targets.engine.chat import DONE
-from deploy_targets.engine.generate_stream import Frame, PieceReader, error_of, read_pieces
+from deploy_targets.engine.chat import DONE, Frame
+from deploy_targets.engine.generate_stream import PieceReader, error_of, read_pieces
 from tests.guard.stub_triton import END, NAMED, encoded, piece
 
 BODY = encoded(piece("Pär"), piece(" "), END)
-FRAME = Frame(request_id="x", created=1, model="chat")
+FRAME = Frame(request_id="x", created=1, model="chat", include_usage=False)
 
 
 @given(cuts=st.lists(st.integers(0, len(BODY)), max_size=8).map(sorted))

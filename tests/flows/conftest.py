@@ -1,6 +1,7 @@
-"""Stacks that are started side by side, one in each worker of the run, never want the same ports."""
+"""Stacks that are started side by side, one in each worker of the run, never want the same ports; and what they serve."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +17,15 @@ def own_ports(worker_id: str) -> Iterator[None]:
             usual: dict[str, int] = getattr(stack, name)
             patch.setattr(stack, name, {part: port + apart for part, port in usual.items()})
         yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a tiny model; `prefix` comes before its chat template."""
+    from tests.tiny_model import TEMPLATE, write_tiny_model
+
+    def write(seed: int, prefix: str = "") -> Path:
+        folder = tmp_path_factory.mktemp("tiny")
+        return write_tiny_model(folder, seed=seed, template=prefix + TEMPLATE)
+
+    return write

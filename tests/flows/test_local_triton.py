@@ -50,17 +50,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stack.down(Home(folder / "home"), announce=print)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    from tests.tiny_model import TEMPLATE, write_tiny_model
-
-    def write(seed: int, prefix: str = "") -> Path:
-        folder = tmp_path_factory.mktemp("tiny")
-        return write_tiny_model(folder, seed=seed, template=prefix + TEMPLATE)
-
-    return write
-
-
 def cache_hits(running: Stack, version: str) -> int:
     """As Triton's own metrics count them."""
     folder = running.home.folder(f"endpoints/chat/triton/{version}")

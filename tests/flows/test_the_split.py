@@ -15,7 +15,7 @@ from deploy_targets.endpoint import Endpoint
 from deploy_targets.load import LoadPlan, generate_load
 from deploy_targets.local import envoy
 from deploy_targets.local.adapter import LocalTarget
-from deploy_targets.local.demo_traffic import Traffic as Clients
+from deploy_targets.local.demo_traffic import Clients
 from deploy_targets.local.home import write_json
 from deploy_targets.routing.traffic import VERSION_HEADER, Traffic
 from tests.builders import a_release, an_endpoint

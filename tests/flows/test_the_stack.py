@@ -28,8 +28,7 @@ from deploy_targets.load import LoadPlan
 from deploy_targets.local import stack
 from deploy_targets.local.compose import Composition
 from deploy_targets.local.demo import _BUG
-from deploy_targets.local.demo_traffic import Traffic as Clients
-from deploy_targets.local.demo_traffic import talk
+from deploy_targets.local.demo_traffic import Clients, talk
 from deploy_targets.local.home import Home
 from deploy_targets.local.process import ProcessRecord, find_marked
 from deploy_targets.local.stack import StackInfo
@@ -192,17 +191,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             yield running
         finally:
             stack.down(Home(folder / "home"), announce=print)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    from tests.tiny_model import TEMPLATE, write_tiny_model
-
-    def write(seed: int, prefix: str = "") -> Path:
-        folder = tmp_path_factory.mktemp("tiny")
-        return write_tiny_model(folder, seed=seed, template=prefix + TEMPLATE)
-
-    return write
 
 
 def test_up_starts_every_part_on_loopback_alone_and_works_round_a_taken_port(

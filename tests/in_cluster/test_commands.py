@@ -1,98 +1,22 @@
 """The commands against a controller in a cluster, and that controller as a process: nothing local but a kubeconfig."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx2
 import pytest
-import yaml
-from kubernetes import client
-from kubernetes.config import kube_config
 from typer.testing import CliRunner
 
 from deploy_targets.cli import app
 from deploy_targets.in_cluster import compose, lease
 from deploy_targets.in_cluster.lease import LeaseLeadership
 from deploy_targets.in_cluster.state_store import ConfigMapStore
-from deploy_targets.local.process import free_port
 from registry.errors import BadInput, TargetUnavailable
 from tests.builders import a_release, a_state, an_exposed_rollout
+from tests.in_cluster.outside import Outside, Processes
 from tests.in_cluster.worlds import TERMS, Steady, speaking_as
-from tests.kubernetes_api.server import ADMIN_TOKEN
-from tests.repo.reference import ROOT
-
-ENDPOINTS = """
-apiVersion: shipway/v1
-endpoints:
-  - name: chat
-    model: smollm2
-    target: ray-serve
-    kubernetes:
-      namespace: {namespace}
-      image: engine:1
-      gateway: {{name: llm, namespace: gateways, hostname: chat.example.com}}
-"""
-
-
-class Outside:
-    """A person with a kubeconfig, and the namespace of the controller."""
-
-    def __init__(self, server: Any, folder: Path) -> None:
-        self.server = server
-        self.namespace = server.a_namespace()
-        self.file = folder / "endpoints.yaml"
-        self.file.write_text(ENDPOINTS.format(namespace=self.namespace))
-        kubeconfig = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": server.server.url}}],
-            "users": [{"name": "admin", "user": {"token": ADMIN_TOKEN}}],
-            "contexts": [{"name": "stand-in", "context": {"cluster": "c", "user": "admin"}}],
-        }
-        (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
-        self.environment = {
-            "KUBECONFIG": str(folder / "kubeconfig"),
-            "SHIPWAY_CONTROL_PLANE": "kubernetes",
-            "SHIPWAY_KUBE_CONTEXT": "stand-in",
-            "SHIPWAY_NAMESPACE": self.namespace,
-            "SHIPWAY_GUARD_METRICS_URL": "http://127.0.0.1:1/{endpoint}/metrics",
-            "SHIPWAY_GATEWAY_URL": "http://127.0.0.1:1",
-            "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
-        }
-        self.store = ConfigMapStore(speaking_as(server.admin), namespace=self.namespace)
-
-    @property
-    def holder(self) -> str:
-        api = client.CoordinationV1Api(self.server.admin)
-        try:
-            found = api.read_namespaced_lease("shipway-controller", self.namespace)
-        except client.ApiException:
-            return ""
-        return found.spec.holder_identity or ""
-
-    def run(self, *command: str) -> Any:
-        return CliRunner().invoke(app, [*command, "-f", str(self.file)])
-
-
-@pytest.fixture
-def outside(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outside:
-    person = Outside(cluster, tmp_path)
-    for name, value in person.environment.items():
-        monkeypatch.setenv(name, value)
-    # The client reads KUBECONFIG when it is imported; a process of its own does that later.
-    monkeypatch.setattr(
-        kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", person.environment["KUBECONFIG"]
-    )
-    return person
 
 
 @pytest.fixture
@@ -221,65 +145,6 @@ def test_an_api_server_that_is_away_is_told(outside: Outside) -> None:
             terms=TERMS,
             sleep=lambda _: None,
         )
-
-
-class Processes:
-    """Real controllers, each on a port of its own."""
-
-    def __init__(self, outside: Outside, folder: Path) -> None:
-        self._outside = outside
-        self._folder = folder
-        self.running: dict[int, subprocess.Popen[bytes]] = {}
-
-    def start(self, **environment: str) -> int:
-        """Starts one and returns its port."""
-        port = free_port(0, set(self.running))
-        command = [sys.executable, "-m", "deploy_targets.cli", "controller"]
-        with (self._folder / f"{port}.log").open("wb") as log:
-            self.running[port] = subprocess.Popen(
-                [*command, "-f", str(self._outside.file)],
-                cwd=ROOT,
-                env={**os.environ, "SHIPWAY_CONTROLLER_PORT": str(port), **environment},
-                stdout=log,
-                stderr=log,
-            )
-        return port
-
-    def until(self, holds: Callable[[], bool], *, timeout_s: float = 60) -> None:
-        """Looks until it holds; shows the logs where it never does."""
-        ends = time.monotonic() + timeout_s
-        while not holds():
-            if time.monotonic() > ends or any(one.poll() for one in self.running.values()):
-                pytest.fail("\n".join(log.read_text() for log in self._folder.glob("*.log")))
-            time.sleep(0.05)
-
-    def log(self, port: int) -> str:
-        return (self._folder / f"{port}.log").read_text()
-
-    def says(self, port: int, path: str) -> int:
-        try:
-            return httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code
-        except httpx2.HTTPError:
-            return 0
-
-    def end(self, port: int) -> int:
-        one = self.running.pop(port)
-        one.send_signal(signal.SIGTERM)
-        return one.wait(30)
-
-    def kill_all(self) -> None:
-        for one in self.running.values():
-            one.kill()
-            one.wait(30)
-
-
-@pytest.fixture
-def processes(outside: Outside, tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(outside, tmp_path)
-    try:
-        yield started
-    finally:
-        started.kill_all()
 
 
 def test_of_two_real_controllers_one_leads_and_on_sigterm_the_other_follows_at_once(

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.builders import a_version
-from tests.in_cluster.test_commands import Outside
+from tests.in_cluster.outside import Outside
 from tests.repo.reference import ROOT
 
 pytestmark = pytest.mark.real

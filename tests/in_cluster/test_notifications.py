@@ -1,7 +1,6 @@
 """A real controller of a cluster tells a real webhook what it did, and keeps that webhook's address to itself."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +8,7 @@ import pytest
 
 from registry.promotion import MoveAlias
 from tests.builders import a_version
-from tests.in_cluster.test_commands import Outside, Processes
+from tests.in_cluster.outside import Outside, Processes
 from tests.rollout.chat import SECRET, Chat, a_chat_room
 
 pytestmark = pytest.mark.real
@@ -19,23 +18,6 @@ pytestmark = pytest.mark.real
 def chat() -> Iterator[Chat]:
     with a_chat_room() as room:
         yield room
-
-
-@pytest.fixture
-def outside(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outside:
-    person = Outside(cluster, tmp_path)
-    for name, value in person.environment.items():
-        monkeypatch.setenv(name, value)
-    return person
-
-
-@pytest.fixture
-def processes(outside: Outside, tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(outside, tmp_path)
-    try:
-        yield started
-    finally:
-        started.kill_all()
 
 
 def test_a_refusal_reaches_the_chat_with_its_reason_and_a_link(

@@ -12,12 +12,12 @@ from deploy_targets.install.guard import (
     GATEWAY_URL,
     REDIS,
     SETTINGS,
-    counts_url,
     judge_secret,
     render_guard,
     render_guards,
 )
 from deploy_targets.manifest import MAX_NAME
+from deploy_targets.monitoring.manifests import METRICS_PATH
 from registry.errors import ManifestInvalid
 from tests.builders import a_knative_endpoint, a_ray_endpoint, a_triton_endpoint, an_endpoint
 from tests.install.rights import INSTALL
@@ -144,10 +144,10 @@ def test_the_controller_is_told_where_the_counts_are() -> None:
     deployment = (INSTALL / "controller" / "deployment.yaml").read_text()
     service = render_guard(a_ray_endpoint())[3].body
 
-    assert counts_url("{endpoint}") in deployment
-    assert counts_url("chat").startswith(
-        f"http://{service['metadata']['name']}.{service['metadata']['namespace']}:"
-    )
+    name = service["metadata"]["name"].replace("chat", "{endpoint}")
+    (port,) = service["spec"]["ports"]
+    url = f"http://{name}.{service['metadata']['namespace']}:{port['port']}{METRICS_PATH}"
+    assert url in deployment
     assert service["spec"]["clusterIP"] == "None"
 
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from deploy_targets.load import LoadPlan
 from deploy_targets.local import demo_traffic
-from deploy_targets.local.demo_traffic import Traffic, talk
+from deploy_targets.local.demo_traffic import Clients, talk
 from registry.errors import DemoFailed
 from tests.guard.stub import KEY, StubEngine, served
 
@@ -38,12 +38,12 @@ def a_plan(url: str, **fields: Any) -> LoadPlan:
 def test_clients_send_until_the_block_ends_and_finish_what_they_have_begun(
     url: str, stub: StubEngine
 ) -> None:
-    with Traffic(a_plan(url)) as traffic:
-        traffic.wait_for_answers(10)
+    with Clients(a_plan(url)) as clients:
+        clients.wait_for_answers(10)
 
-    assert traffic.report.requests >= 10
-    assert traffic.report.failures == 0
-    assert len(stub.bodies) == traffic.report.requests
+    assert clients.report.requests >= 10
+    assert clients.report.failures == 0
+    assert len(stub.bodies) == clients.report.requests
 
 
 def test_waiting_for_answers_that_do_not_come_is_bounded(
@@ -51,26 +51,26 @@ def test_waiting_for_answers_that_do_not_come_is_bounded(
 ) -> None:
     monkeypatch.setattr(demo_traffic, "_FIRST_ANSWERS_S", 0.3)
     with (
-        Traffic(LoadPlan(url=url, model="chat", api_key=KEY, requests=1)) as traffic,
+        Clients(LoadPlan(url=url, model="chat", api_key=KEY, requests=1)) as clients,
         pytest.raises(DemoFailed, match="not 2 answers within"),
     ):
-        traffic.wait_for_answers(2)
+        clients.wait_for_answers(2)
 
 
 def test_clients_that_broke_down_are_not_waited_for(url: str) -> None:
     with (
-        Traffic(a_plan(url, max_tokens=object())) as traffic,
+        Clients(a_plan(url, max_tokens=object())) as clients,
         pytest.raises(DemoFailed, match="The load generator failed"),
     ):
-        traffic.wait_for_answers(1)
+        clients.wait_for_answers(1)
 
 
 def test_nobody_listening_is_a_failure_of_each_request_not_of_the_clients() -> None:
-    with Traffic(a_plan("http://127.0.0.1:1", clients=1)) as traffic:
-        traffic.wait_for_answers(1)
-        traffic.check()
+    with Clients(a_plan("http://127.0.0.1:1", clients=1)) as clients:
+        clients.wait_for_answers(1)
+        clients.check()
 
-    assert set(traffic.report.faults) == {"no connection"}
+    assert set(clients.report.faults) == {"no connection"}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.operate import render_documents
+from deploy_targets.rendering import render_documents
 from registry.errors import BadInput, ManifestInvalid
 from tests.builders import (
     GATEWAY,

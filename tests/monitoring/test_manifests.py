@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.manifest import Manifest, canonical_yaml
 from deploy_targets.monitoring.manifests import (
     controller_pod_monitor,
@@ -62,4 +63,6 @@ def test_a_file_with_one_endpoint_on_kubernetes_gets_them() -> None:
 
 
 def test_without_kubernetes_there_is_nothing_to_apply() -> None:
-    assert monitoring_manifests([an_endpoint()]) == ()
+    triton = {"name": "b", "model": "b", "target": "local-triton"}
+    local = [an_endpoint(), Endpoint.model_validate(triton)]
+    assert monitoring_manifests(local) == ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy_targets.operate import collect_garbage
+from deploy_targets.garbage import collect_garbage
 from registry.artifact_store import ArtifactStore, StoredArtifact
 from registry.digests import SIGNATURE_NAME
 from registry.errors import ArtifactStoreUnavailable

@@ -4,10 +4,14 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from deploy_targets.cli import app
 from tests.repo.reference import ROOT
 
 SHIPWAY = str(Path(sys.executable).with_name("shipway"))
@@ -31,6 +35,21 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 def _cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def _files(command: Any, path: str) -> Iterator[tuple[str, Any]]:  # typer's parser is private
+    """The option --file of every command that has one."""
+    yield from ((path, one) for one in command.params if "--file" in one.opts)
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _files(child, f"{path} {name}")
+
+
+def test_every_command_takes_the_name_of_the_endpoint_file_from_the_environment() -> None:
+    files = dict(_files(typer.main.get_command(app), "shipway"))
+    read = {path: one for path, one in files.items() if one.default == Path("endpoints.yaml")}
+
+    assert {"shipway status", "shipway history", "shipway webhook install"} <= read.keys()
+    assert [path for path, one in read.items() if one.envvar != "SHIPWAY_ENDPOINTS"] == []
 
 
 def test_help_takes_less_than_a_second_of_cpu() -> None:

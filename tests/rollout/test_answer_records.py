@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from itertools import count
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from deploy_targets.guard.spool import Spool
 from deploy_targets.rollout.answer_records import FOLDER, Shipping, expired, key_of, ship
 from registry.errors import ArtifactStoreUnavailable
 from registry.record_store import RecordStore
+from tests.builders import FakeClock
 from tests.guard.two_versions import until
 from tests.servers import Servers
 
 NAME = "20261126T143000Z-0a1b.jsonl.gz"
+THAT_NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 _NAMES = (f"recorded-{number}" for number in count())
 
 
@@ -27,7 +29,7 @@ def endpoint() -> str:
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
     """A folder as the guard leaves it on 26 November 2026, at noon."""
-    spool = Spool(tmp_path / "spool", max_bytes=1 << 20, clock=lambda: 1_795_694_400.0)
+    spool = Spool(tmp_path / "spool", max_bytes=1 << 20, clock=THAT_NOON.timestamp)
     spool.write({"n": 1})
     spool.seal()
     return tmp_path / "spool"
@@ -82,26 +84,18 @@ def test_what_is_written_to_is_left_alone(records: RecordStore, tmp_path: Path) 
     assert len(list(tmp_path.iterdir())) == 1
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 26, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 def test_it_is_deleted_when_its_time_is_over_even_when_nothing_is_recorded_any_more(
     records: RecordStore, sealed: Path, endpoint: str
 ) -> None:
-    clock = Clock()
+    clock = FakeClock(THAT_NOON)
     shipping = Shipping({endpoint: (sealed, 2)}, records, leads=lambda: True, clock=clock)
     shipping.turn()
     assert len(records.keys(f"{FOLDER}/{endpoint}")) == 1
     without = Shipping({}, records, leads=lambda: True, clock=clock)
-    clock.now += timedelta(hours=35)
+    clock.advance(35 * 3600)
     without.turn()
     assert len(records.keys(f"{FOLDER}/{endpoint}")) == 1
-    clock.now += timedelta(hours=2)
+    clock.advance(2 * 3600)
     without.turn()
     assert records.keys(f"{FOLDER}/{endpoint}") == ()
 
@@ -109,7 +103,9 @@ def test_it_is_deleted_when_its_time_is_over_even_when_nothing_is_recorded_any_m
 def test_only_the_controller_that_leads_ships(
     records: RecordStore, sealed: Path, endpoint: str
 ) -> None:
-    shipping = Shipping({endpoint: (sealed, 2)}, records, leads=lambda: False, clock=Clock())
+    shipping = Shipping(
+        {endpoint: (sealed, 2)}, records, leads=lambda: False, clock=FakeClock(THAT_NOON)
+    )
     shipping.turn()
     assert len(list(sealed.iterdir())) == 1
 
@@ -126,7 +122,9 @@ class AwayRecords(RecordStore):
 
 
 def test_while_s3_is_away_everything_stays_where_it_is(sealed: Path) -> None:
-    shipping = Shipping({"chat": (sealed, 2)}, AwayRecords(), leads=lambda: True, clock=Clock())
+    shipping = Shipping(
+        {"chat": (sealed, 2)}, AwayRecords(), leads=lambda: True, clock=FakeClock(THAT_NOON)
+    )
     shipping.turn()
     assert len(list(sealed.iterdir())) == 1
 
@@ -135,7 +133,11 @@ def test_it_ships_by_itself_until_it_is_told_to_stop(
     records: RecordStore, sealed: Path, endpoint: str
 ) -> None:
     shipping = Shipping(
-        {endpoint: (sealed, 2)}, records, leads=lambda: True, clock=Clock(), turn_s=0.01
+        {endpoint: (sealed, 2)},
+        records,
+        leads=lambda: True,
+        clock=FakeClock(THAT_NOON),
+        turn_s=0.01,
     )
     shipping.begin()
     until(lambda: not list(sealed.iterdir()))

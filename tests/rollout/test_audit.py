@@ -1,6 +1,7 @@
 """The audit record: complete, chained, and enough to decide again."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,6 +220,12 @@ def test_a_line_that_only_mlflow_lacks_is_still_written_where_s3_fails_after_it(
         (lambda lines: [*lines, lines[2].replace('"missed":0', '"missed":1')], "in two ways"),
         (lambda lines: [*lines, "rubbish"], "a line that is none"),
         (lambda lines: [*lines, "[]"], "a line that is none"),
+        (lambda lines: [*lines[:-1], lines[-1].replace('"previous"', '"next"')], "that is none"),
+        (lambda lines: [*lines[:-1], lines[-1].replace('"missed":0', '"missed":1e999')], "is none"),
+        (
+            lambda lines: [*lines, re.sub('"chain":"[^"]*"', '"chain":[]', lines[2])],
+            "lacks its line 1",
+        ),
         (lambda lines: [*lines[1:], lines[0].replace('"chat"', '"char"')], "another endpoint"),
     ],
 )

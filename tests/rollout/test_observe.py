@@ -231,3 +231,19 @@ def test_mirrored_requests_are_counted_apart_over_all_guards() -> None:
     assert isinstance(observed, Observation)
     assert observed.mirrored == {"7": 3}
     assert isinstance(difference(replace(both, mirrored={"7": 9}), both), NoData)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('version="7",', ""),
+        (',le="+Inf"', ""),
+        ("5.0", "+Inf"),
+        ("5.0", "NaN"),
+        ("5.0", "many"),
+    ],
+)
+def test_a_page_that_is_none_of_a_guards_is_a_gap_and_no_surprise(right: str, wrong: str) -> None:
+    page = PAGE.replace(right, wrong)
+    with pytest.raises(MetricsUnavailable):
+        guards({"10.0.0.1": page}, FakeClock()).scrape()

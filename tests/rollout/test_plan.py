@@ -9,7 +9,8 @@ import pytest
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.admission import Inspection
 from deploy_targets.rollout.audit import changes
-from deploy_targets.rollout.plan import MAX_POINTS, Plan, Situation, SmokeResult, plan
+from deploy_targets.rollout.plan import MAX_POINTS, Plan, plan
+from deploy_targets.rollout.situation import Situation, SmokeResult
 from deploy_targets.rollout.state import (
     ApplyRevision,
     Decision,

@@ -134,7 +134,19 @@ def test_endpoints_do_not_meet(store: Callable[[], Any]) -> None:
     assert sorted(one.endpoint for one in store().states()) == ["chat", "other"]
 
 
-@pytest.mark.parametrize("document", ['{"schema": 99}', "{", '{"schema": 1, "endpoint": 3}', "[]"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"schema": 99}',
+        "{",
+        '{"schema": 1, "endpoint": 3}',
+        "[]",
+        '{"schema": 1, "endpoint": "chat", "rollout": [1]}',
+        '{"schema": 4, "endpoint": "chat", "rollout": "v7"}',
+        '{"schema": 4, "endpoint": "chat", "unreported": [{}]}',
+        '{"schema": 4, "endpoint": "chat", "unreported": "v7"}',
+    ],
+)
 def test_a_state_of_another_schema_is_refused_not_guessed(tmp_path: Path, document: str) -> None:
     store = SqliteStore(tmp_path / "s.db")
     store.save(a_state(), expected="")

@@ -212,3 +212,17 @@ def test_a_route_that_its_gateway_does_not_obey_says_so(parents: Any, words: str
 def test_a_route_that_one_of_its_controllers_obeys_has_no_fault() -> None:
     assert route_fault(a_live_route(a_parent())) == ""
     assert route_fault(a_live_route(a_parent(seen=2), a_parent())) == ""
+
+
+@pytest.mark.parametrize(
+    ("parents", "words"),
+    [
+        (None, "took its Gateway out"),
+        ([], "took its Gateway out"),
+        ([{"name": "other"}], "no controller has taken the route up for Gateway llm/other"),
+    ],
+)
+def test_a_route_that_was_taken_from_its_gateway_says_so(parents: Any, words: str) -> None:
+    route = a_live_route(a_parent())
+    route["spec"]["parentRefs"] = parents
+    assert words in route_fault(route)

@@ -61,16 +61,20 @@ def test_the_vllm_backend_needs_no_code_of_ours() -> None:
     assert files.keys() == {"chat/config.pbtxt", "chat/7/model.json"}
 
 
-@pytest.mark.real
-def test_it_is_put_into_s3_once_with_the_checkpoint_below_the_version(
-    servers: Servers, tmp_path: Path
-) -> None:
+@pytest.fixture
+def release(servers: Servers, tmp_path: Path) -> Release:
+    """Of an artifact that is there."""
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     stored = servers.store.put(tmp_path)
-    release = Release(
+    return Release(
         model="smollm2", version="7", source=stored.source, digest=stored.manifest.digest
     )
 
+
+@pytest.mark.real
+def test_it_is_put_into_s3_once_with_the_checkpoint_below_the_version(
+    servers: Servers, release: Release, tmp_path: Path
+) -> None:
     first, again = (put_repository(servers.store, a_triton_endpoint(), release) for _ in range(2))
 
     assert (first.was_there, again.was_there) == (False, True)
@@ -80,18 +84,13 @@ def test_it_is_put_into_s3_once_with_the_checkpoint_below_the_version(
 
 @pytest.mark.real
 def test_an_adapter_is_told_where_it_lies_or_refused_for_the_artifacts_own_fault(
-    servers: Servers, tmp_path: Path
+    servers: Servers, release: Release
 ) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    stored = servers.store.put(tmp_path)
-    release = Release(
-        model="smollm2", version="7", source=stored.source, digest=stored.manifest.digest
-    )
     endpoint = a_triton_endpoint()
 
     where = repository_of(servers.store, endpoint)
 
     assert where(release) == put_repository(servers.store, endpoint, release).source
-    for fault in ({"digest": a_digest("other")}, {"source": f"{stored.source}-gone"}):
+    for fault in ({"digest": a_digest("other")}, {"source": f"{release.source}-gone"}):
         with pytest.raises(TargetRefused):
             where(replace(release, **fault))
