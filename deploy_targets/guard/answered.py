@@ -123,14 +123,7 @@ class AnswersHere:
 class AnswersInRedis:
     """In Redis, so that any guard of the endpoint can be told. While Redis is gone answers are not kept, each counted."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        endpoint: str,
-        lost: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, url: str, *, endpoint: str, lost: Callable[[str], None]) -> None:
         """`lost` is told `answers` each time that Redis was needed and did not answer."""
         made: Any = BlockingConnectionPool  # its options are untyped
         pool = made.from_url(
@@ -143,8 +136,7 @@ class AnswersInRedis:
         self._redis: Any = Redis(connection_pool=pool)
         self._prefix = f"shipway:{endpoint}"
         self._lost = lost
-        failures = (RedisError, OSError)
-        self._pause = RedisPause("guard.answers_lost", failures=failures, clock=clock)
+        self._pause = RedisPause("guard.answers_lost", failures=(RedisError, OSError))
         self._writes: set[asyncio.Task[None]] = set()
 
     def keep(self, answered: Answered, *, answer_id: str) -> None:

@@ -79,7 +79,7 @@ def guard_app(chat: Chat, *, model: str) -> ASGIApp:
 
 
 def admin_app(
-    registry: CollectorRegistry, *, keys: KeyFile | None, more: Iterable[Route] = ()
+    registry: CollectorRegistry, *, keys: KeyFile | None, more: Iterable[Route]
 ) -> ASGIApp:
     """The operator's side, not for clients: /metrics, /healthz (the process is up), /readyz (keys can be checked).
 

@@ -4,7 +4,6 @@ While Redis is gone rates are counted here, each process for itself, and budgets
 not let through. Each time is counted. `limits` and its errors are met here, in both kinds of windows and in `rate_limit` only.
 """
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -30,19 +29,13 @@ _log = structlog.get_logger()
 class LimitStore:
     """The counters of all limits."""
 
-    def __init__(
-        self,
-        redis_url: str | None,
-        *,
-        lost: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, redis_url: str | None, *, lost: Callable[[str], None]) -> None:
         """`lost` is told `rates`, `budgets` or `settlements` each time that Redis was needed and did not answer."""
         self._memory = OwnWindows()
         self._pool = None if redis_url is None else _pool(redis_url)
         self._redis = None if self._pool is None else SharedWindows(self._pool)
         self._lost = lost
-        self._pause = RedisPause(_LOST, failures=(StorageError,), reason=_reason, clock=clock)
+        self._pause = RedisPause(_LOST, failures=(StorageError,), reason=_reason)
 
     async def aclose(self) -> None:
         """Ends the connections to Redis."""
