@@ -24,10 +24,11 @@ from pydantic import ValidationError
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
 from pipelines.workbench import Finished, Product, Workbench, is_disk_full
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_store
 from registry.digests import describe_folder
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
 from registry.release import ArtifactManifest, Digest
+from registry.s3 import connect_s3
 
 if TYPE_CHECKING:
     from registry.mlflow_registry import MlflowRegistry
@@ -286,8 +287,7 @@ def run_entry_point(entry: Callable[..., None]) -> None:
         typer.run(entry)
     except ShipwayError as error:
         sys.stdout.flush()
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        typer.echo(f"error: {error}{notes}", err=True)
+        typer.echo(f"error: {error.in_full()}", err=True)
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except ValidationError as error:
         if error.title not in {PipelineSettings.__name__, "RegistrySettings"}:

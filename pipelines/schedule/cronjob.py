@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.schedule.declared import Resources, Schedule
+from pipelines.schedule.declared import Resources, Schedule, experiment_of
 
 NAMESPACE = "shipway"
 IMAGE = "shipway-pipeline"
@@ -105,7 +105,7 @@ def _pod(schedule: Schedule) -> dict[str, Any]:
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - as above
             {"name": "SHIPWAY_HOME", "value": STATE},
-            {"name": "MLFLOW_EXPERIMENT_NAME", "value": f"shipway/schedules/{schedule.name}"},
+            {"name": "MLFLOW_EXPERIMENT_NAME", "value": experiment_of(schedule.name)},
             {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
         ],
         "envFrom": [{"secretRef": {"name": SECRET}}],

@@ -27,7 +27,7 @@ from pipelines.schedule.cronjob import (
     schedule_labels,
     yaml_stream,
 )
-from pipelines.schedule.declared import Overlap, Schedule
+from pipelines.schedule.declared import Overlap, Schedule, experiment_of
 from registry.errors import BadInput, ManifestInvalid
 
 IMAGE = "shipway-ray"
@@ -103,7 +103,7 @@ def _check(schedule: Schedule, cluster: str | None) -> None:
 def _job(schedule: Schedule, cluster: str | None) -> dict[str, Any]:
     words = ("mlflow", "run", PROJECT, "--env-manager", "local", *schedule.words())
     variables = {
-        "MLFLOW_EXPERIMENT_NAME": f"shipway/schedules/{schedule.name}",
+        "MLFLOW_EXPERIMENT_NAME": experiment_of(schedule.name),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
     }
