@@ -16,6 +16,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from deploy_targets.guard.errors import AnswersUnavailable
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 
 KEPT_S = 3600
@@ -136,7 +137,7 @@ class AnswersInRedis:
         self._redis: Any = Redis(connection_pool=pool)
         self._prefix = f"shipway:{endpoint}"
         self._lost = lost
-        self._pause = RedisPause("guard.answers_lost", failures=(RedisError, OSError))
+        self._pause = RedisPause(GuardEvent.ANSWERS_LOST, failures=(RedisError, OSError))
         self._writes: set[asyncio.Task[None]] = set()
 
     def keep(self, answered: Answered, *, answer_id: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Self
 import structlog
 
 from deploy_targets.guard.answer_filter import JSON_RULE
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.wire import Asked
@@ -150,4 +151,4 @@ class Aside:
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("guard.aside_failed", exc_info=error)
+            _log.error(GuardEvent.ASIDE_FAILED, exc_info=error)

@@ -30,6 +30,7 @@ from deploy_targets.guard.allowance import Allowance
 from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled
 from deploy_targets.guard.counters import make_counter
 from deploy_targets.guard.errors import PolicyUnusable
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.filtering import Rule, filter_text
 from deploy_targets.guard.prompt_filter import text_of
@@ -203,7 +204,7 @@ class Recorder:
             done = work()
         except OSError as error:
             if not self._is_broken:
-                _log.error("guard.spool_failed", reason=str(error))
+                _log.error(GuardEvent.SPOOL_FAILED, reason=str(error))
             self._is_broken = True
             return None
         self._is_broken = False

@@ -7,6 +7,8 @@ from typing import TypeVar
 import structlog
 from redis.exceptions import RedisError
 
+from deploy_targets.guard.events import GuardEvent
+
 T = TypeVar("T")
 
 PAUSE_S = 1.0
@@ -22,7 +24,7 @@ class RedisPause:
 
     def __init__(
         self,
-        event: str,
+        event: GuardEvent,
         *,
         failures: tuple[type[Exception], ...] = (RedisError,),
         reason: Callable[[Exception], str] = str,

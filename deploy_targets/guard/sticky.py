@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 
 from deploy_targets.guard.access_control import Caller
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import StickyPolicy
@@ -44,7 +45,7 @@ class SeenUsers:
         self._redis = None if redis_url is None else _client(redis_url)
         self._lost = lost
         self._limit = limit
-        self._pause = RedisPause("guard.users_lost")
+        self._pause = RedisPause(GuardEvent.USERS_LOST)
         self._split = ""
         self._seen: set[bytes] = set()
 
