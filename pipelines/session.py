@@ -280,9 +280,12 @@ class Session:
         )
 
 
-def run_entry_point(entry: Callable[..., None]) -> None:
-    """Runs `entry` as a command. Exit codes: 0 done, 1 failed or refused, 2 wrong usage or bad input."""
-    _prepare_process()
+def run_entry_point(entry: Callable[..., None], *, reads_sources: bool = False) -> None:
+    """Runs `entry` as a command. Exit codes: 0 done, 1 failed or refused, 2 wrong usage or bad input.
+
+    `reads_sources`: the tags of a version may name a hub, besides the arguments.
+    """
+    _prepare_process(may_ask_hub=reads_sources or any("hub://" in word for word in sys.argv))
     try:
         typer.run(entry)
     except ShipwayError as error:
@@ -304,7 +307,7 @@ def run_entry_point(entry: Callable[..., None]) -> None:
         sys.exit(1)
 
 
-def _prepare_process() -> None:
+def _prepare_process(*, may_ask_hub: bool) -> None:
     """Settings that libraries read from the environment when they are imported, and a SIGTERM that cleans up."""
     defaults = {
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -315,7 +318,7 @@ def _prepare_process() -> None:
     }
     if not sys.stderr.isatty():
         defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    if not any("hub://" in word for word in sys.argv):
+    if not may_ask_hub:
         defaults["HF_HUB_OFFLINE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

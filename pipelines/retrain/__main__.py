@@ -378,4 +378,4 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    run_entry_point(main, reads_sources=True)
