@@ -12,7 +12,7 @@ from typing import Any, cast
 import jsonschema_rs
 
 from deploy_targets.guard.errors import RequestInvalid
-from deploy_targets.guard.schema_work import MAX_LOOKS, Unmeasurable, count_looks, is_too_much
+from deploy_targets.guard.schema_work import MAX_LOOKS, count_looks, is_too_much
 
 _MAX_SCHEMA_CHARS = 64_000
 _PLACE = "response_format"
@@ -80,9 +80,7 @@ def _check_by(text: str) -> JsonCheck:
         compiled = jsonschema_rs.validator_for(
             schema, offline=True, pattern_options=jsonschema_rs.RegexOptions()
         )
-    except (
-        *(Unmeasurable, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError),
-    ) as error:
+    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         message = f"{_PLACE}: the schema is no JSON schema, or refers to one that is not in it."
         raise RequestInvalid(message, param=_PLACE) from error
     if looks[0] > MAX_LOOKS:
