@@ -156,7 +156,8 @@ def _target(reference: Any, root: dict[str, Any]) -> Any:
     for step in unquote(reference).split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         try:
-            found = found[int(name)] if isinstance(found, list) else found[name]
+            is_list = isinstance(cast("object", found), list)
+            found = found[int(name) if is_list else name]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise Unmeasurable from error
     return found

@@ -132,7 +132,8 @@ def test_a_version_made_of_a_logged_model_is_refused_and_hides_no_other_version(
 ) -> None:
     logged = client.create_logged_model("0", name="elsewhere")
     client.create_registered_model(model)
-    client.create_model_version(model, source=f"models:/{logged.model_id}")
+    source = f"models:/{logged.model_id}"
+    client.create_model_version(model, source=source, model_id=logged.model_id)
     ours = register(registry, model, "2")
     client.set_registered_model_alias(model, "challenger", "1")
     assert [v.version for v in registry.versions(model)] == [ours, "1"]
