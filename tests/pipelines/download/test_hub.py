@@ -162,8 +162,8 @@ def test_a_base_that_only_a_versions_tag_names_is_asked_of_the_hub(
 ) -> None:
     tags = {
         SOURCE_TAG: f"hub://org/name@{COMMIT}",
-        BASE_TAG: a_digest("another base"),
-        DIGEST_TAG: a_digest("quantized"),
+        BASE_TAG: a_digest("b"),
+        DIGEST_TAG: a_digest("c"),
     }
     servers.registry.register("from-a-hub", source="s3://b/f", run_id=None, tags=tags)
     (tmp_path / "texts.jsonl").write_text('{"text": "a b"}\n{"text": "c d"}\n')
