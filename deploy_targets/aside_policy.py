@@ -8,10 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from deploy_targets.declared import Declared
+from deploy_targets.declared import Count, Declared
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class ShadowPolicy(Declared):

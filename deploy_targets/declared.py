@@ -1,6 +1,10 @@
 """What all files that users write have in common: frozen values, an unknown key is an error, each fault has a place."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Declared(BaseModel):

@@ -7,9 +7,9 @@ the first counts. What a kind of rule finds, and what it cannot, is said in docs
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from deploy_targets.declared import Declared
+from deploy_targets.declared import Count, Declared
 from deploy_targets.pattern_reach import PatternInvalid, measure_pattern
 
 RuleName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
@@ -121,22 +121,28 @@ FilterRule = Annotated[
 ]
 
 
-def _have_names_of_their_own(rules: tuple[FilterRule, ...]) -> None:
+def _have_names_of_their_own(rules: tuple[FilterRule, ...]) -> tuple[FilterRule, ...]:
     names = [rule.name for rule in rules]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         message = f"two rules are called {twice[0]!r}; give each a name of its own"
         raise ValueError(message)
+    return rules
+
+
+_Rules = Annotated[
+    tuple[FilterRule, ...], Field(max_length=100), AfterValidator(_have_names_of_their_own)
+]
 
 
 class RequestLimits(Declared):
     """How large a request may be, and what it may ask for."""
 
-    max_messages: Annotated[int, Field(ge=1)] | None = None
+    max_messages: Count | None = None
     """In one chat."""
-    max_prompt_chars: Annotated[int, Field(ge=1)] | None = None
+    max_prompt_chars: Count | None = None
     """Of all messages together."""
-    max_answer_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_answer_tokens: Count | None = None
     """The highest max_tokens; a request without any is passed on as it is."""
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] = _ROLES
     """Which may speak."""
@@ -147,7 +153,7 @@ class RequestLimits(Declared):
 class ContextLimit(Declared):
     """The model's context, counted by its own tokenizer before a request is sent on."""
 
-    tokens: Annotated[int, Field(ge=1)]
+    tokens: Count
     """Of prompt and answer together: the engine's max_context_tokens."""
     tokenizer: Annotated[str, Field(min_length=1)]
     """The model's tokenizer.json, a file that the guard can read."""
@@ -160,25 +166,15 @@ class InputPolicy(Declared):
     """Ranges, roles and sizes; without it only what no engine could answer is refused."""
     context: ContextLimit | None = None
     """Refuses a prompt that cannot fit; without it the engine alone counts."""
-    rules: Annotated[tuple[FilterRule, ...], Field(max_length=100)] = ()
+    rules: _Rules = ()
     """What is looked for in messages."""
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        _have_names_of_their_own(self.rules)
-        return self
 
 
 class OutputPolicy(Declared):
     """Which answers go out."""
 
-    rules: Annotated[tuple[FilterRule, ...], Field(max_length=100)] = ()
+    rules: _Rules = ()
     """What is looked for in answers, streams included."""
     json_answers: Literal["off", "mark", "refuse"] = "off"
     """What becomes of an answer that is not the JSON its request's response_format asked for: `mark` says so in the
     answer and counts it, `refuse` makes it an error."""
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        _have_names_of_their_own(self.rules)
-        return self

@@ -14,11 +14,10 @@ from pydantic import Field, model_validator
 
 from deploy_targets.aside_policy import AnswerJudgePolicy, RecordPolicy, ShadowPolicy
 from deploy_targets.cache_policy import CachePolicy
-from deploy_targets.declared import Declared
+from deploy_targets.declared import Count, Declared
 from deploy_targets.filter_policy import InputPolicy, OutputPolicy
 from deploy_targets.quality_policy import QualityPolicy
 
-Count = Annotated[int, Field(ge=1)]
 Micros = Annotated[int, Field(ge=0)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.\-\[\]:]+)$")]
 """Scheme, host and port as a browser spells them, or `*` for every page."""

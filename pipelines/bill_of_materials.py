@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.release import ArtifactManifest, Digest
+from registry.scorecard import NOISE
 
 FILE_NAME = "bom.cdx.json"
 _SPDX = frozenset(
@@ -22,8 +23,6 @@ _SPDX = frozenset(
     }
 )  # fmt: skip
 """Licences that models commonly have, by SPDX's names; another one is stated by the name that its card gives."""
-_NOISE = 2.0
-"""Standard errors on each side of an interval, as the gate allows for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +133,8 @@ def _metrics(facts: Facts) -> list[dict[str, Any]]:
         metric: dict[str, Any] = {"type": name, "value": f"{value:.6g}"}
         if math.isfinite(stderr):
             metric["confidenceInterval"] = {
-                "lowerBound": f"{value - _NOISE * stderr:.6g}",
-                "upperBound": f"{value + _NOISE * stderr:.6g}",
+                "lowerBound": f"{value - NOISE * stderr:.6g}",
+                "upperBound": f"{value + NOISE * stderr:.6g}",
             }
         measured.append(metric)
     return [

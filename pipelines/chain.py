@@ -7,7 +7,7 @@ from pipelines.evaluate.__main__ import Evaluation, evaluate
 from pipelines.quantize.__main__ import quantize
 from pipelines.quantize.recipes import Recipe
 from pipelines.session import Model, Session
-from pipelines.version import VERSION_TAG, Registered, version
+from pipelines.version import VERSION_TAG, version
 from registry.errors import GateFailed
 from registry.gate import Margins
 
@@ -21,8 +21,8 @@ def make_version(  # noqa: PLR0913 - each is a decision of the caller's
     data: DataFolder,
     margins: Margins,
     lineage: Mapping[str, str],
-) -> Registered:
-    """The version of `name` that `recipe` makes of `base`, which may be promoted.
+) -> str:
+    """The number of the version of `name` that `recipe` makes of `base`, which may be promoted.
 
     `lineage` are tags of the version that say where `base` came from.
 
@@ -45,21 +45,21 @@ def register(
     evaluation: Evaluation,
     recipe: Recipe,
     lineage: Mapping[str, str],
-) -> Registered:
-    """The version of `name` that is `model`, which may be promoted.
+) -> str:
+    """The number of the version of `name` that is `model`, which may be promoted.
 
     Raises:
         GateFailed: the version is registered, with the reasons, and may not be promoted.
         ShipwayError: nothing is registered then.
     """
-    made = version(
+    number = version(
         session, name=name, model=model, evaluation=evaluation, recipe=recipe, lineage=lineage
     )
-    session.tracking.set_tags(session.run_id, {VERSION_TAG: made.version})
+    session.tracking.set_tags(session.run_id, {VERSION_TAG: number})
     if not evaluation.gate.passed:
         message = (
-            f"{name} v{made.version} is registered but did not pass its gate, so it cannot be promoted: "
+            f"{name} v{number} is registered but did not pass its gate, so it cannot be promoted: "
             f"{'; '.join(evaluation.gate.reasons)}. Use a gentler recipe, or wider margins if they are wrong."
         )
         raise GateFailed(message)
-    return made
+    return number

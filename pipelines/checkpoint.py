@@ -109,19 +109,22 @@ def block_in_features(folder: Path) -> dict[str, int]:
 
     These are the layers that weight quantization treats; embeddings and the output head are left out.
     """
+    return {
+        name.removesuffix(".weight"): shape[1]
+        for name, shape in _shapes(folder)
+        if _BLOCK.search(name) and name.endswith(".weight") and len(shape) == 2  # noqa: PLR2004 - (out, in)
+    }
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Each tensor's name and shape, by the headers alone."""
     from safetensors import safe_open
 
-    widths: dict[str, int] = {}
     for path in sorted(folder.glob("*.safetensors")):
         opened: Any = safe_open(path, framework="numpy")
         with opened as weights:
             for name in weights.keys():  # noqa: SIM118 - it is no mapping
-                if not (_BLOCK.search(name) and name.endswith(".weight")):
-                    continue
-                shape = weights.get_slice(name).get_shape()
-                if len(shape) == 2:  # noqa: PLR2004 - a matrix (out, in)
-                    widths[name.removesuffix(".weight")] = int(shape[1])
-    return widths
+                yield name, tuple(weights.get_slice(name).get_shape())
 
 
 def _check_config(path: Path, *, where: str) -> None:
@@ -172,7 +175,8 @@ def _check_content(folder: Path, *, where: str) -> None:
 
 def _check_vocabulary(folder: Path, config: dict[str, Any], *, where: str) -> None:
     """Refuses a tokenizer that knows tokens for which the model has no embedding."""
-    rows, said_by = _embedding_rows(folder), "the embedding"
+    embeddings = (shape[0] for name, shape in _shapes(folder) if name.endswith(_EMBEDDINGS))
+    rows, said_by = next(embeddings, None), "the embedding"
     if rows is None:
         rows, said_by = config.get("vocab_size"), "config.json"
     elif isinstance(stated := config.get("vocab_size"), int) and stated != rows:
@@ -189,18 +193,6 @@ def _check_vocabulary(folder: Path, config: dict[str, Any], *, where: str) -> No
             "(model.resize_token_embeddings) and train it."
         )
         raise SourceInvalid(message)
-
-
-def _embedding_rows(folder: Path) -> int | None:
-    from safetensors import safe_open
-
-    for path in sorted(folder.glob("*.safetensors")):
-        opened: Any = safe_open(path, framework="numpy")
-        with opened as weights:
-            for name in weights.keys():  # noqa: SIM118 - it is no mapping
-                if name.endswith(_EMBEDDINGS):
-                    return int(weights.get_slice(name).get_shape()[0])
-    return None
 
 
 def _token_count(tokenizer: dict[str, Any]) -> int:

@@ -32,11 +32,11 @@ _MIB = 1 << 20
 class Announcer:
     """Lines on standard output, bars on standard error."""
 
-    def __init__(self, out: Console | None = None, err: Console | None = None) -> None:
-        """Without consoles: those of the process."""
-        self._out = out or Console(highlight=False)
+    def __init__(self) -> None:
+        """On those of the process."""
+        self._out = Console(highlight=False)
         # The file itself, not whatever stands in its place later: bars are seen while libraries are hushed.
-        self._err = err or Console(file=sys.stderr)
+        self._err = Console(file=sys.stderr)
 
     def say(self, stage: str, text: str) -> None:
         """One line, `stage` in front."""

@@ -59,7 +59,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
                 margins=allowed,
                 name=name,
             )
-            made = register(
+            number = register(
                 session,
                 name=name,
                 model=kept.model,
@@ -71,7 +71,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
             parsed = pin_recipe(read_recipe(Path(recipe)), texts)
             check_served(parsed, engine)
             base = download(session, source=source, digest=digest)
-            made = make_version(
+            number = make_version(
                 session,
                 name=name,
                 base=base,
@@ -82,8 +82,8 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
             )
         session.announcer.say(
             "release",
-            f"{name} v{made.version} may be promoted: set its alias `challenger` in the MLflow UI, "
-            f"or `shipway promote ENDPOINT {made.version}`",
+            f"{name} v{number} may be promoted: set its alias `challenger` in the MLflow UI, "
+            f"or `shipway promote ENDPOINT {number}`",
         )
 
 

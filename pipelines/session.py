@@ -24,10 +24,11 @@ from pydantic import ValidationError
 from pipelines.progress import Announcer
 from pipelines.settings import PipelineSettings
 from pipelines.workbench import Finished, Product, Workbench, is_disk_full
-from registry.artifact_store import ArtifactStore, connect_s3, connect_store
+from registry.artifact_store import ArtifactStore, connect_store
 from registry.digests import describe_folder
 from registry.errors import BadInput, RegistryUnavailable, ShipwayError, SourceInvalid
 from registry.release import ArtifactManifest, Digest
+from registry.s3 import connect_s3
 
 if TYPE_CHECKING:
     from registry.mlflow_registry import MlflowRegistry
@@ -279,15 +280,17 @@ class Session:
         )
 
 
-def run_entry_point(entry: Callable[..., None]) -> None:
-    """Runs `entry` as a command. Exit codes: 0 done, 1 failed or refused, 2 wrong usage or bad input."""
-    _prepare_process()
+def run_entry_point(entry: Callable[..., None], *, reads_sources: bool = False) -> None:
+    """Runs `entry` as a command. Exit codes: 0 done, 1 failed or refused, 2 wrong usage or bad input.
+
+    `reads_sources`: the tags of a version may name a hub, besides the arguments.
+    """
+    _prepare_process(may_ask_hub=reads_sources or any("hub://" in word for word in sys.argv))
     try:
         typer.run(entry)
     except ShipwayError as error:
         sys.stdout.flush()
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        typer.echo(f"error: {error}{notes}", err=True)
+        typer.echo(f"error: {error.in_full()}", err=True)
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except ValidationError as error:
         if error.title not in {PipelineSettings.__name__, "RegistrySettings"}:
@@ -304,7 +307,7 @@ def run_entry_point(entry: Callable[..., None]) -> None:
         sys.exit(1)
 
 
-def _prepare_process() -> None:
+def _prepare_process(*, may_ask_hub: bool) -> None:
     """Settings that libraries read from the environment when they are imported, and a SIGTERM that cleans up."""
     defaults = {
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -315,7 +318,7 @@ def _prepare_process() -> None:
     }
     if not sys.stderr.isatty():
         defaults |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    if not any("hub://" in word for word in sys.argv):
+    if not may_ask_hub:
         defaults["HF_HUB_OFFLINE"] = "1"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

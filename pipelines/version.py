@@ -6,7 +6,6 @@ whose gate failed is registered too, so that people see why; `promotion.check_ga
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -35,17 +34,8 @@ VERSION_TAG = "shipway.version"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registered:
-    """A version in the registry."""
-
-    name: str
-    version: str
-    is_new: bool
-
-
-def check_name(name: str) -> str:
-    """`name`, which can name a registered model and a part of an address.
+def check_name(name: str) -> None:
+    """Refuses what cannot name a registered model and a part of an address.
 
     Raises:
         BadInput: it cannot.
@@ -56,7 +46,6 @@ def check_name(name: str) -> str:
             "a letter or digit first."
         )
         raise BadInput(message)
-    return name
 
 
 def version(
@@ -67,8 +56,8 @@ def version(
     evaluation: Evaluation,
     recipe: Recipe | None,
     lineage: Mapping[str, str] | None = None,
-) -> Registered:
-    """The version of the registered model `name` that is `model`, new or made by this same run before.
+) -> str:
+    """The number of the version of the registered model `name` that is `model`, new or made by this same run before.
 
     `lineage` are more tags of it: where its base came from.
 
@@ -85,7 +74,9 @@ def version(
     with session.stage(
         "version", f"{model.size_mib:.1f} MiB into S3, then a version of {name}"
     ) as stage:
-        with session.announcer.bar("upload", total=model.manifest.size_bytes) as advance:
+        with session.announcer.bar(
+            "upload", total=model.manifest.size_bytes, unit="bytes"
+        ) as advance:
             stored = session.store.put(model.folder, manifest=model.manifest, on_bytes=advance)
         tags = {
             DIGEST_TAG: model.digest,
@@ -127,7 +118,7 @@ def version(
         session.announcer.say(
             "version", f"{name} v{number}{found}; {stored.source} {place}, {signed}"
         )
-    return Registered(name=name, version=number, is_new=is_new)
+    return number
 
 
 def _sign(session: Session, stored: StoredArtifact) -> str | None:

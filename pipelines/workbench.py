@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,10 +51,6 @@ class Finished:
     run_id: str
     """The MLflow run that did it."""
     is_reused: bool
-
-    def digest_of(self, name: str) -> Digest:
-        """The digest of the subfolder `name`, as the artifact store would say it."""
-        return self.files_of(name).digest
 
     def files_of(self, name: str) -> ArtifactManifest:
         """The manifest of the subfolder `name`."""
@@ -179,9 +175,7 @@ def subfolder(manifest: ArtifactManifest, name: str) -> ArtifactManifest:
     """The part of `manifest` below the folder `name`, with paths relative to it."""
     prefix = f"{name}/"
     return ArtifactManifest.of(
-        type(file)(
-            path=file.path.removeprefix(prefix), digest=file.digest, size_bytes=file.size_bytes
-        )
+        replace(file, path=file.path.removeprefix(prefix))
         for file in manifest.files
         if file.path.startswith(prefix)
     )

@@ -23,7 +23,7 @@ from registry.known_files import KnownFiles
 from registry.local_copies import alone_in, discard, is_copy_of
 from registry.parts import fetch_files
 from registry.release import ArtifactManifest, Digest, FileEntry, split_source
-from registry.s3 import ABSENT, answering, code_of, connect_s3
+from registry.s3 import ABSENT, answering, code_of, connect_s3, list_objects
 from registry.s3_files import promised_files
 from registry.sending import Sending, UnfinishedUpload, abort_upload, list_unfinished
 from registry.settings import RegistrySettings
@@ -114,7 +114,7 @@ class ArtifactStore:
             NotFound: there is no finished artifact at `source`.
             IntegrityError: what lies there has another digest.
         """
-        given = self._promised(source, digest)
+        given = self.promised(source, digest)
         from_bucket, from_prefix = split_source(source)
         moved = {f"{under}/{file.path}": file for file in given.files}
         manifest = ArtifactManifest.of(
@@ -147,8 +147,13 @@ class ArtifactStore:
                 self._write(prefix, {**beside, MANIFEST_NAME: manifest.to_json().encode()})
         return StoredArtifact(source=stored, manifest=manifest, was_there=was_there)
 
-    def _promised(self, source: str, digest: Digest) -> ArtifactManifest:
-        """The manifest at `source`, which is that of `digest`."""
+    def promised(self, source: str, digest: Digest) -> ArtifactManifest:
+        """The manifest at `source`, which is that of `digest`.
+
+        Raises:
+            NotFound: there is no finished artifact.
+            IntegrityError: it is another one, or the manifest contradicts itself.
+        """
         manifest = self.manifest(source)
         if manifest.digest != digest:
             message = f"{source} holds {manifest.digest}, but {digest} was evaluated. It is not served; release it anew."
@@ -164,7 +169,7 @@ class ArtifactStore:
             NotFound: there is no finished artifact.
             IntegrityError: it is another one, a file is missing or of another size, or one too many lies there.
         """
-        manifest = self._promised(source, digest)
+        manifest = self.promised(source, digest)
         sizes = self._sizes(source)
         if wrong := _wrong_sizes(manifest, sizes):
             message = f"{', '.join(wrong)} at {source} is missing or not of the size that was evaluated. Release it anew."
@@ -180,7 +185,7 @@ class ArtifactStore:
     def _is_finished(self, source: str, manifest: ArtifactManifest) -> bool:
         """Whether `source` has that manifest, which is written last."""
         try:
-            self._promised(source, manifest.digest)
+            self.promised(source, manifest.digest)
         except (NotFound, IntegrityError):
             return False
         return True
@@ -227,12 +232,8 @@ class ArtifactStore:
         """Each object below an `s3://` folder: its name there, and what S3 lists of it."""
         bucket, prefix = split_source(source)
         with answering(f"the folder {source}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=f"{prefix}/"
-            )
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield item["Key"].removeprefix(f"{prefix}/"), item
+            for item in list_objects(self._client, bucket, f"{prefix}/"):
+                yield item["Key"].removeprefix(f"{prefix}/"), item
 
     def manifest(self, source: str) -> ArtifactManifest:
         """The manifest of the artifact at `source`.
@@ -247,9 +248,7 @@ class ArtifactStore:
             text = found["Body"].read()
         return ArtifactManifest.from_json(text)
 
-    def fetch(
-        self, source: str, digest: Digest, *, into: Path, on_bytes: Callable[[int], None] = _ignore
-    ) -> Path:
+    def fetch(self, source: str, digest: Digest, *, into: Path) -> Path:
         """A local folder, `<into>/<hexadecimal digest>`, with exactly the bytes that `digest` names.
 
         A copy that is there is verified and used again. The folder appears at once and whole. Of several processes that
@@ -263,7 +262,7 @@ class ArtifactStore:
         final = into / _hexadecimal(digest)
         if is_copy_of(final, digest):
             return final
-        manifest = self._promised(source, digest)
+        manifest = self.promised(source, digest)
         partial = into / f".fetching-{final.name}"
         with alone_in(partial):
             if is_copy_of(final, digest):  # by whoever was in there before
@@ -273,7 +272,7 @@ class ArtifactStore:
             is_new = not any(partial.iterdir())
             files = promised_files(self._client, source, manifest)
             try:
-                folder = fetch_files(files, partial, on_bytes=lambda size: on_bytes(int(size)))
+                folder = fetch_files(files, partial, on_bytes=_ignore)
             except NotFound:
                 discard(partial)
                 raise
@@ -312,7 +311,7 @@ class ArtifactStore:
     def give_up(self, upload: UnfinishedUpload) -> None:
         """Deletes its parts; one that is finished or given up already is fine."""
         with answering(f"the end of the upload of {upload.key}"):
-            abort_upload(self._client, self._bucket, upload)
+            abort_upload(self._client, self._bucket, upload.key, upload.id)
 
     def delete(self, source: str, *, unless_written_since: datetime | None = None) -> bool:
         """Deletes the artifact, and what was composed of it; False, and nothing is, where somebody wrote there since.

@@ -27,6 +27,7 @@ ShipwayError
 ├── StateTooLarge            a state that its store cannot hold
 ├── StateUnreadable          a saved state that this version of Shipway cannot read
 ├── StageFailed              a pipeline stage that could not finish (disk full, a library's failure)
+├── NoneWithinBudget         of several recipes none gives a checkpoint that is small and good enough
 ├── GateFailed               a version that is registered and may not be promoted
 ├── AlreadyRunning           another process does the same in the same place
 ├── ComponentNotReady        a part of the local stack did not come up in its time
@@ -38,6 +39,10 @@ ShipwayError
 
 class ShipwayError(Exception):
     """The root: the CLI prints its message and exits with 1, or with 2 for BadInput."""
+
+    def in_full(self) -> str:
+        """The message, and below it what was noted on the way."""
+        return "\n".join([str(self), *getattr(self, "__notes__", ())])
 
 
 class BadInput(ShipwayError):
@@ -147,6 +152,10 @@ class StateUnreadable(ShipwayError):
 
 class StageFailed(ShipwayError):
     """A pipeline stage started and could not finish."""
+
+
+class NoneWithinBudget(ShipwayError):
+    """No recipe gives a checkpoint that is small and good enough; the message has the table."""
 
 
 class GateFailed(ShipwayError):

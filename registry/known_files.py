@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from registry.digests import MANIFEST_NAME
 from registry.errors import IntegrityError
 from registry.release import ArtifactManifest, Digest, FileEntry
-from registry.s3 import ABSENT, code_of
+from registry.s3 import ABSENT, code_of, list_objects
 from registry.transfer import WORKERS, copy_inside, digest_in, patiently
 
 _GONE = ABSENT | {"412", "PreconditionFailed"}
@@ -39,10 +39,7 @@ class KnownFiles:
 
     def missing(self, prefix: str, files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
         """Those of `files` that do not lie below `prefix` as Shipway would have written them."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=f"{prefix}/"
-        )
-        listed = {item["Key"] for page in pages for item in page.get("Contents", ())}
+        listed = {item["Key"] for item in list_objects(self._client, self._bucket, f"{prefix}/")}
         keys = {f"{prefix}/{file.path}": file for file in files}
         there = {key: file for key, file in keys.items() if key in listed}
         with ThreadPoolExecutor(WORKERS) as pool:

@@ -4,6 +4,7 @@ Every call is one or a few requests with bounded time and retries. Aliases are r
 because `search_model_versions` returns none.
 """
 
+import re
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -31,8 +32,9 @@ _ABSENT = "RESOURCE_DOES_NOT_EXIST"
 _IMPOSSIBLE = "INVALID_PARAMETER_VALUE"
 _NOT_THERE = frozenset({_ABSENT, _IMPOSSIBLE})
 _EXISTS = "RESOURCE_ALREADY_EXISTS"
-_COPY = "models:/"
 _BAD_HOST = "Invalid Host header"
+_COPY = re.compile(r"models:/([^/]+)/(\d+)")
+"""The source of a version that "Promote model" has copied. `models:/m-…` is a logged model of MLflow's, and no version."""
 _MAX_COPIES = 10
 """How many "Promote model" copies in a row are followed to their origin; a longer chain is a loop."""
 _NO_STAGE = "None"
@@ -324,12 +326,11 @@ class MlflowRegistry:
         """
         origin = version
         for _ in range(_MAX_COPIES):
-            source = str(origin.source)
-            if not source.startswith(_COPY):
+            named = _COPY.fullmatch(str(origin.source))
+            if named is None:
                 break
-            name, _, number = source.removeprefix(_COPY).rpartition("/")
             try:
-                origin = self._get(name, number)
+                origin = self._get(named[1], named[2])
             except MlflowException as error:
                 if error.error_code != _ABSENT:
                     raise

@@ -51,7 +51,7 @@ class _Part:
 
 
 def fetch_files(
-    files: Sequence[RemoteFile], into: Path, *, on_bytes: Callable[[float], None]
+    files: Sequence[RemoteFile], into: Path, *, on_bytes: Callable[[int], None]
 ) -> Path:
     """The folder below `into` that holds all of `files`, whole and compared; `on_bytes` is told each piece, also those found.
 
@@ -136,7 +136,7 @@ def _arrived(parts: Path, file: RemoteFile) -> set[int]:
 
 
 def _fetch(
-    parts: Path, part: _Part, on_bytes: Callable[[float], None], stop: threading.Event
+    parts: Path, part: _Part, on_bytes: Callable[[int], None], stop: threading.Event
 ) -> None:
     """Puts one part onto the disk, then notes that it is there."""
     partial = _partial(parts, part.file)

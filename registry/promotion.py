@@ -162,28 +162,33 @@ def _gate_objections(
         return (f"{name} did not pass its gate: {'; '.join(reasons) or 'no reason was recorded'}.",)
     try:
         gate = Gate.from_document(document)
-        card = _scorecard(version)
+        card = scorecard_of(version)
     except IntegrityError as error:
         reason = (
             f"{name} says that it passed its gate, and that cannot be checked: {error} "
             "Evaluate and register it again with `mlflow run . -e release`."
         )
         return (reason,)
-    objections = check_again(card, gate, serving=None if serving is None else _champion(serving))
+    objections = check_again(card, gate, serving=None if serving is None else champion_of(serving))
     return tuple(f"{name} may not be promoted: {objection}." for objection in objections)
 
 
-def _champion(serving: ModelVersion) -> Champion:
+def champion_of(serving: ModelVersion) -> Champion:
     """The version that serves, as far as its tags tell: scores that cannot be read are those of no evaluation."""
     try:
-        scorecard = _scorecard(serving)
+        scorecard = scorecard_of(serving)
     except IntegrityError:
         scorecard = Scorecard(evaluation="")
     digest = Digest(serving.tags.get(DIGEST_TAG, ""))
     return Champion(version=serving.version, digest=digest, scorecard=scorecard)
 
 
-def _scorecard(version: ModelVersion) -> Scorecard:
+def scorecard_of(version: ModelVersion) -> Scorecard:
+    """The scores that `version` was registered with.
+
+    Raises:
+        IntegrityError: it has none, or none that can be read.
+    """
     try:
         return Scorecard.from_document(json.loads(version.tags[SCORECARD_TAG]))
     except (KeyError, ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from registry.errors import ArtifactStoreUnavailable, IntegrityError
-from registry.s3 import answering, code_of
+from registry.s3 import answering, code_of, list_objects
 
 _EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 
@@ -49,10 +49,8 @@ class RecordStore:
     def keys(self, folder: str) -> tuple[str, ...]:
         """The names of all objects below a folder."""
         with answering(f"the records {folder}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=f"{folder}/"
-            )
-            return tuple(item["Key"] for page in pages for item in page.get("Contents", ()))
+            found = list_objects(self._client, self._bucket, f"{folder}/")
+            return tuple(item["Key"] for item in found)
 
     def delete(self, key: str) -> None:
         """Deletes an object; one that is gone already is fine."""

@@ -1,7 +1,7 @@
 """The client of S3: the only place that makes one, and where the SDK's exceptions become ours."""
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import boto3
@@ -63,6 +63,13 @@ def status_of(error: ClientError) -> int:
     """The status of HTTP; 0 where there was none."""
     answer: Any = error.response
     return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[Any]:
+    """Each object whose key begins with `prefix`, as S3 lists it. Raises what the SDK raises."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    for page in pages:
+        yield from page.get("Contents", ())
 
 
 @contextlib.contextmanager

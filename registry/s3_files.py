@@ -10,7 +10,7 @@ from registry.digests import BESIDE
 from registry.errors import IntegrityError, NotFound
 from registry.parts import RemoteFile
 from registry.release import ArtifactManifest, split_source
-from registry.s3 import answering, code_of
+from registry.s3 import answering, code_of, list_objects
 
 _PIECE_BYTES = 1 << 20
 _ANOTHER = frozenset({"412", "416", "PreconditionFailed", "InvalidRange"})
@@ -27,14 +27,12 @@ def list_files(client: Any, address: str) -> tuple[RemoteFile, ...]:
     bucket, prefix = split_source(address)
     found: list[RemoteFile] = []
     with answering(f"the folder {address}"):
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        for page in pages:
-            for item in page.get("Contents", ()):
-                key = str(item["Key"])
-                name = prefix.rpartition("/")[2] if key == prefix else key[len(prefix) + 1 :]
-                is_below = key == prefix or key.startswith(f"{prefix}/")
-                if is_below and name and not name.endswith("/") and name not in BESIDE:
-                    found.append(_listed(client, bucket, name, item))
+        for item in list_objects(client, bucket, prefix):
+            key = str(item["Key"])
+            name = prefix.rpartition("/")[2] if key == prefix else key[len(prefix) + 1 :]
+            is_below = key == prefix or key.startswith(f"{prefix}/")
+            if is_below and name and not name.endswith("/") and name not in BESIDE:
+                found.append(_listed(client, bucket, name, item))
     if not found:
         message = f"There are no files at {address}. Look at the address."
         raise NotFound(message)

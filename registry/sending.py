@@ -35,11 +35,6 @@ def part_bytes(size_bytes: int) -> int:
     return max(_PART_BYTES, -(-size_bytes // _MAX_PARTS))
 
 
-def goes_in_parts(file: FileEntry) -> bool:
-    """Whether it is sent in more than one piece."""
-    return file.size_bytes > _PART_BYTES
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnfinishedUpload:
     """A file on its way in parts, or cut off there."""
@@ -63,10 +58,10 @@ def list_unfinished(client: Any, bucket: str, prefix: str) -> Generator[Unfinish
             yield UnfinishedUpload(key=key, id=upload_id, written=max(times))
 
 
-def abort_upload(client: Any, bucket: str, upload: UnfinishedUpload) -> None:
+def abort_upload(client: Any, bucket: str, key: str, upload_id: str) -> None:
     """Has S3 delete the parts; one that is over already is fine."""
     try:
-        client.abort_multipart_upload(Bucket=bucket, Key=upload.key, UploadId=upload.id)
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
     except ClientError as error:
         if code_of(error) not in _ENDED:
             raise
@@ -145,7 +140,7 @@ class Sending:
         try:
             with path.open("rb") as content:
                 size = part_bytes(file.size_bytes)
-                if not goes_in_parts(file):
+                if file.size_bytes <= size:
                     whole = content.read(file.size_bytes)
                     hashed = hashlib.sha256(whole)
                     _compare(hashed.hexdigest(), file)
@@ -253,9 +248,7 @@ class Sending:
         try:
             _compare(found, parts.file)
         except IntegrityError:
-            self._client.abort_multipart_upload(
-                Bucket=self._bucket, Key=parts.key, UploadId=parts.upload_id
-            )
+            abort_upload(self._client, self._bucket, parts.key, parts.upload_id)
             raise
 
 

@@ -44,9 +44,7 @@ _CALLS, _UPLOADS = 32, 8
 """At the same time. Guesses, above what a controller's eight workers need, and below what chokes an MLflow of one worker."""
 
 
-def connect_mlflow(
-    settings: RegistrySettings, *, timeout_s: int = 10, retries: int = 2
-) -> MlflowClient:
+def connect_mlflow(settings: RegistrySettings) -> MlflowClient:
     """A client whose calls end in bounded time; MLflow's own defaults block for minutes when the server is away.
 
     An answer that drips in ends by a TimeoutError (see `in_time`).
@@ -54,8 +52,8 @@ def connect_mlflow(
     Raises:
         BadInput: MLflow knows no such kind of address.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(timeout_s))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     # A proxy may ask us to come again in an hour, and the client would sleep until then.
     os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

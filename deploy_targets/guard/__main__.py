@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from deploy_targets.guard.compose import Prepared, composed, prepare
 from deploy_targets.guard.errors import KeyFileInvalid, PolicyUnusable
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.http_heads import BoundedHeads
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.process_log import log_to
@@ -68,11 +69,11 @@ async def _serve(made: Prepared, public: socket.socket, admin: socket.socket) ->
             loop.add_signal_handler(number, stop)
         async with asyncio.TaskGroup() as servers:
             servers.create_task(back.serve(sockets=[admin]))
-            _log.info("guard.started", endpoint=settings.endpoint, port=settings.port)
+            _log.info(GuardEvent.STARTED, endpoint=settings.endpoint, port=settings.port)
             await front.serve(sockets=[public])
             # The metrics stay readable to the end, so that the last requests are seen.
             back.should_exit = True
-    _log.info("guard.stopped", endpoint=settings.endpoint)
+    _log.info(GuardEvent.STOPPED, endpoint=settings.endpoint)
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ for no version, and its client is charged nothing.
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,7 +83,7 @@ class AnswerCache:
         endpoint: str,
         whole_policy: str,
         told: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         """`whole_policy` is the endpoint's, of which `policy` is a part; `told` hears what was made of each request."""
         self._is_for_all = policy.scope == "endpoint"

@@ -27,6 +27,11 @@ class _Choice:
     """Its content, as far as it went out; kept for a check of JSON alone."""
     has_finished: bool = False
 
+    @property
+    def refused_by(self) -> str | None:
+        """The rule that has refused it; None where it goes on."""
+        return next((one.refusal.rule for one in self.filters.values() if one.refusal), None)
+
 
 class Findings(Protocol):
     """Who hears of what is done."""
@@ -103,9 +108,7 @@ class AnswerFilter:
         if is_last:
             names += [name for name in state.filters if name not in names]
         texts = {name: self._text(state, name, said.get(name) or "", is_last) for name in names}
-        rule = next(
-            (one.refusal.rule for one in state.filters.values() if one.refusal is not None), None
-        )
+        rule = state.refused_by
         changed = {name: text for name, text in texts.items() if text != (said.get(name) or "")}
         finish: Document = {}
         if rule is not None:
@@ -160,9 +163,9 @@ class AnswerFilter:
             choice: Document = {"index": index, "delta": {}, "finish_reason": None}
             texts = {name: self._text(state, name, "", True) for name in state.filters}
             given = {name: text for name, text in texts.items() if text}
-            refused = next((f.refusal.rule for f in state.filters.values() if f.refusal), None)
+            rule = state.refused_by
             state.has_finished = True
-            if refused is not None:
-                choice |= self._refuse(state, refused)
-            if given or refused is not None:
+            if rule is not None:
+                choice |= self._refuse(state, rule)
+            if given or rule is not None:
                 yield {**self._last, "choices": [{**choice, "delta": given}]}

@@ -7,22 +7,21 @@ word is a measure and no control.
 """
 
 import json
-import random
 import re
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Literal, Protocol
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from deploy_targets import metrics
 from deploy_targets.aside_policy import AnswerJudgePolicy
 from deploy_targets.guard.allowance import Allowance
 from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled, text_of_choices
+from deploy_targets.guard.counters import make_counter
 from deploy_targets.guard.errors import UpstreamFailed
 from deploy_targets.guard.exchange import Exchange
-from deploy_targets.guard.outcome import read_whole
+from deploy_targets.guard.outcome import read_object
 from deploy_targets.guard.prompt_filter import text_of
 from deploy_targets.guard.upstream import Upstream
 from deploy_targets.guard.wire import Asked
@@ -84,7 +83,7 @@ class ModelJudge:
             async with self._upstream.ask(
                 "/chat/completions", json.dumps(body).encode(), pin=None, request_id=request_id
             ) as told:
-                document = read_whole(await told.whole())
+                document = read_object(await told.whole())
         except UpstreamFailed:
             return None
         return read_verdict(document) if told.status == HTTPStatus.OK else None
@@ -108,7 +107,7 @@ def read_verdict(document: dict[str, Any]) -> Verdict | None:
 class SampledJudge:
     """Has a share of one endpoint's answers judged."""
 
-    def __init__(  # noqa: PLR0913 - its collaborators, by name
+    def __init__(
         self,
         policy: AnswerJudgePolicy,
         judge: QualityJudge,
@@ -117,32 +116,26 @@ class SampledJudge:
         endpoint: str,
         aside: Aside,
         judged: Judged,
-        clock: Callable[[], float] = time.time,
-        draw: Callable[[], float] = random.random,
     ) -> None:
-        """`judged` is told every verdict. `draw` gives a number of [0, 1) for each answer."""
+        """`judged` is told every verdict."""
         self._policy = policy
         self._judge = judge
         self._endpoint = endpoint
         self._aside = aside
         self._judged = judged
-        self._draw = draw
         self._allowance = Allowance(
             concurrent=policy.concurrent,
             requests_per_minute=policy.requests_per_minute,
-            clock=clock,
+            clock=time.time,
         )
-        series = metrics.JUDGE_ANSWERS
-        self._counts = Counter(
-            series.name, series.help, labelnames=series.labels, registry=registry
-        )
+        self._counts = make_counter(metrics.JUDGE_ANSWERS, registry)
 
     def watch(self, asked: Asked, exchange: Exchange) -> Watch | None:
         """Sees the answer to a live request that is to be judged; None where none is.
 
         It must be the last filter: the judge gets what the client got.
         """
-        is_one = is_sampled(asked, exchange, share=self._policy.sample, draw=self._draw)
+        is_one = is_sampled(asked, exchange, share=self._policy.sample)
         return Watch(asked, exchange, self._begin) if is_one else None
 
     def _begin(self, seen: Seen) -> None:

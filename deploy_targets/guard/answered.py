@@ -16,6 +16,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from deploy_targets.guard.errors import AnswersUnavailable
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 
 KEPT_S = 3600
@@ -123,14 +124,7 @@ class AnswersHere:
 class AnswersInRedis:
     """In Redis, so that any guard of the endpoint can be told. While Redis is gone answers are not kept, each counted."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        endpoint: str,
-        lost: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, url: str, *, endpoint: str, lost: Callable[[str], None]) -> None:
         """`lost` is told `answers` each time that Redis was needed and did not answer."""
         made: Any = BlockingConnectionPool  # its options are untyped
         pool = made.from_url(
@@ -143,8 +137,7 @@ class AnswersInRedis:
         self._redis: Any = Redis(connection_pool=pool)
         self._prefix = f"shipway:{endpoint}"
         self._lost = lost
-        failures = (RedisError, OSError)
-        self._pause = RedisPause("guard.answers_lost", failures=failures, clock=clock)
+        self._pause = RedisPause(GuardEvent.ANSWERS_LOST, failures=(RedisError, OSError))
         self._writes: set[asyncio.Task[None]] = set()
 
     def keep(self, answered: Answered, *, answer_id: str) -> None:

@@ -20,6 +20,7 @@ from deploy_targets.guard import errors
 from deploy_targets.guard.access_control import ANYBODY, Caller
 from deploy_targets.guard.chat import Admit, Chat
 from deploy_targets.guard.errors import GuardError, KeyFileInvalid
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.exchange import Recorded, error_response, exchange_of
 from deploy_targets.guard.feedback import Feedback
 from deploy_targets.guard.key_file import KeyFile
@@ -79,7 +80,7 @@ def guard_app(chat: Chat, *, model: str) -> ASGIApp:
 
 
 def admin_app(
-    registry: CollectorRegistry, *, keys: KeyFile | None, more: Iterable[Route] = ()
+    registry: CollectorRegistry, *, keys: KeyFile | None, more: Iterable[Route]
 ) -> ASGIApp:
     """The operator's side, not for clients: /metrics, /healthz (the process is up), /readyz (keys can be checked).
 
@@ -140,7 +141,7 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 async def _own_fault(request: Request, error: Exception) -> Response:
     """A bug of ours: told to the log with its traceback, and counted, but never against a version."""
     exchange = exchange_of(request.scope)
-    _log.error("guard.failed", request_id=exchange.request_id, exc_info=error)
+    _log.error(GuardEvent.FAILED, request_id=exchange.request_id, exc_info=error)
     exchange.version = None
     exchange.decide(Outcome.FAILED, error=GuardError.code)
     return error_response(GuardError("The guard failed. Try again, and report the request id."))

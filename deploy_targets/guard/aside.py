@@ -5,6 +5,7 @@ work, and ends what is left of it with the process. Nobody waits for either.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Self
 import structlog
 
 from deploy_targets.guard.answer_filter import JSON_RULE
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.wire import Asked
@@ -96,12 +98,10 @@ class Watch:
         )
 
 
-def is_sampled(
-    asked: Asked, exchange: Exchange, *, share: float, draw: Callable[[], float]
-) -> bool:
+def is_sampled(asked: Asked, exchange: Exchange, *, share: float) -> bool:
     """Whether this answer belongs to a sample; never one of several, and none that a version was pinned for."""
     is_fit = exchange.route != PINNED_ROUTE and asked.choices <= 1
-    return is_fit and draw() < share
+    return is_fit and random.random() < share  # noqa: S311 - a sample, no secret
 
 
 def text_of_choices(document: dict[str, Any], part: str) -> str:
@@ -151,4 +151,4 @@ class Aside:
     def _over(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("guard.aside_failed", exc_info=error)
+            _log.error(GuardEvent.ASIDE_FAILED, exc_info=error)

@@ -15,10 +15,9 @@ from deploy_targets.guard.answer_judge import Judged, ModelJudge, SampledJudge
 from deploy_targets.guard.aside import Aside
 from deploy_targets.guard.counters import Counters
 from deploy_targets.guard.protocol import ProtocolName
-from deploy_targets.guard.recording import Recorder
+from deploy_targets.guard.recording import Recorder, Recording
 from deploy_targets.guard.shadow import Shadow, ShadowCounts
 from deploy_targets.guard.shadow_target import ShadowTarget
-from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import FilterMaker, Steps
 from deploy_targets.guard.upstream import Upstream, upstream_session
 from deploy_targets.guard_policy import GuardPolicy
@@ -51,14 +50,11 @@ async def asides_of(  # noqa: PLR0913 - what the parts need, by name
     registry: CollectorRegistry,
     judge_key: SecretStr | None,
     judged: Judged,
-    spool: Spool | None,
+    recording: Recording | None,
 ) -> AsyncGenerator[Asides]:
     """What this policy asks for; what is under way at the end of the block is cancelled.
 
-    `judged` is told of each answer that a judge has judged. `spool` is there where the policy records (`compose.prepare`).
-
-    Raises:
-        PolicyUnusable: a pattern of the policy cannot be matched.
+    `judged` is told of each answer that a judge has judged. `recording` is there where the policy records.
     """
     first: list[FilterMaker] = []
     last: list[FilterMaker] = []
@@ -94,10 +90,8 @@ async def asides_of(  # noqa: PLR0913 - what the parts need, by name
                 judged=judged,
             )
             last.append(judge.watch)
-        if policy.record is not None and spool is not None:
-            recorder = Recorder(
-                policy.record, policy, spool, registry, endpoint=endpoint, aside=aside
-            )
+        if recording is not None:
+            recorder = Recorder(recording, registry, endpoint=endpoint, aside=aside)
             stack.push_async_callback(recorder.close)
             aside.begin(recorder.seal_in_time())
             last.append(recorder.watch)

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 
 _BESIDE_BYTES = 400
@@ -129,7 +130,7 @@ class RedisStore:
         self._max_bytes = max_bytes
         self._lifetime_ms = lifetime_s * 1000
         self._pause = RedisPause(
-            "guard.cache_store_lost", reason=lambda error: type(error).__name__
+            GuardEvent.CACHE_STORE_LOST, reason=lambda error: type(error).__name__
         )
         self._under_way: set[asyncio.Task[None]] = set()
 

@@ -25,21 +25,19 @@ class Compared:
     """One of SAME, SIMILAR and DIFFERENT."""
     likeness: float
     """From 0 to 1."""
-    length_ratio: float
-    """Of the other to the first, in characters."""
 
 
 def compare(first: str, other: str, *, similar_from: float) -> Compared:
     """`other` beside `first`: similar from that likeness on, unless one is more than twice as long."""
     first, other = first.strip(), other.strip()
     if first == other:
-        return Compared(result=metrics.SAME, likeness=1.0, length_ratio=1.0)
+        return Compared(result=metrics.SAME, likeness=1.0)
     ratio = len(other) / max(len(first), 1)
     alike = likeness(first, other)
     is_as_long = 1 / _MAX_TIMES_LONGER <= ratio <= _MAX_TIMES_LONGER
     is_similar = is_as_long and alike >= similar_from
     result = metrics.SIMILAR if is_similar else metrics.DIFFERENT
-    return Compared(result=result, likeness=alike, length_ratio=ratio)
+    return Compared(result=result, likeness=alike)
 
 
 def likeness(first: str, other: str) -> float:

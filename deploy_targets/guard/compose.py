@@ -24,10 +24,9 @@ from deploy_targets.guard.judging import Judging
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.limit_store import LimitStore
 from deploy_targets.guard.rate_limit import RateLimiter
-from deploy_targets.guard.recording import redaction_of
+from deploy_targets.guard.recording import Recording, recording_of
 from deploy_targets.guard.second_try import SecondTries
 from deploy_targets.guard.settings import GuardSettings
-from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps, steps_of
 from deploy_targets.guard.sticky import SeenUsers, Sticky
 from deploy_targets.guard.upstream import Upstream, upstream_session
@@ -45,8 +44,8 @@ class Prepared:
     """None lets anybody in."""
     kept: CacheStore | None
     """Where answers are kept to be given again."""
-    spool: Spool | None
-    """Where prompts and answers are recorded."""
+    recording: Recording | None
+    """Where prompts and answers are recorded, and behind which rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,7 @@ def prepare(settings: GuardSettings) -> Prepared:
         steps=steps_of(policy),
         keys=keys,
         kept=store_of(policy.cache, endpoint=settings.endpoint, redis_url=settings.redis),
-        spool=_spool(settings, policy),
+        recording=recording_of(policy, settings.spool_folder),
     )
 
 
@@ -133,7 +132,7 @@ async def composed(
                 registry=registry,
                 judge_key=settings.judge_key,
                 judged=judged or counters.judged,
-                spool=made.spool,
+                recording=made.recording,
             )
         )
         chat = Chat(
@@ -155,20 +154,3 @@ async def composed(
             front=for_origins(guard_app(chat, model=settings.model), policy.cors_origins),
             back=admin_app(registry, keys=made.keys, more=asides.routes),
         )
-
-
-def _spool(settings: GuardSettings, policy: GuardPolicy) -> Spool | None:
-    if policy.record is None:
-        return None
-    folder = settings.spool_folder
-    if folder is None:
-        message = (
-            "The policy records, and SHIPWAY_GUARD_SPOOL_FOLDER names no folder for what it keeps."
-        )
-        raise PolicyUnusable(message)
-    redaction_of(policy)
-    try:
-        return Spool(folder, max_bytes=policy.record.max_bytes)
-    except OSError as error:
-        message = f"The spool folder {folder} cannot be used ({error.strerror})."
-        raise PolicyUnusable(message) from error

@@ -30,6 +30,22 @@ class Finished:
     per_token_s: float | None = None
 
 
+def make_counter(series: metrics.Series, registry: CollectorRegistry) -> Counter:
+    """The counter that `metrics` declares."""
+    return Counter(series.name, series.help, labelnames=series.labels, registry=registry)
+
+
+def make_histogram(series: metrics.Series, registry: CollectorRegistry) -> Histogram:
+    """The histogram that `metrics` declares."""
+    return Histogram(
+        series.name,
+        series.help,
+        labelnames=series.labels,
+        buckets=series.buckets,
+        registry=registry,
+    )
+
+
 class Counters:
     """The series of one endpoint, in a registry of their own."""
 
@@ -79,16 +95,10 @@ class Counters:
         self.appear(None)
 
     def _counter(self, series: metrics.Series) -> Counter:
-        return Counter(series.name, series.help, labelnames=series.labels, registry=self._registry)
+        return make_counter(series, self._registry)
 
     def _histogram(self, series: metrics.Series) -> Histogram:
-        return Histogram(
-            series.name,
-            series.help,
-            labelnames=series.labels,
-            buckets=series.buckets,
-            registry=self._registry,
-        )
+        return make_histogram(series, self._registry)
 
     def appear(self, version: str | None) -> None:
         """Makes all series of this version exist, on every route."""

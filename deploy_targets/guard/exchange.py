@@ -21,6 +21,7 @@ from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.access_control import Caller
 from deploy_targets.guard.counters import NO_TOKENS, Counters, Finished
 from deploy_targets.guard.errors import GuardError, ShuttingDown
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.outcome import Outcome
 from deploy_targets.guard.quality import AnswerWatch
 from deploy_targets.guard.queue_full import QUEUE_FULL
@@ -189,7 +190,7 @@ class Recorded:
         for rule in exchange.redactions:
             self._counters.acted(rule, metrics.REDACTED)
         self._log.info(
-            "request.served",
+            GuardEvent.REQUEST_SERVED,
             request_id=exchange.request_id,
             method=scope["method"],
             path=_KEY.sub("[key]", scope["path"])[:100],

@@ -178,8 +178,3 @@ def filter_text(rules: Sequence[Rule], text: str) -> Filtered:
     stream._text = text  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     out = stream.end()
     return Filtered(text=out, found=stream.found, refusal=stream.refusal)
-
-
-def delay_chars(rules: Sequence[Rule]) -> int:
-    """How many visible characters of a stream may be held back, at the most."""
-    return max((rule.recogniser.pattern.reach.reach - 1 for rule in rules), default=0)

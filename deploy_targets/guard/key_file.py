@@ -9,6 +9,7 @@ import structlog
 
 from deploy_targets.guard.access_control import KeyRing, parse_keys
 from deploy_targets.guard.errors import KeyFileInvalid
+from deploy_targets.guard.events import GuardEvent
 
 _log = structlog.get_logger()
 
@@ -36,7 +37,7 @@ class KeyFile:
                 self._stamp, self._ring = stamp, None
                 self._ring = parse_keys(self._path.read_text(encoding="utf-8"))
                 self._fault = ""
-                _log.info("guard.keys_loaded", keys=len(self._ring.entries))
+                _log.info(GuardEvent.KEYS_LOADED, keys=len(self._ring.entries))
         except (OSError, UnicodeDecodeError, KeyFileInvalid) as error:
             self._ring = None
             # A file that could not be opened may be given back its permissions, which does not change its stamp.
@@ -51,4 +52,4 @@ class KeyFile:
     def _report(self, fault: str) -> None:
         if fault != self._fault:
             self._fault = fault
-            _log.error("guard.keys_unreadable", reason=fault)
+            _log.error(GuardEvent.KEYS_UNREADABLE, reason=fault)

@@ -4,7 +4,6 @@ While Redis is gone rates are counted here, each process for itself, and budgets
 not let through. Each time is counted. `limits` and its errors are met here, in both kinds of windows and in `rate_limit` only.
 """
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from limits.errors import StorageError
 from redis.asyncio import ConnectionPool
 
 from deploy_targets.guard.errors import BudgetUnknown
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.limit_scripts import SharedWindows
 from deploy_targets.guard.own_windows import OwnWindows
 from deploy_targets.guard.redis_pause import RedisGone, RedisPause
@@ -23,26 +23,21 @@ T = TypeVar("T")
 _PATIENCE_S = 1.0
 """For one answer of Redis. Less, and a guard that is busy itself would take a good Redis for a dead one: with 0.25 s on a
 box with ten times more to do than it can, a third more requests came through than the limit allowed."""
-_LOST = "guard.limit_store_lost"
 _log = structlog.get_logger()
 
 
 class LimitStore:
     """The counters of all limits."""
 
-    def __init__(
-        self,
-        redis_url: str | None,
-        *,
-        lost: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, redis_url: str | None, *, lost: Callable[[str], None]) -> None:
         """`lost` is told `rates`, `budgets` or `settlements` each time that Redis was needed and did not answer."""
         self._memory = OwnWindows()
         self._pool = None if redis_url is None else _pool(redis_url)
         self._redis = None if self._pool is None else SharedWindows(self._pool)
         self._lost = lost
-        self._pause = RedisPause(_LOST, failures=(StorageError,), reason=_reason, clock=clock)
+        self._pause = RedisPause(
+            GuardEvent.LIMIT_STORE_LOST, failures=(StorageError,), reason=_reason
+        )
 
     async def aclose(self) -> None:
         """Ends the connections to Redis."""
@@ -76,7 +71,7 @@ class LimitStore:
             await work
         except StorageError as error:
             self._lost("settlements")
-            _log.warning(_LOST, reason=_reason(error))
+            _log.warning(GuardEvent.LIMIT_STORE_LOST, reason=_reason(error))
 
     async def _shared(self, work: Callable[[Store], Awaitable[T]]) -> T:
         redis = self._redis

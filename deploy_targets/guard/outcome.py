@@ -34,13 +34,13 @@ def whole_outcome(status: int, body: bytes, *, is_streamed: bool) -> Outcome:
     """How a request ended that was answered at once; `is_streamed` says that a stream was asked for instead."""
     if HTTPStatus(400) <= status < HTTPStatus(500):
         return Outcome.ANSWERED
-    is_completion = status == HTTPStatus.OK and _has_choices(_read_object(body), "message")
+    is_completion = status == HTTPStatus.OK and _has_choices(read_object(body), "message")
     return Outcome.ANSWERED if is_completion and not is_streamed else Outcome.FAILED
 
 
 def is_envelope(body: bytes) -> bool:
     """Whether a client of OpenAI's protocol can read this error."""
-    error: object = _read_object(body).get("error")
+    error: object = read_object(body).get("error")
     return isinstance(error, dict) and "message" in error
 
 
@@ -147,7 +147,7 @@ class StreamScan:
             if self._watch is not None:
                 self._watch.end()
             return self._close(line)
-        event = _read_object(payload)
+        event = read_object(payload)
         choices = event.get("choices")
         if not event or ((choices or event.get("error")) and not _has_choices(event, "delta")):
             self.has_error = True
@@ -226,12 +226,7 @@ def _event(document: dict[str, Any]) -> bytes:
     return _DATA + b" " + json.dumps(document, ensure_ascii=False).encode() + b"\n"
 
 
-def read_whole(body: bytes) -> dict[str, Any]:
-    """The JSON object of a whole answer; an empty one when it is none."""
-    return _read_object(body)
-
-
-def _read_object(text: bytes) -> dict[str, Any]:
+def read_object(text: bytes) -> dict[str, Any]:
     """The JSON object that `text` spells; an empty one when it spells none."""
     try:
         document: object = from_json(text)

@@ -168,8 +168,4 @@ async def _read_error(answer: Answer) -> Answer:
         status = max(status, HTTPStatus.INTERNAL_SERVER_ERROR)
         envelope = chat.envelope(f"The engine failed: {told}", kind="server_error")
         body = json.dumps(envelope).encode()
-    return replace(answer, status=status, body=_once(body))
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+    return replace(answer, status=status).again(body)

@@ -53,20 +53,13 @@ class RateLimiter:
     """The limits of one endpoint."""
 
     def __init__(
-        self,
-        policy: GuardPolicy,
-        store: LimitStore,
-        *,
-        endpoint: str,
-        longest_s: float,
-        clock: Callable[[], float] = time.time,
+        self, policy: GuardPolicy, store: LimitStore, *, endpoint: str, longest_s: float
     ) -> None:
         """`longest_s` is longer than any request takes."""
         self._policy = policy
         self._store = store
         self._endpoint = endpoint
         self._stretch_s = ceil(longest_s) + 1
-        self._clock = clock
 
     @asynccontextmanager
     async def reserved(self, asked: Asked, exchange: Exchange) -> AsyncGenerator[None]:
@@ -117,7 +110,7 @@ class RateLimiter:
             await self._hold_money(held, scope, limits.micros_per_day, micros)
 
     async def _hold_place(self, held: _Held, scope: _Scope, limit: int) -> None:
-        stretch = int(self._clock() // self._stretch_s)
+        stretch = int(time.time() // self._stretch_s)
         # What began in the stretch before may still be under way; what is older is not.
         own, before = (self._key(scope, f"at-once:{number}") for number in (stretch, stretch - 1))
 
@@ -164,10 +157,10 @@ class RateLimiter:
             told = f"{limit} tokens a minute, and this request may take {tokens}"
             wait_s = window.wait_s(limit - tokens)
             raise _limited(scope, "tokens_per_minute", told, wait_s=wait_s)
-        reserved_at = self._clock()
+        reserved_at = time.time()
 
         async def settle(used: int, _: int) -> None:
-            ago_s = self._clock() - reserved_at
+            ago_s = time.time() - reserved_at
             await store.change_tokens(item, *names, more=used - tokens, ago_s=ago_s)
 
         held.settle.append(settle)
@@ -176,7 +169,7 @@ class RateLimiter:
         if not self._policy.prices.are_set:
             message = "This API key has a budget, but this endpoint has no prices. Ask its operator to declare them."
             raise BudgetUnknown(message)
-        now = self._clock()
+        now = time.time()
         key = self._key(scope, f"micros:{int(now // _DAY_S)}")
 
         async def take(store: Store) -> tuple[Store, int]:

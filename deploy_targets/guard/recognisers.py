@@ -108,11 +108,8 @@ def _is_random(found: str) -> int:
     return len(found) if bits >= _MIXED * math.log2(min(len(found), _ALPHABET)) else 0
 
 
-def _recogniser(
-    pattern: str, check: Callable[[str], int] | None = None, *, ignore_case: bool = False
-) -> Recogniser:
-    bounded = compile_bounded(pattern, ignore_case=ignore_case)
-    return Recogniser(view=View.PLAIN, pattern=bounded, check=check)
+def _recogniser(pattern: str, check: Callable[[str], int] | None = None) -> Recogniser:
+    return Recogniser(view=View.PLAIN, pattern=compile_bounded(pattern), check=check)
 
 
 SECRETS = {

@@ -6,14 +6,15 @@ What has no form that can be told (names, addresses, what somebody tells about h
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from deploy_targets import metrics
 from deploy_targets.aside_policy import RecordPolicy
@@ -27,7 +28,9 @@ from deploy_targets.filter_policy import (
 )
 from deploy_targets.guard.allowance import Allowance
 from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled
+from deploy_targets.guard.counters import make_counter
 from deploy_targets.guard.errors import PolicyUnusable
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.exchange import Exchange
 from deploy_targets.guard.filtering import Rule, filter_text
 from deploy_targets.guard.prompt_filter import text_of
@@ -52,6 +55,37 @@ _log = structlog.get_logger()
 
 Passes = tuple[tuple[Rule, ...], ...]
 """Rules, one set after the other: what one has replaced in part, none before it has missed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What a policy that records has to have before anything is served."""
+
+    policy: RecordPolicy
+    spool: Spool
+    passes: Passes
+
+
+def recording_of(policy: GuardPolicy, folder: Path | None) -> Recording | None:
+    """What this policy needs, with its spool in `folder`; None where it does not record.
+
+    Raises:
+        PolicyUnusable: there is no folder, or none that can be used; or as `redaction_of`.
+    """
+    if policy.record is None:
+        return None
+    if folder is None:
+        message = (
+            "The policy records, and SHIPWAY_GUARD_SPOOL_FOLDER names no folder for what it keeps."
+        )
+        raise PolicyUnusable(message)
+    passes = redaction_of(policy)
+    try:
+        spool = Spool(folder, max_bytes=policy.record.max_bytes)
+    except OSError as error:
+        message = f"The spool folder {folder} cannot be used ({error.strerror})."
+        raise PolicyUnusable(message) from error
+    return Recording(policy=policy.record, spool=spool, passes=passes)
 
 
 def redaction_of(policy: GuardPolicy) -> Passes:
@@ -110,43 +144,29 @@ def record_of(seen: Seen, passes: Passes, *, endpoint: str, at: float) -> dict[s
 class Recorder:
     """Keeps a share of one endpoint's prompts and answers."""
 
-    def __init__(  # noqa: PLR0913 - its collaborators, by name
-        self,
-        record: RecordPolicy,
-        policy: GuardPolicy,
-        spool: Spool,
-        registry: CollectorRegistry,
-        *,
-        endpoint: str,
-        aside: Aside,
-        clock: Callable[[], float] = time.time,
-        draw: Callable[[], float] = random.random,
+    def __init__(
+        self, recording: Recording, registry: CollectorRegistry, *, endpoint: str, aside: Aside
     ) -> None:
-        """`draw` gives a number of [0, 1) for each answer.
-
-        Raises:
-            PolicyUnusable: as `redaction_of`.
-        """
-        self._record = record
-        self._passes = redaction_of(policy)
-        self._spool = spool
+        """None is kept yet."""
+        self._policy = recording.policy
+        self._passes = recording.passes
+        self._spool = recording.spool
         self._endpoint = endpoint
         self._aside = aside
-        self._clock = clock
-        self._draw = draw
         self._allowance = Allowance(
-            concurrent=_AT_ONCE, requests_per_minute=record.requests_per_minute, clock=clock
+            concurrent=_AT_ONCE,
+            requests_per_minute=self._policy.requests_per_minute,
+            clock=time.time,
         )
         self._is_broken = False
-        series = metrics.RECORDS
-        counts = Counter(series.name, series.help, labelnames=series.labels, registry=registry)
+        counts = make_counter(metrics.RECORDS, registry)
         self._counts = {
             result: counts.labels(endpoint, result) for result in metrics.RECORD_RESULTS
         }
 
     def watch(self, asked: Asked, exchange: Exchange) -> Watch | None:
         """Sees the answer to a live request that is to be kept; None where none is."""
-        is_one = is_sampled(asked, exchange, share=self._record.sample, draw=self._draw)
+        is_one = is_sampled(asked, exchange, share=self._policy.sample)
         return Watch(asked, exchange, self._begin) if is_one else None
 
     async def seal_in_time(self) -> None:
@@ -173,7 +193,7 @@ class Recorder:
         self._counts[metrics.WRITTEN if is_written else metrics.DROPPED].inc()
 
     def _written(self, seen: Seen) -> bool:
-        record = record_of(seen, self._passes, endpoint=self._endpoint, at=self._clock())
+        record = record_of(seen, self._passes, endpoint=self._endpoint, at=time.time())
         if record is None:
             return False
         return bool(self._tried(lambda: self._spool.write(record)))
@@ -184,7 +204,7 @@ class Recorder:
             done = work()
         except OSError as error:
             if not self._is_broken:
-                _log.error("guard.spool_failed", reason=str(error))
+                _log.error(GuardEvent.SPOOL_FAILED, reason=str(error))
             self._is_broken = True
             return None
         self._is_broken = False

@@ -7,6 +7,8 @@ from typing import TypeVar
 import structlog
 from redis.exceptions import RedisError
 
+from deploy_targets.guard.events import GuardEvent
+
 T = TypeVar("T")
 
 PAUSE_S = 1.0
@@ -22,23 +24,21 @@ class RedisPause:
 
     def __init__(
         self,
-        event: str,
+        event: GuardEvent,
         *,
         failures: tuple[type[Exception], ...] = (RedisError,),
         reason: Callable[[Exception], str] = str,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`failures` are what says that it did not answer; each is logged as `event`, with its `reason`."""
         self._event = event
         self._failures = failures
         self._reason = reason
-        self._clock = clock
         self._asks_from = 0.0
 
     @property
     def is_on(self) -> bool:
         """It is not asked at present."""
-        return self._clock() < self._asks_from
+        return time.monotonic() < self._asks_from
 
     async def asked(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` brings.
@@ -51,6 +51,6 @@ class RedisPause:
         try:
             return await work()
         except self._failures as error:
-            self._asks_from = self._clock() + PAUSE_S
+            self._asks_from = time.monotonic() + PAUSE_S
             _log.warning(self._event, reason=self._reason(error))
             raise RedisGone from error

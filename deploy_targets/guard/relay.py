@@ -15,8 +15,8 @@ from deploy_targets.guard.outcome import (
     Outcome,
     StreamScan,
     is_envelope,
+    read_object,
     read_usage,
-    read_whole,
     whole_outcome,
 )
 from deploy_targets.guard.queue_full import QUEUE_FULL, is_queue_full, retry_after
@@ -114,7 +114,7 @@ def _speakable(status: int) -> int:
 
 def _filtered(body: bytes, exchange: Exchange, filters: Sequence[AnswerFilter]) -> bytes:
     """The answer's own bytes, or what the filters make of it."""
-    document = given = read_whole(body)
+    document = given = read_object(body)
     exchange.usage = read_usage(document)
     if exchange.watch is not None:
         exchange.watch.whole(document)

@@ -20,8 +20,6 @@ is left is the load: a dying challenger's requests cost the champion time, at mo
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from http import HTTPStatus
 
 from deploy_targets.guard.counters import Counters, Finished
@@ -68,22 +66,15 @@ class Serving:
 class SecondTries:
     """Those of one endpoint, as this process sees it: after a start nobody gets one before a version has answered."""
 
-    def __init__(
-        self,
-        counters: Counters,
-        *,
-        timeout_s: float,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        """`timeout_s` is for a request with both its tries; `clock` is that of the exchanges."""
+    def __init__(self, counters: Counters, *, timeout_s: float) -> None:
+        """`timeout_s` is for a request with both its tries."""
         self._counters = counters
         self._timeout_s = timeout_s
-        self._clock = clock
         self._serving = Serving()
 
     def left_s(self, exchange: Exchange) -> float:
         """Of the request's time."""
-        return exchange.started + self._timeout_s - self._clock()
+        return exchange.started + self._timeout_s - time.perf_counter()
 
     def other(self, exchange: Exchange) -> str | None:
         """Who would be asked if the version that has this request now failed; None where nobody would."""
@@ -91,7 +82,7 @@ class SecondTries:
             return None
         if self.left_s(exchange) < self._timeout_s / 2:
             return None
-        champion = self._serving.most(now=self._clock())
+        champion = self._serving.most(now=time.perf_counter())
         return None if champion == exchange.version else champion
 
     def begin(self, exchange: Exchange, failure: UpstreamFailed, *, of_prompt: int) -> None:
@@ -99,7 +90,7 @@ class SecondTries:
 
         So many of its redactions were of the prompt, and stand.
         """
-        finished = Finished(seconds=self._clock() - exchange.started, is_error=True)
+        finished = Finished(seconds=time.perf_counter() - exchange.started, is_error=True)
         self._counters.count(exchange.version, route=exchange.route, finished=finished)
         exchange.failed_first, exchange.failed_with = exchange.version, failure.code
         exchange.route, exchange.version, exchange.usage = RETRY_ROUTE, None, None
@@ -110,7 +101,7 @@ class SecondTries:
         """Remembers who answered a request that is over."""
         is_answered = exchange.outcome is Outcome.ANSWERED and exchange.status == HTTPStatus.OK
         if is_answered and exchange.version and exchange.route in _DRAWN:
-            self._serving.answered(exchange.version, now=self._clock())
+            self._serving.answered(exchange.version, now=time.perf_counter())
 
 
 async def living(answer: Answer) -> Answer:
@@ -124,8 +115,4 @@ async def living(answer: Answer) -> Answer:
     body = await answer.whole()
     if not is_envelope(body) and not is_queue_full(answer.status, body):
         raise VersionDied(f"The model did not answer this request (status {answer.status}).")
-
-    async def again() -> AsyncIterator[bytes]:
-        yield body
-
-    return replace(answer, body=again())
+    return answer.again(body)

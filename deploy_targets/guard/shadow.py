@@ -5,12 +5,10 @@ stream. It has a route of its own, its cost is counted for its version and charg
 written anywhere.
 """
 
-import random
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
 from deploy_targets import metrics
 from deploy_targets.aside_policy import ShadowPolicy
@@ -18,10 +16,16 @@ from deploy_targets.guard.allowance import Allowance
 from deploy_targets.guard.aside import Aside, Seen, Watch, is_sampled, text_of_choices
 from deploy_targets.guard.comparison import compare
 from deploy_targets.guard.cost import cost_micros, expected_usage
-from deploy_targets.guard.counters import NO_TOKENS, Counters, Finished
+from deploy_targets.guard.counters import (
+    NO_TOKENS,
+    Counters,
+    Finished,
+    make_counter,
+    make_histogram,
+)
 from deploy_targets.guard.errors import GuardError, UpstreamFailed
 from deploy_targets.guard.exchange import Exchange
-from deploy_targets.guard.outcome import Outcome, read_usage, read_whole, whole_outcome
+from deploy_targets.guard.outcome import Outcome, read_object, read_usage, whole_outcome
 from deploy_targets.guard.protocol import ProtocolName, call_for
 from deploy_targets.guard.shadow_target import ShadowTarget
 from deploy_targets.guard.upstream import Upstream
@@ -35,17 +39,8 @@ class ShadowCounts:
     def __init__(self, registry: CollectorRegistry, *, endpoint: str) -> None:
         """No version yet."""
         self._endpoint = endpoint
-        compared, likeness = metrics.SHADOW_COMPARED, metrics.SHADOW_LIKENESS
-        self._compared = Counter(
-            compared.name, compared.help, labelnames=compared.labels, registry=registry
-        )
-        self._likeness = Histogram(
-            likeness.name,
-            likeness.help,
-            labelnames=likeness.labels,
-            buckets=likeness.buckets,
-            registry=registry,
-        )
+        self._compared = make_counter(metrics.SHADOW_COMPARED, registry)
+        self._likeness = make_histogram(metrics.SHADOW_LIKENESS, registry)
 
     def appear(self, version: str) -> None:
         """Makes all series of this version exist."""
@@ -76,10 +71,8 @@ class Shadow:
         counters: Counters,
         counts: ShadowCounts,
         aside: Aside,
-        clock: Callable[[], float] = time.time,
-        draw: Callable[[], float] = random.random,
     ) -> None:
-        """`draw` gives a number of [0, 1) for each request."""
+        """`shadow` is a part of `policy`."""
         self._shadow = shadow
         self._policy = policy
         self._endpoint = endpoint
@@ -89,12 +82,11 @@ class Shadow:
         self._counters = counters
         self._counts = counts
         self._aside = aside
-        self._draw = draw
         self._allowance = Allowance(
             concurrent=shadow.concurrent,
             requests_per_minute=shadow.requests_per_minute,
             micros_per_day=shadow.micros_per_day,
-            clock=clock,
+            clock=time.time,
         )
 
     def watch(self, asked: Asked, exchange: Exchange) -> Watch | None:
@@ -108,7 +100,7 @@ class Shadow:
             # A second try: the challenger may be who has failed it.
             or exchange.route == metrics.RETRY_ROUTE
             or exchange.version in {None, version}
-            or not is_sampled(asked, exchange, share=self._shadow.sample, draw=self._draw)
+            or not is_sampled(asked, exchange, share=self._shadow.sample)
         ):
             return None
         return Watch(asked, exchange, lambda seen: self._mirror(seen, version))
@@ -143,7 +135,7 @@ class Shadow:
                 answered_by = answer.version
                 body = await answer.whole()
             outcome = whole_outcome(answer.status, body, is_streamed=False)
-            document = read_whole(body)
+            document = read_object(body)
             usage = read_usage(document) or NO_TOKENS
             if outcome is Outcome.ANSWERED and document.get("choices"):
                 text = text_of_choices(document, "message")

@@ -5,7 +5,6 @@ asked of a version for longer than a controller stands behind it.
 """
 
 import time
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
@@ -32,20 +31,19 @@ class Word(BaseModel):
 class ShadowTarget:
     """The version, if there is one."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         """None until one is named."""
-        self._clock = clock
         self._version: str | None = None
         self._until = 0.0
 
     @property
     def version(self) -> str | None:
         """As it is now."""
-        return self._version if self._clock() < self._until else None
+        return self._version if time.monotonic() < self._until else None
 
     def name(self, word: Word) -> None:
         """From now on it is this one."""
-        self._version, self._until = word.version, self._clock() + word.for_s
+        self._version, self._until = word.version, time.monotonic() + word.for_s
 
     def route(self) -> Route:
         """PUT /shadow, for the admin side."""

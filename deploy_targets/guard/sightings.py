@@ -26,10 +26,9 @@ class Server:
 class Sightings:
     """What was seen of an endpoint's split. Times are in seconds, by any one clock."""
 
-    def __init__(self, *, believed_s: float, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, *, believed_s: float) -> None:
         """Nobody was seen yet."""
         self._believed_s = believed_s
-        self._settle_s = settle_s
         self._latest: Server | None = None
         self._sent_at = 0.0
         self._mixed_at: float | None = None
@@ -52,7 +51,7 @@ class Sightings:
 
     def is_mixed(self, now: float) -> bool:
         """Several were seen not long ago."""
-        return self._mixed_at is not None and now - self._mixed_at < self._settle_s
+        return self._mixed_at is not None and now - self._mixed_at < SETTLE_S
 
     def serving(self, now: float) -> Server | None:
         """The one that serves alone; None where that is not known."""

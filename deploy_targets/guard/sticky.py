@@ -6,7 +6,6 @@ client leaves that one. The others are counted on a route of their own. Who was 
 where there are several guards, in Redis: what cannot be known is not compared.
 """
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 
 from deploy_targets.guard.access_control import Caller
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.guard.redis_pause import RedisGone, RedisPause
 from deploy_targets.guard.wire import Asked
 from deploy_targets.guard_policy import StickyPolicy
@@ -38,7 +38,6 @@ class SeenUsers:
         endpoint: str,
         redis_url: str | None,
         lost: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
         limit: int = _MAX_USERS,
     ) -> None:
         """Nothing is contacted before the first user. `lost` is told "users" whenever Redis was needed and not there."""
@@ -46,7 +45,7 @@ class SeenUsers:
         self._redis = None if redis_url is None else _client(redis_url)
         self._lost = lost
         self._limit = limit
-        self._pause = RedisPause("guard.users_lost", clock=clock)
+        self._pause = RedisPause(GuardEvent.USERS_LOST)
         self._split = ""
         self._seen: set[bytes] = set()
 

@@ -7,7 +7,7 @@ in `outcome`.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import aiohttp
@@ -59,6 +59,14 @@ class Answer:
                 message = f"The answer is larger than {MAX_ANSWER_BYTES} bytes."
                 raise UpstreamBroken(message)
         return bytes(read)
+
+    def again(self, body: bytes) -> "Answer":
+        """The same answer, whose body was read: to be read once more, or another in its place."""
+        return replace(self, body=_once(body))
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 class Upstream:

@@ -221,5 +221,4 @@ def _as_mlflows() -> Generator[None]:
     try:
         yield
     except ShipwayError as error:
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        raise ExecutionException(f"{error}{notes}") from error
+        raise ExecutionException(error.in_full()) from error

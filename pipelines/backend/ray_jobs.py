@@ -48,7 +48,7 @@ class Job:
 class RayJobs:
     """One cluster's. Every method raises `JobsUnavailable` when it gives no answer."""
 
-    def __init__(self, address: str, *, token: str | None, ca_file: Path | None = None) -> None:
+    def __init__(self, address: str, *, token: str | None, ca_file: Path | None) -> None:
         """Asks the cluster for its version.
 
         Raises:

@@ -22,7 +22,7 @@ from pipelines.download.sources import (
 from pipelines.progress import Announcer
 from registry.artifact_store import ArtifactStore
 from registry.digests import describe_folder, digest_bytes, digest_file
-from registry.errors import IntegrityError, NotFound, SourceInvalid
+from registry.errors import NotFound, SourceInvalid
 from registry.parts import RemoteFile, fetch_files
 from registry.release import BASE_TAG, DIGEST_TAG, LICENCE_TAG, Digest, parse_digest
 from registry.s3_files import list_files, promised_files
@@ -93,14 +93,15 @@ class Fetcher:
     def _find_s3(self, address: str, promised: Digest | None = None) -> Found:
         """What lies at `address`; with `promised`, only if it is the artifact of that digest."""
         try:
-            manifest = self._store.manifest(address)
+            manifest = (
+                self._store.manifest(address)
+                if promised is None
+                else self._store.promised(address, promised)
+            )
         except NotFound:
             if promised is not None:
                 raise
             return self._find_plain(address)
-        if promised not in {None, manifest.digest}:
-            message = f"{address} holds {manifest.digest}, but {promised} was registered. It is not served; release it anew."
-            raise IntegrityError(message)
         identity = {"digest": manifest.digest}
 
         def bring(folder: Path, announcer: Announcer) -> Path:

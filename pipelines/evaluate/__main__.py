@@ -28,8 +28,8 @@ from pipelines.workbench import Product, code_of, key_of
 from registry.digests import describe_folder, digest_file
 from registry.errors import BadInput, IntegrityError, NotFound
 from registry.gate import Champion, Gate, Margins, decide
-from registry.promotion import CHAMPION
-from registry.release import DIGEST_TAG, SCORECARD_TAG, Digest, ModelVersion, parse_digest
+from registry.promotion import CHAMPION, champion_of
+from registry.release import DIGEST_TAG, GATE_TAG, Digest, parse_digest
 from registry.scorecard import Scorecard
 
 _LIBRARIES = ("torch", "transformers", "lm-eval", "gptqmodel", "torchao")
@@ -239,8 +239,8 @@ def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
         )
         return None
     digest = parse_digest(version.tags[DIGEST_TAG])
-    card = _card_of(version)
-    if card is None or card.evaluation != evaluation_of(scorer.measures):
+    card = champion_of(version).scorecard
+    if card.evaluation != evaluation_of(scorer.measures):
         session.announcer.say(
             "evaluate",
             f"the champion v{number} was measured on other texts, and is measured on these",
@@ -257,13 +257,6 @@ def _champion(scorer: Scorer, name: str, based: Scored) -> Champion | None:
     return Champion(version=version.version, digest=digest, scorecard=card)
 
 
-def _card_of(version: ModelVersion) -> Scorecard | None:
-    try:
-        return Scorecard.from_document(json.loads(version.tags[SCORECARD_TAG]))
-    except (KeyError, ValueError, RecursionError, IntegrityError):
-        return None
-
-
 def _tell(announcer: Announcer, stage: Stage, measured: Mapping[str, Scored], gate: Gate) -> None:
     """Writes the numbers on the run, each with its standard error, and says them."""
     metrics = {f"gate.{name}": value for name, value in gate.numbers.items()}
@@ -274,7 +267,7 @@ def _tell(announcer: Announcer, stage: Stage, measured: Mapping[str, Scored], ga
         metrics |= {f"{prefix}{name}": v for name, v in scored.performance.numbers.items()}
     stage.log_metrics({**metrics, "gate.passed": float(gate.passed)})
     machine = measured["model"].performance.machine
-    stage.set_tags({"shipway.gate": json.dumps(asdict(gate.result)), "shipway.machine": machine})
+    stage.set_tags({GATE_TAG: json.dumps(asdict(gate.result)), "shipway.machine": machine})
     for name, score in measured["model"].scorecard.scores.items():
         base = measured["base"].scorecard.scores[name]
         announcer.say(

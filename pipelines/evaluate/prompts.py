@@ -16,6 +16,8 @@ from registry.digests import digest_bytes
 from registry.errors import BadInput
 from registry.release import Digest
 
+_RUN = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -72,9 +74,9 @@ def read_prompts(folder: Path) -> Prompts:
     )
 
 
-def repeated_share(words: list[Any], *, size: int = 3) -> float:
-    """The share of runs of `size` words (or tokens) that came up before in the same answer; 0 where there are none."""
-    runs = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
+def repeated_share(words: list[Any]) -> float:
+    """The share of runs of three words (or tokens) that came up before in the same answer; 0 where there are none."""
+    runs = [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 

@@ -24,16 +24,12 @@ from pipelines.quantize.recipes import Recipe
 from pipelines.quantize.served_by import check_served
 from pipelines.session import Model, Session
 from registry.engines import ServingEngine
-from registry.errors import RecipeInvalid, ShipwayError, SourceInvalid, StageFailed
+from registry.errors import NoneWithinBudget, RecipeInvalid, SourceInvalid, StageFailed
 from registry.gate import Margins
 
 AUTO = "auto"
 _OURS = Path(__file__).parents[2] / "recipes"
 _PERPLEXITY = "perplexity"
-
-
-class NoneWithinBudget(ShipwayError):
-    """No recipe gives a checkpoint that is small and good enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,7 +177,9 @@ def retrain(  # noqa: PLR0913 - each is an input of the stage
             f"held-out loss {told['holdout_loss_before']:.4g} -> {told['holdout_loss']:.4g} nats a token "
             f"after {told['steps']:.0f} steps",
         )
-        with session.announcer.bar("upload", total=made.manifest.size_bytes) as advance:
+        with session.announcer.bar(
+            "upload", total=made.manifest.size_bytes, unit="bytes"
+        ) as advance:
             stored = session.store.put(made.folder, on_bytes=advance)
         stage.hand_over(made)
     return made, stored.source
@@ -355,7 +357,7 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
             "licence": licence,
             "base_model": known.get("base_model") or known["source"],
         }
-        made = make_version(
+        number = make_version(
             session,
             name=name,
             base=merged,
@@ -369,11 +371,11 @@ def main(  # noqa: PLR0913, PLR0917 - one argument for each option
                 ADAPTER_TAG: wanted.adapter,
             },
         )
-        told = f"{name} v{made.version} may be promoted: `shipway promote ENDPOINT {made.version}`"
+        told = f"{name} v{number} may be promoted: `shipway promote ENDPOINT {number}`"
         if set_challenger is Switch.TRUE:
-            told = ask_for(session, name, made.version)
+            told = ask_for(session, name, number)
         session.announcer.say("retrain", told)
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    run_entry_point(main, reads_sources=True)

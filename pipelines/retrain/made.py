@@ -10,17 +10,16 @@ from dataclasses import dataclass
 
 from registry.errors import IntegrityError
 from registry.gate import Gate, Margins
+from registry.promotion import scorecard_of
 from registry.release import (
     ADAPTER_TAG,
     GATE_TAG,
     PARENT_TAG,
     RECIPE_TAG,
-    SCORECARD_TAG,
     TRAINING_DATA_TAG,
     Digest,
     ModelVersion,
 )
-from registry.scorecard import Scorecard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +60,7 @@ def find_made(versions: Iterable[ModelVersion], wanted: Wanted) -> ModelVersion 
 def _learned(version: ModelVersion, wanted: Wanted) -> bool:
     try:
         data = json.loads(version.tags[TRAINING_DATA_TAG])["digest"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return False
     return data == wanted.data and version.tags.get(ADAPTER_TAG) == wanted.adapter
 
@@ -69,7 +68,7 @@ def _learned(version: ModelVersion, wanted: Wanted) -> bool:
 def _was_judged_alike(version: ModelVersion, wanted: Wanted) -> bool:
     try:
         gate = Gate.from_document(json.loads(version.tags[GATE_TAG]))
-        card = Scorecard.from_document(json.loads(version.tags[SCORECARD_TAG]))
+        card = scorecard_of(version)
     except (KeyError, ValueError, RecursionError, IntegrityError):
         return False
     return gate.margins == wanted.margins and card.evaluation == wanted.evaluation

@@ -124,17 +124,16 @@ def _read(file: Path, project: Path) -> "tuple[Schedule, ...]":
     Raises:
         BadInput: one of the files cannot be read, or they do not fit.
     """
+    from pipelines.declared import read_declared
     from pipelines.schedule.declared import check_entry_points, parse_schedules
 
-    texts: list[str] = []
-    for path in (file, project / "MLproject"):
-        try:
-            texts.append(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{path} cannot be read ({error}). Name it with --file or --project."
-            raise BadInput(message) from error
-    schedules = parse_schedules(texts[0], where=str(file))
-    check_entry_points(schedules, texts[1], where=str(file))
+    def read(path: Path, option: str) -> str:
+        return read_declared(
+            path, what=str(path), see=f"docs/schedules.md, and name it with {option}"
+        )
+
+    schedules = parse_schedules(read(file, "--file"), where=str(file))
+    check_entry_points(schedules, read(project / "MLproject", "--project"), where=str(file))
     return schedules
 
 

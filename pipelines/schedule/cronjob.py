@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.schedule.declared import Resources, Schedule
+from pipelines.schedule.declared import Resources, Schedule, experiment_of
 
 NAMESPACE = "shipway"
 IMAGE = "shipway-pipeline"
@@ -51,7 +51,21 @@ def render_account() -> dict[str, Any]:
 def render_cronjob(schedule: Schedule) -> dict[str, Any]:
     """Its CronJob. One that is not enabled is suspended, so that an apply takes it out of service."""
     told = schedule_labels(schedule)
-    pod = {"metadata": {"labels": told}, "spec": _pod(schedule)}
+    container = {
+        "name": "pipeline",
+        "image": IMAGE,
+        "args": list(schedule.words()),
+        "env": [
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - a volume of its own
+            {"name": "SHIPWAY_HOME", "value": STATE},
+            {"name": "MLFLOW_EXPERIMENT_NAME", "value": experiment_of(schedule.name)},
+            {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
+        ],
+        "securityContext": SECURITY,
+    }
+    # A stage that is told to end closes its runs first.
+    ending = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 60}
+    pod = {"metadata": {"labels": told}, "spec": {**ending, **pod_spec(schedule, container)}}
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -93,61 +107,48 @@ def schedule_labels(schedule: Schedule) -> dict[str, str]:
     return {**labels(), SCHEDULE_LABEL: schedule.name}
 
 
-def _pod(schedule: Schedule) -> dict[str, Any]:
-    # The image's root is read-only but for these; MLflow keeps a copy of its settings in the home folder.
+def pod_spec(schedule: Schedule, container: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod of the image with that one container, which gets the schedule's resources, the secret and two folders."""
+    # The image's root may be read-only but for these; MLflow keeps a copy of its settings in the home folder.
     folders = {"state": STATE, "tmp": "/tmp"}  # noqa: S108 - a volume of its own
-    sizes = {"state": quantity(schedule.resources.disk_gib), "tmp": "8Gi"}
-    given = limits(schedule.resources)
-    container = {
-        "name": "pipeline",
-        "image": IMAGE,
-        "args": list(schedule.words()),
-        "env": [
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - as above
-            {"name": "SHIPWAY_HOME", "value": STATE},
-            {"name": "MLFLOW_EXPERIMENT_NAME", "value": f"shipway/schedules/{schedule.name}"},
-            {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"},
-        ],
-        "envFrom": [{"secretRef": {"name": SECRET}}],
-        "resources": {"requests": given, "limits": given},
-        "securityContext": SECURITY,
-        "volumeMounts": [{"name": name, "mountPath": path} for name, path in folders.items()],
-    }
+    sizes = {"state": _quantity(schedule.resources.disk_gib), "tmp": "8Gi"}
+    given = _limits(schedule.resources)
     return {
-        "restartPolicy": "Never",
         "serviceAccountName": ACCOUNT,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # A stage that is told to end closes its runs first.
-        "terminationGracePeriodSeconds": 60,
-        "securityContext": pod_security(),
-        "containers": [container],
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": UNPRIVILEGED,
+            "runAsGroup": UNPRIVILEGED,
+            "fsGroup": UNPRIVILEGED,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                **container,
+                "envFrom": [{"secretRef": {"name": SECRET}}],
+                "resources": {"requests": given, "limits": given},
+                "volumeMounts": [
+                    {"name": name, "mountPath": path} for name, path in folders.items()
+                ],
+            }
+        ],
         "volumes": [
             {"name": name, "emptyDir": {"sizeLimit": size}} for name, size in sizes.items()
         ],
     }
 
 
-def pod_security() -> dict[str, Any]:
-    """Of a pod of the image."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": UNPRIVILEGED,
-        "runAsGroup": UNPRIVILEGED,
-        "fsGroup": UNPRIVILEGED,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
-def limits(resources: Resources) -> dict[str, str]:
+def _limits(resources: Resources) -> dict[str, str]:
     """What a container asks for, and gets no more of."""
     given = {
         "cpu": f"{math.ceil(resources.cpus * 1000)}m",
-        "memory": quantity(resources.memory_gib),
+        "memory": _quantity(resources.memory_gib),
     }
     return {**given, **({"nvidia.com/gpu": str(resources.gpus)} if resources.gpus else {})}
 
 
-def quantity(gib: float) -> str:
+def _quantity(gib: float) -> str:
     """In Kubernetes' words."""
     return f"{int(gib)}Gi" if gib % 1 == 0 else f"{math.ceil(gib * 1024)}Mi"

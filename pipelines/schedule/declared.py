@@ -4,7 +4,7 @@ What is allowed is what Kubernetes' CronJob and the local loop both understand i
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ import yaml
 from croniter import CroniterError, croniter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipelines.declared import faults_of
+from pipelines.declared import faults_of, parse_declared
 from registry.errors import BadInput
 from registry.plain_yaml import load_yaml
 
@@ -137,6 +137,11 @@ class ScheduleFile(BaseModel):
         return schedules
 
 
+def experiment_of(schedule: str) -> str:
+    """The name of its experiment in MLflow, here and in a cluster."""
+    return f"shipway/schedules/{schedule}"
+
+
 def parse_schedules(text: str, *, where: str) -> tuple[Schedule, ...]:
     """The schedules that the YAML `text` declares; `where` is what the user calls it.
 
@@ -155,22 +160,35 @@ def parse_schedules(text: str, *, where: str) -> tuple[Schedule, ...]:
         raise BadInput(message) from error
 
 
+class _EntryPoint(BaseModel):
+    """As far as it matters here."""
+
+    parameters: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+
+
+class _Project(BaseModel):
+    """An MLproject, as far as it matters here."""
+
+    entry_points: dict[str, _EntryPoint]
+
+
 def check_entry_points(schedules: Iterable[Schedule], project: str, *, where: str) -> None:
     """Refuses schedules that the MLproject of the text `project` could not run.
 
     Raises:
-        BadInput: an entry point or a parameter is not there, or a required parameter is not given.
+        BadInput: an entry point or a parameter is not there, or a required parameter is not given; or it is no MLproject.
     """
-    document: Any = load_yaml(project)
-    entries: Mapping[str, Any] = document["entry_points"]
+    parsed = parse_declared(
+        project, _Project.model_validate, what="The MLproject", see="docs/schedules.md"
+    )
     faults: list[str] = []
     for one in schedules:
-        entry = entries.get(one.entry_point)
+        entry = parsed.entry_points.get(one.entry_point)
         if entry is None:
-            known = ", ".join(entries)
+            known = ", ".join(parsed.entry_points)
             faults.append(f"{one.name}: there is no entry point {one.entry_point!r}, only {known}")
             continue
-        offered: Mapping[str, Any] = entry.get("parameters", {})
+        offered = entry.parameters
         needed = {
             n for n, spec in offered.items() if isinstance(spec, str) or "default" not in spec
         }

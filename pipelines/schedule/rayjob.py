@@ -16,18 +16,15 @@ from pipelines.backend.request import STOP_WAIT_S
 from pipelines.schedule.cronjob import (
     ACCOUNT,
     NAMESPACE,
-    SECRET,
     SECURITY,
     STATE,
     labels,
-    limits,
-    pod_security,
-    quantity,
+    pod_spec,
     render_account,
     schedule_labels,
     yaml_stream,
 )
-from pipelines.schedule.declared import Overlap, Schedule
+from pipelines.schedule.declared import Overlap, Schedule, experiment_of
 from registry.errors import BadInput, ManifestInvalid
 
 IMAGE = "shipway-ray"
@@ -103,7 +100,7 @@ def _check(schedule: Schedule, cluster: str | None) -> None:
 def _job(schedule: Schedule, cluster: str | None) -> dict[str, Any]:
     words = ("mlflow", "run", PROJECT, "--env-manager", "local", *schedule.words())
     variables = {
-        "MLFLOW_EXPERIMENT_NAME": f"shipway/schedules/{schedule.name}",
+        "MLFLOW_EXPERIMENT_NAME": experiment_of(schedule.name),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
     }
@@ -131,29 +128,14 @@ def _job(schedule: Schedule, cluster: str | None) -> dict[str, Any]:
 
 def _cluster(schedule: Schedule) -> dict[str, Any]:
     """One pod: an entry point is one process, and nothing of it runs elsewhere."""
-    given = limits(schedule.resources)
-    folders = {"state": STATE, "tmp": "/tmp"}  # noqa: S108 - a volume of its own
     container = {
         "name": "ray-head",
         "image": IMAGE,
         "env": [{"name": "SHIPWAY_HOME", "value": STATE}],
-        "envFrom": [{"secretRef": {"name": SECRET}}],
-        "resources": {"requests": given, "limits": given},
         # The root is not read-only, as in the engine's pods: what is started here is KubeRay's to say.
         "securityContext": {k: v for k, v in SECURITY.items() if k != "readOnlyRootFilesystem"},
-        "volumeMounts": [{"name": name, "mountPath": path} for name, path in folders.items()],
     }
-    pod = {
-        "serviceAccountName": ACCOUNT,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": pod_security(),
-        "containers": [container],
-        "volumes": [
-            {"name": "state", "emptyDir": {"sizeLimit": quantity(schedule.resources.disk_gib)}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}},
-        ],
-    }
+    pod = pod_spec(schedule, container)
     return {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token"},

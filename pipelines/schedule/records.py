@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pipelines.schedule.declared import experiment_of
 from pipelines.schedule.due import Miss, Past, Start
 
 if TYPE_CHECKING:
@@ -59,11 +60,6 @@ class History:
     """Of each run that is recorded as under way, as MLflow has it."""
     own: frozenset[str] = frozenset()
     """Those of them that were started in this place; what became of the others is seen where they were."""
-
-
-def experiment_of(schedule: str) -> str:
-    """The name of its experiment, here and in a cluster."""
-    return f"shipway/schedules/{schedule}"
 
 
 class Records:

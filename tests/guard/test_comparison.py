@@ -27,10 +27,6 @@ def test_answers_are_the_same_similar_or_different(first: str, other: str, resul
     assert compare(first, other, similar_from=0.8).result == result
 
 
-def test_the_length_ratio_is_of_the_other_to_the_first() -> None:
-    assert compare("ab", "abcdef", similar_from=0.8).length_ratio == 3
-
-
 @given(st.text(), st.text())
 def test_likeness_is_symmetric_and_between_nothing_and_one(first: str, other: str) -> None:
     assert 0 <= likeness(first, other) <= 1

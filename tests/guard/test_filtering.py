@@ -1,6 +1,6 @@
 """What rules do with a text: whole, and in pieces of any size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,6 @@ from deploy_targets.guard.filtering import (
     Refusal,
     Rule,
     StreamFilter,
-    delay_chars,
     filter_text,
 )
 from deploy_targets.guard.patterns import compile_bounded
@@ -36,6 +35,11 @@ PIECES = (
     "\uff30roject", "STRASSE", "ticket-", "12", "ticket-12345", ".", "\u202e", "\U000e0041", "\U0001f3f4", "a", "-", "k",
 )  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join)
+
+
+def delay_chars(rules: Sequence[Rule]) -> int:
+    """How many visible characters of a stream may be held back, at the most."""
+    return max((rule.recogniser.pattern.reach.reach - 1 for rule in rules), default=0)
 
 
 def cut(text: str, places: list[int]) -> list[str]:

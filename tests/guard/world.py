@@ -19,6 +19,7 @@ from deploy_targets.guard.compose import Prepared, composed
 from deploy_targets.guard.judging import signs_for
 from deploy_targets.guard.key_file import KeyFile
 from deploy_targets.guard.protocol import ProtocolName
+from deploy_targets.guard.recording import Recording, redaction_of
 from deploy_targets.guard.settings import GuardSettings
 from deploy_targets.guard.spool import Spool
 from deploy_targets.guard.steps import Steps
@@ -28,6 +29,14 @@ from tests.guard.stub_triton import StubTriton
 
 NO_STEPS = Steps()
 NO_POLICY = GuardPolicy()
+
+
+def _recording(policy: GuardPolicy, folder: Path | None) -> Recording | None:
+    """With less room than a policy may ask for, so that it is soon full."""
+    if policy.record is None or folder is None:
+        return None
+    spool = Spool(folder, max_bytes=1 << 16)
+    return Recording(policy=policy.record, spool=spool, passes=redaction_of(policy))
 
 
 class World:
@@ -47,7 +56,7 @@ class World:
         self._steps = steps
         self._policy = policy
         self._redis_url = redis_url
-        self._spool = None if spool_folder is None else Spool(spool_folder, max_bytes=1 << 16)
+        self._recording = _recording(policy, spool_folder)
         self._lines = lines
         self.judged: list[tuple[str | None, str, bool]] = []
         """(version, route, whether it was bad), as an asked judge has judged."""
@@ -104,7 +113,7 @@ class World:
             steps=replace(self._steps, signs=signs_for(self._policy.quality)),
             keys=None if keys_file is None else KeyFile(keys_file),
             kept=store_of(self._policy.cache, endpoint=ENDPOINT, redis_url=self._redis_url),
-            spool=self._spool,
+            recording=self._recording,
         )
         async with composed(made, judged=self._keep_verdict, cache_clock=self._time) as guard:
             apps = (self.stub.app, guard.front, guard.back)

@@ -118,7 +118,7 @@ def test_work_that_fails_leaves_nothing(tmp_path, error) -> None:
 
 def test_the_folder_is_told_by_the_digest_of_what_is_handed_on(tmp_path) -> None:
     finished = Workbench(tmp_path).do("quantize", {}, Work())
-    assert finished.digest_of("model") == describe_folder(finished.folder / "model").digest
+    assert finished.files_of("model").digest == describe_folder(finished.folder / "model").digest
 
 
 def test_the_runs_of_a_process_that_died_are_told_once(tmp_path) -> None:

@@ -97,12 +97,8 @@ def test_a_second_put_of_the_same_bytes_sends_none(
 def test_the_progress_adds_up_to_the_size(store: ArtifactStore, tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(os.urandom(300_000))
     sent: list[int] = []
-    received: list[int] = []
     stored = store.put(tmp_path, on_bytes=sent.append)
-    store.fetch(
-        stored.source, stored.manifest.digest, into=tmp_path / "cache", on_bytes=received.append
-    )
-    assert sum(sent) == sum(received) == stored.manifest.size_bytes == 300_000
+    assert sum(sent) == stored.manifest.size_bytes == 300_000
 
 
 def test_a_changed_byte_is_caught_and_its_file_named(

@@ -127,6 +127,19 @@ def test_a_copy_whose_origin_was_deleted_is_refused_and_hides_no_other_version(
     assert isinstance(check_gate(registry.version(f"{model}-prod", "1")), Refused)
 
 
+def test_a_version_made_of_a_logged_model_is_refused_and_hides_no_other_version(
+    registry: MlflowRegistry, client: Any, model: str
+) -> None:
+    logged = client.create_logged_model("0", name="elsewhere")
+    client.create_registered_model(model)
+    source = f"models:/{logged.model_id}"
+    client.create_model_version(model, source=source, model_id=logged.model_id)
+    ours = register(registry, model, "2")
+    client.set_registered_model_alias(model, "challenger", "1")
+    assert [v.version for v in registry.versions(model)] == [ours, "1"]
+    assert isinstance(check_gate(registry.facts(model, ALIAS).versions["1"]), Refused)
+
+
 def test_a_version_deleted_under_an_alias_is_no_version_of_the_facts(
     registry: MlflowRegistry, client: Any, model: str
 ) -> None:

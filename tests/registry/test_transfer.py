@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from registry import transfer
 from registry.artifact_store import ArtifactStore, connect_store
@@ -356,6 +357,24 @@ def test_a_file_that_changed_after_it_was_described_is_never_stored_under_the_ol
     source = f"s3://shipway/models/{manifest.digest.removeprefix('sha256:')}"
     keys = Bucket(store, source).keys()
     assert name not in keys
+
+
+def test_a_file_that_changed_is_told_of_though_somebody_else_gave_up_its_upload(
+    store: ArtifactStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abort = store._client.abort_multipart_upload
+
+    def second(**named: Any) -> None:
+        abort(**named)
+        raise ClientError({"Error": {"Code": "NoSuchUpload"}}, "AbortMultipartUpload")
+
+    monkeypatch.setattr(store._client, "abort_multipart_upload", second)
+    manifest = describe_folder(folder)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+    with pytest.raises(IntegrityError, match=r"model\.safetensors changed since it was described"):
+        store.put(folder, manifest=manifest)
 
 
 def test_two_at_once_that_send_the_same_bytes_both_come_to_the_end(

@@ -6,6 +6,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,11 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from deploy_targets import metrics
 from deploy_targets.cli import app
 from deploy_targets.endpoint import endpoint_schema
+from deploy_targets.guard.errors import GuardError
+from deploy_targets.guard.events import GuardEvent
 from deploy_targets.manifest import Manifest, canonical_yaml
 from deploy_targets.monitoring.dashboards import dashboard_json
 from deploy_targets.monitoring.manifests import (
@@ -30,6 +34,8 @@ from deploy_targets.monitoring.manifests import (
 from deploy_targets.monitoring.rules import rule_groups
 from deploy_targets.rollout.observations import PolicyFile
 from deploy_targets.rollout.scenario import Scenario
+from registry.errors import BadInput, ShipwayError
+from registry.events import Event
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("registry", "pipelines", "deploy_targets")
@@ -44,33 +50,38 @@ Exit codes of every command: 0 done, 1 refused or failed, 2 wrong usage.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of a table: what it is called, what it is when left out, what it means."""
+    """One line of a table: what it is called, what it means, and between the two what the table's section says."""
 
     name: str
-    default: str
+    default: str = ""
     meaning: str
 
-    def line(self) -> str:
+    def line(self, *, has_default: bool) -> str:
         """The line in Markdown."""
-        cells = (f"`{self.name}`", self.default, self.meaning)
+        cells = (f"`{self.name}`", *([self.default] if has_default else []), self.meaning)
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One command, one settings class or one object of a file that users write."""
+    """One command, one settings class, one object of a file that users write, or one kind of what is said to them."""
 
     title: str
     text: str
     rows: tuple[Row, ...]
     example: str = ""
+    column: str = "default"
+    """What stands between a row's name and its meaning; nothing does where it is empty."""
 
     def markdown(self) -> str:
         """The section with its table."""
         parts = [f"### {self.title}", self.text]
         if self.rows:
-            table = "| name | default | meaning |\n|---|---|---|\n"
-            parts.append(table + "\n".join(row.line() for row in self.rows))
+            columns = ("name", *([self.column] if self.column else []), "meaning")
+            table = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
+            parts.append(
+                table + "\n".join(row.line(has_default=bool(self.column)) for row in self.rows)
+            )
         if self.example:
             parts.append(f"```sh\n{self.example}\n```")
         return "\n\n".join(part for part in parts if part)
@@ -138,12 +149,12 @@ def _settings(cls: type[BaseSettings], node: ast.ClassDef, door_sign: str) -> Se
 def _attribute_docstrings(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for field, after in zip(node.body, node.body[1:], strict=False):
         if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(field.target, ast.Name)
+            isinstance(field, ast.AnnAssign | ast.Assign)
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         ):
-            yield field.target.id, " ".join(str(after.value.value).split())
+            target = field.target if isinstance(field, ast.AnnAssign) else field.targets[0]
+            yield ast.unparse(target), " ".join(str(after.value.value).split())
 
 
 def _variable(cls: type[BaseSettings], name: str, field: FieldInfo) -> str:
@@ -177,6 +188,81 @@ def _schemas() -> dict[str, Mapping[str, Any]]:
         "The policy file of `shipway judge`": PolicyFile.model_json_schema(),
         "The scenario file of `shipway simulate`": Scenario.model_json_schema(),
     }
+
+
+def series() -> tuple[Section, ...]:
+    """Every Prometheus series, by who tells it."""
+    all_series = [one for one in vars(metrics).values() if isinstance(one, metrics.Series)]
+    return tuple(
+        Section(
+            title=f"Of the {who}",
+            text="",
+            rows=tuple(
+                Row(name=one.name, default=", ".join(one.labels) or "none", meaning=one.help)
+                for one in all_series
+                if one.name.startswith("shipway_") is (who == "controller")
+            ),
+            column="labels",
+        )
+        for who in ("guard", "controller")
+    )
+
+
+def events() -> tuple[Section, ...]:
+    """Every event that is logged, by who logs it."""
+    return tuple(
+        Section(title=title, text="", rows=_events(kind), column="")
+        for title, kind in (
+            ("Of the controller, the engines and MLflow's Shipway app", Event),
+            ("Of the guard's process", GuardEvent),
+        )
+    )
+
+
+def _events(kind: type[Event] | type[GuardEvent]) -> tuple[Row, ...]:
+    [node] = ast.parse(inspect.getsource(kind)).body
+    meanings = dict(_attribute_docstrings(node)) if isinstance(node, ast.ClassDef) else {}
+    return tuple(Row(name=one.value, meaning=meanings.get(one.name, "")) for one in kind)
+
+
+def errors() -> tuple[Section, ...]:
+    """Every error that ends a command, and every one that the guard answers with."""
+    ended = [one for one in _below(ShipwayError) if one.__module__ == "registry.errors"]
+    answered = [one for one in _below(GuardError) if "code" in vars(one)]
+    return (
+        Section(
+            title="Of commands",
+            text="Each has a message that says what happened, then what to do.",
+            rows=tuple(
+                Row(
+                    name=one.__name__,
+                    default="2" if issubclass(one, BadInput) else "1",
+                    meaning=_first_line(one),
+                )
+                for one in ended
+            ),
+            column="exit code",
+        ),
+        Section(
+            title="Of the guard's answers",
+            text="In OpenAI's error envelope, where `code` is the name below.",
+            rows=tuple(
+                Row(name=one.code, default=str(one.status.value), meaning=_first_line(one))
+                for one in answered
+            ),
+            column="status",
+        ),
+    )
+
+
+def _below(error: type[Any]) -> Iterator[type[Any]]:
+    for one in error.__subclasses__():
+        yield one
+        yield from _below(one)
+
+
+def _first_line(documented: type[Any]) -> str:
+    return (documented.__doc__ or "").split("\n\n", maxsplit=1)[0].replace("\n", " ")
 
 
 def _object(title: str, spec: Mapping[str, Any]) -> Section:
@@ -256,7 +342,10 @@ def unexplained() -> tuple[str, ...]:
     faults += [f"{one.title} has no example" for one in commands() if not one.example]
     faults += [
         f"{section.title}: {row.name} is not explained"
-        for section in (*commands(), *settings(), *chain(*declared_files().values()))
+        for section in (
+            *(*commands(), *settings(), *chain(*declared_files().values())),
+            *(*series(), *events(), *errors()),
+        )
         for row in section.rows
         if not row.meaning
     ]
@@ -269,6 +358,9 @@ def documents() -> dict[Path, str]:
         ("## Commands", commands()),
         ("## Environment variables", settings()),
         *((f"## {heading}", sections) for heading, sections in declared_files().items()),
+        ("## Metrics", series()),
+        ("## Events", events()),
+        ("## Errors", errors()),
     )
     page = "\n\n".join(
         [INTRODUCTION.strip()]

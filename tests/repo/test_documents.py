@@ -5,7 +5,7 @@ import re
 import pytest
 
 from deploy_targets.endpoint import parse_endpoints
-from tests.repo.reference import ROOT, stale, unexplained
+from tests.repo.reference import PACKAGES, ROOT, stale, unexplained
 
 PAGES = sorted(
     [
@@ -50,6 +50,18 @@ def test_what_the_finder_names_is_there() -> None:
 
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_names_every_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \|", page.split("## Packages")[1], re.MULTILINE)
+    packages = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("__init__.py")
+    }
+
+    assert sorted(rows) == sorted(packages)
 
 
 @pytest.mark.parametrize("page", ["invariants.md", "threat-model.md", "triggers.md"])

@@ -10,6 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from pipelines.download.hub import _answering
 from registry.digests import describe_folder
 from registry.errors import SourceInvalid, Unavailable
+from registry.release import BASE_TAG, DIGEST_TAG, SOURCE_TAG
+from tests.builders import a_digest
 from tests.pipelines.download.fake_hub import COMMIT, FakeHub, serve_hub
 
 CARD = "---\nlicense: apache-2.0\nbase_model: org/base\n---\n# A model\n"
@@ -152,3 +154,24 @@ def test_the_signature_of_an_address_is_not_told() -> None:
         raise HfHubHTTPError(f"403 Forbidden for url '{request.url}'", response=answer)
     assert "files.example/model" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.real
+def test_a_base_that_only_a_versions_tag_names_is_asked_of_the_hub(
+    command, servers, hub, recipe, tmp_path
+) -> None:
+    tags = {
+        SOURCE_TAG: f"hub://org/name@{COMMIT}",
+        BASE_TAG: a_digest("b"),
+        DIGEST_TAG: a_digest("c"),
+    }
+    servers.registry.register("from-a-hub", source="s3://b/f", run_id=None, tags=tags)
+    (tmp_path / "texts.jsonl").write_text('{"text": "a b"}\n{"text": "c d"}\n')
+    (tmp_path / "lora.yaml").write_text("method: lora\n")
+    result = command.run(
+        "pipelines.retrain", "--name", "from-a-hub", "--parent", "1", "--recipe", str(recipe),
+        "--data", str(tmp_path / "texts.jsonl"), "--adapter", str(tmp_path / "lora.yaml"),
+        HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "hf"),
+    )  # fmt: skip
+    assert f"hub://org/name@{COMMIT} has the digest sha256:" in result.stderr, result.stderr
+    assert hub.asked

@@ -56,6 +56,7 @@ def test_the_same_parent_data_adapter_recipe_and_judgement_are_nothing_new() -> 
         (PARENT_TAG, "models:/other/1"),
         (TRAINING_DATA_TAG, json.dumps({"digest": a_digest("others")})),
         (TRAINING_DATA_TAG, "[]"),
+        (TRAINING_DATA_TAG, "[" * 5000),
         (ADAPTER_TAG, "{other}"),
         (RECIPE_TAG, "{other}"),
         (GATE_TAG, "{}"),

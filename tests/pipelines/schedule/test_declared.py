@@ -105,5 +105,13 @@ def test_what_the_project_could_not_run_is_refused(changes, says) -> None:
         check_entry_points(parse(**changes), PROJECT, where="s.yaml")
 
 
+@pytest.mark.parametrize(
+    "project", ["[", "", "name: x", "entry_points: 3", "entry_points: {release: {parameters: 3}}"]
+)
+def test_an_mlproject_that_is_none_is_refused(project: str) -> None:
+    with pytest.raises(BadInput, match="The MLproject"):
+        check_entry_points(parse(), project, where="s.yaml")
+
+
 def test_what_it_can_run_is_taken() -> None:
     check_entry_points(parse(parameters="{name: x, source: y}"), PROJECT, where="s.yaml")

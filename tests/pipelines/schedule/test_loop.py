@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.schedule.children import Children, only_one, place_of
-from pipelines.schedule.declared import Schedule
+from pipelines.schedule.declared import Schedule, experiment_of
 from pipelines.schedule.loop import Loop, run_loop
 from pipelines.schedule.records import (
     AT_TAG,
@@ -22,7 +22,6 @@ from pipelines.schedule.records import (
     REASON_TAG,
     SCHEDULE_TAG,
     Records,
-    experiment_of,
 )
 from registry.errors import AlreadyRunning, RegistryUnavailable
 
