@@ -265,7 +265,7 @@ class Processes:
     def end(self, port: int) -> int:
         one = self.running.pop(port)
         one.send_signal(signal.SIGTERM)
-        return one.wait(30)
+        return one.wait(60)
 
     def kill_all(self) -> None:
         for one in self.running.values():
@@ -297,9 +297,10 @@ def test_of_two_real_controllers_one_leads_and_on_sigterm_the_other_follows_at_o
 
     assert processes.end(first) == 0
     ended = time.monotonic()
-    processes.until(lambda: outside.holder not in {"", holder}, timeout_s=10)
+    assert outside.holder != holder  # given back, so that nobody has to wait until it runs out
+    processes.until(lambda: outside.holder not in {"", holder})
     took_s = time.monotonic() - ended
 
-    assert took_s < 6, took_s
+    assert took_s < 12, took_s
     assert processes.end(second) == 0
     assert outside.holder == ""
