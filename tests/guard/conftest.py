@@ -11,7 +11,7 @@ import pytest
 import structlog
 from limits.aio.storage import memory as limits_in_memory
 
-from deploy_targets.guard import cache_store, limit_store, sticky
+from deploy_targets.guard import answered, cache_store, limit_store, sticky
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.steps import Steps
 from deploy_targets.guard_policy import GuardPolicy
@@ -43,7 +43,7 @@ def keys_file(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def patience_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here a Redis that is there has its time to answer; one that is gone says so at once."""
-    for module in (cache_store, limit_store, sticky):
+    for module in (answered, cache_store, limit_store, sticky):
         monkeypatch.setattr(module, "_PATIENCE_S", 30.0)
 
 
