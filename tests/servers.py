@@ -172,7 +172,7 @@ class Receiver:
         with capture_logs() as lines:
 
             def wait(sender: str, number: int) -> list[Mapping[str, Any]]:
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + 60
                 while True:
                     found = [
                         one

@@ -16,7 +16,7 @@ from deploy_targets.kubernetes_targets import ClusterSettings, cluster_watches, 
 from deploy_targets.manifest import OWN_LABELS, object_labels
 from deploy_targets.rollout.loop import Loop
 from deploy_targets.rollout.settings import ControllerSettings
-from deploy_targets.watches import Pauses, Place, Watch, Watches, places_of
+from deploy_targets.watches import _JOIN_S, Pauses, Place, Watch, Watches, places_of
 from registry.errors import KindMissing, TargetChanged, TargetRefused, TargetUnavailable
 from registry.events import Event
 from tests.builders import GATEWAY, a_knative_endpoint, a_ray_endpoint, an_endpoint
@@ -24,7 +24,7 @@ from tests.kubernetes_api.objects import Objects, a_ray_service, a_route, backen
 
 pytestmark = pytest.mark.stand_in("when watches are dropped, expire and get bookmarks")
 
-_LONG_S = 20.0
+_LONG_S = 60.0
 QUICK = Pauses(first_s=0.02, longest_s=0.1, refused_s=0.1, standby_s=0.02, spacing_s=0.02)
 _EVERYTHING = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
 
@@ -284,6 +284,7 @@ def test_a_server_that_is_away_is_asked_ever_more_rarely_and_then_watched_again(
     with capture_logs() as logs:
         begin(kinds=[HTTP_ROUTE], pauses=Pauses(first_s=0.05, longest_s=0.4, spacing_s=0.02))
         cluster.server.go_away()
+        notes.wait_for(lambda: len(logs) >= 3)
         time.sleep(1.5)
         asked = notes.lists + len(notes.since)
         cluster.server.come_back()
@@ -346,28 +347,45 @@ def test_a_kind_that_is_not_installed_is_said_once(begin, notes, objects) -> Non
     assert "no kind RayService" in said["reason"]
 
 
+class Passed(dict[str, float]):
+    """When each endpoint's last hint was passed on, and all the times before."""
+
+    def __init__(self, now: dict[str, float]) -> None:
+        super().__init__(now)
+        self.times: list[float] = []
+
+    def __setitem__(self, name: str, at: float) -> None:
+        super().__setitem__(name, at)
+        if name == "a":
+            self.times.append(at)
+
+
 def test_a_storm_of_updates_is_a_few_hints_and_the_last_update_is_not_lost(
     begin, notes, objects
 ) -> None:
     spacing_s = 0.3
     service = of("a", a_ray_service())
     objects.post(service)
-    begin(kinds=[RAY_SERVICE], pauses=Pauses(spacing_s=spacing_s))
+    hints = begin(kinds=[RAY_SERVICE], pauses=Pauses(spacing_s=spacing_s))._hints
     time.sleep(spacing_s)
     before, began = len(notes.wakes), time.monotonic()
+    hints._passed = passed = Passed(hints._passed)
 
     for number in range(100):
+        sent = time.monotonic()
         objects.merge_status(service, {"numServeEndpoints": number})
-    ended = time.monotonic()
-    notes.wait_for(lambda: notes.wakes[-1][0] > ended)
     notes.wait_for(lambda: len(notes.events) >= 100)
+    notes.wait_for(lambda: notes.wakes[-1][0] > sent)
     time.sleep(2 * spacing_s)
 
+    assert not hints._due
     wakes = [at for at, name in notes.wakes[before:] if name == "a"]
     assert len(wakes) <= (wakes[-1] - began) / spacing_s + 2
     assert len(wakes) < 50
-    gaps = [later - earlier for earlier, later in itertools.pairwise(wakes)]
-    assert min(gaps) >= spacing_s * 0.9
+    gaps = [later - earlier for earlier, later in itertools.pairwise(passed.times)]
+    assert (
+        min(gaps) >= spacing_s - 1e-6
+    )  # by the clock of who passes them on, which alone is never late
 
 
 def test_it_stops_within_seconds_while_watches_wait(begin, cluster) -> None:
@@ -376,7 +394,7 @@ def test_it_stops_within_seconds_while_watches_wait(begin, cluster) -> None:
     began = time.monotonic()
     watches.end()
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < _JOIN_S
     cluster.server.wait_for_watches(0)
     left = set(threading.enumerate()) - before
     assert not [one for one in left if one.name in {"watch", "hints"}]
@@ -388,7 +406,7 @@ def test_it_stops_within_seconds_while_the_server_is_away_or_refuses(begin, clus
     began = time.monotonic()
     watches.end()
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < _JOIN_S
 
 
 def test_only_who_leads_watches(begin, notes, cluster) -> None:

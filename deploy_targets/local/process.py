@@ -148,7 +148,8 @@ _QUIET_PORTS = range(20_000, 32_000)
 
 def free_port(usual: int, taken: set[int]) -> int:
     """`usual` (0: none) where it can be bound on loopback, otherwise one of `_QUIET_PORTS`; never one of `taken`."""
-    others = random.sample(_QUIET_PORTS, 50)
+    # From the system: a library that seeds `random` would have two processes draw the same ports in the same order.
+    others = random.SystemRandom().sample(_QUIET_PORTS, 50)
     for candidate in (usual, *others) if usual else others:
         if candidate in taken:
             continue

@@ -53,16 +53,17 @@ _USUAL_PORTS = {
     "weed_filer_grpc": 18888,
     "ray_gcs": 6379,
     "ray_dashboard": 8265,
-    "ray_agent": 52365,
-    "ray_agent_grpc": 52366,
-    "ray_runtime_env": 52367,
-    "ray_metrics": 52368,
+    "ray_agent": 12365,
+    "ray_agent_grpc": 12366,
+    "ray_runtime_env": 12367,
+    "ray_metrics": 12368,
     "ray_client": 10001,
-    "ray_node_manager": 52369,
-    "ray_object_manager": 52370,
+    "ray_node_manager": 12369,
+    "ray_object_manager": 12370,
     "ray_serve": 8000,
     "controller": 8090,
 }
+"""Where they are free. None is among those that Linux hands to outgoing connections, where Ray has some of its own."""
 _ENDPOINT_PORTS = {"guard": 8080, "guard_admin": 9080, "envoy": 10000, "envoy_admin": 9901}
 _LIMIT_S = 120
 """For any part; on an idle machine the slowest takes about ten seconds, on a busy one several times that."""

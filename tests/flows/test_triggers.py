@@ -4,6 +4,7 @@ The controller is the real one, too; platform, users and clock are fakes, so tha
 """
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -342,18 +343,21 @@ def test_mlflow_tells_of_aliases_and_its_app_of_stages_too(
 ) -> None:
     secret, port = servers.webhook_secret, servers.controller_port
     url = f"http://127.0.0.1:{port}{HOOK_PATH}"
-    servers.registry.ensure_webhook(name="triggers", url=url, secret=secret, events=HOOK_EVENTS)
-    with Receiver(port, secret) as receiver, receiver.hints() as hints:
+    with ExitStack() as kept:
+        receiver = kept.enter_context(Receiver(port, secret))
+        hints = kept.enter_context(receiver.hints())
+        # One that stayed would keep this MLflow's deliveries busy with an address where nobody listens.
+        kept.callback(servers.registry.remove_webhook, "triggers")
+        servers.registry.ensure_webhook(name="triggers", url=url, secret=secret, events=HOOK_EVENTS)
         began, clicks = monotonic(), 0
         # MLflow is deaf to a new webhook until it reads its list of them again.
         while not hints("mlflow", 0):
-            assert monotonic() - began < 60
+            assert monotonic() - began < 240
             by_stage.point("note", "2")
             clicks += 1
             sleep(0.2)  # a flood of clicks is delivered late
         by_stage.move("2", archive=True)
         told = hints("plugin", clicks + 1)
-    assert servers.registry.remove_webhook("triggers")
 
     assert {(one["deed"], one["name"]) for one in told[:-1]} == {("alias_set", "note")}
     assert (told[-1]["deed"], told[-1]["name"]) == ("stage_moved", "Production")

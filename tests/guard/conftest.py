@@ -1,13 +1,17 @@
 """A running guard for tests that need one."""
 
 import queue
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
+from limits.aio.storage import memory as limits_in_memory
 
+from deploy_targets.guard import answered, cache_store, limit_store, sticky
 from deploy_targets.guard.protocol import ProtocolName
 from deploy_targets.guard.steps import Steps
 from deploy_targets.guard_policy import GuardPolicy
@@ -36,11 +40,23 @@ def keys_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def patience_with_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here a Redis that is there has its time to answer; one that is gone says so at once."""
+    for module in (answered, cache_store, limit_store, sticky):
+        monkeypatch.setattr(module, "_PATIENCE_S", 30.0)
+
+
 @pytest.fixture
 def start_world(
-    lines: "queue.Queue[dict[str, Any]]", keys_file: Path
+    lines: "queue.Queue[dict[str, Any]]", keys_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., World]]:
     worlds: list[World] = []
+    # In memory `limits` counts by the clock's minutes, and one that turns lets more through: here one has just begun.
+    late_s = time.time() % 60
+    monkeypatch.setattr(
+        limits_in_memory, "time", SimpleNamespace(time=lambda: time.time() - late_s)
+    )
 
     def start(
         *,

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
-_LIMIT_S = 30
+from deploy_targets.local.process import free_port
+
+_LIMIT_S = 60
 
 
 class RedisServer:
@@ -20,8 +22,7 @@ class RedisServer:
         if path is None:
             pytest.skip("redis-server is not installed: `apt-get install redis-server` brings it")
         self._path = path
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = free_port(0, set())
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -358,7 +358,7 @@ def test_who_waits_for_another_and_leaves_is_charged_nothing(cached: Cached) -> 
                 f"{cached.world.url}/v1/chat/completions",
                 json=a_chat("hi", temperature=0),
                 headers=headers,
-                timeout=0.5,
+                timeout=2,
             )
         left = cached.world.line()
         cached.split.is_open.set()

@@ -156,12 +156,12 @@ def test_guards_that_share_a_redis_take_each_others_words_and_count_each_once(
 def test_a_word_that_another_guard_has_taken_makes_the_answer_bad(
     start_world: Callable[..., World],
 ) -> None:
-    policy = GuardPolicy.model_validate({"quality": {"feedback_wait_s": 3}})
+    policy = GuardPolicy.model_validate({"quality": {"feedback_wait_s": 6}})
     with a_redis() as server:
         first, second = (start_world(redis_url=server.url, policy=policy) for _ in range(2))
         word = {"request_id": first.post().headers["x-request-id"], "score": -1}
         # The answer did not wait for its write to Redis.
-        until(lambda: give(second, word).status_code == 200, seconds=2)
+        until(lambda: give(second, word).status_code == 200, seconds=5)
         first.post()
         place = ("7", "chat")
         while first.samples(metrics.QUALITY_JUDGED.name)[place] < 2:

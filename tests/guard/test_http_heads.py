@@ -87,12 +87,12 @@ def test_a_head_that_comes_byte_by_byte_and_a_large_body_are_taken(world: World)
 def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut_off(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_heads, "HEAD_S", 0.2)
     body = b'{"model": "chat", "messages": [{"role": "user", "content": "slow"}]}'
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: {len(body)}\r\n\r\n"
     with connected(world) as connection:
         connection.sendall(head.encode() + body)
-        assert world.stub.begun.acquire(timeout=10)
+        assert world.stub.begun.acquire(timeout=20)
+        monkeypatch.setattr(http_heads, "HEAD_S", 0.2)
         connection.sendall(b"GET /v1/mo")  # the next head, which does not end
         time.sleep(
             0.5

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from deploy_targets.guard_policy import GuardPolicy
+from deploy_targets.local.process import free_port
 from tests.guard.stub import KEY, SAY, a_chat
 from tests.guard.two_versions import until
 from tests.guard.world import World
@@ -24,11 +25,8 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def free_ports(count: int) -> list[int]:
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in taken]
-    for one in taken:
-        one.close()
-    return ports
+    taken: set[int] = set()
+    return [free_port(0, taken) for _ in range(count)]
 
 
 @pytest.fixture

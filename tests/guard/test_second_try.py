@@ -248,9 +248,9 @@ def test_once_half_of_the_time_is_over_there_is_no_second_try(
     split: Split, start_world: Callable[..., World]
 ) -> None:
     with served() as serve:
-        world = start_world(upstream_url=serve(split.app), timeout_s=1)
+        world = start_world(upstream_url=serve(split.app), timeout_s=4)
         world.post()
-        split.draws, split.behaves[CHALLENGER], split.pause_s = CHALLENGER, "dead", 0.6
+        split.draws, split.behaves[CHALLENGER], split.pause_s = CHALLENGER, "dead", 2.2
 
         response = world.post()
 

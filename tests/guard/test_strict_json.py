@@ -64,7 +64,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 @pytest.mark.parametrize("unit", [b'{"a":', b"[", b'"\\ud800",', b"9", b'{"a":1},', b"-"])
 def test_a_bomb_of_a_megabyte_is_refused_at_once(unit: bytes) -> None:
     body = (b'{"a": [' + unit * (1 << 20))[: 1 << 20]
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(RequestInvalid):
         read_strictly(body)
-    assert time.process_time() - started < 2
+    assert time.thread_time() - started < 2

@@ -80,7 +80,7 @@ def page_counts(
     }
 
 
-def until(is_so: Callable[[], bool], *, seconds: float = 20) -> None:
+def until(is_so: Callable[[], bool], *, seconds: float = 60) -> None:
     """Returns once it is so."""
     end = time.monotonic() + seconds
     while not is_so():

@@ -97,7 +97,7 @@ class Processes:
             )
         return port
 
-    def until(self, holds: Callable[[], bool], *, timeout_s: float = 60) -> None:
+    def until(self, holds: Callable[[], bool], *, timeout_s: float = 240) -> None:
         """Looks until it holds; shows the logs where it never does."""
         ends = time.monotonic() + timeout_s
         while not holds():
@@ -117,7 +117,7 @@ class Processes:
     def end(self, port: int) -> int:
         one = self.running.pop(port)
         one.send_signal(signal.SIGTERM)
-        return one.wait(30)
+        return one.wait(60)
 
     def kill_all(self) -> None:
         for one in self.running.values():

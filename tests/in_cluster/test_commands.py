@@ -147,6 +147,7 @@ def test_an_api_server_that_is_away_is_told(outside: Outside) -> None:
         )
 
 
+@pytest.mark.timeout(600)  # two start, each with everything that it imports
 def test_of_two_real_controllers_one_leads_and_on_sigterm_the_other_follows_at_once(
     outside: Outside, processes: Processes
 ) -> None:
@@ -162,9 +163,10 @@ def test_of_two_real_controllers_one_leads_and_on_sigterm_the_other_follows_at_o
 
     assert processes.end(first) == 0
     ended = time.monotonic()
-    processes.until(lambda: outside.holder not in {"", holder}, timeout_s=10)
+    assert outside.holder != holder  # given back, so that nobody has to wait until it runs out
+    processes.until(lambda: outside.holder not in {"", holder})
     took_s = time.monotonic() - ended
 
-    assert took_s < 6, took_s
+    assert took_s < 15, took_s
     assert processes.end(second) == 0
     assert outside.holder == ""

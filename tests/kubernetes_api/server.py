@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from deploy_targets.local.process import free_port
 from tests.kubernetes_api import status
 from tests.kubernetes_api.addresses import Request, attempts, find_address, find_verb
 from tests.kubernetes_api.api import Answer, Moment, answer
@@ -47,7 +48,7 @@ class StandIn:
         self.changed = threading.Condition()
         self._http: Http | None = None
         self._watches = 0
-        self._port = 0
+        self._port = free_port(0, set())  # one that nobody else is given while it is away
         self.come_back()
 
     @property
@@ -96,7 +97,7 @@ class StandIn:
             )
         )
 
-    def wait_until(self, holds: Callable[[Store], bool], *, timeout_s: float = 10) -> None:
+    def wait_until(self, holds: Callable[[Store], bool], *, timeout_s: float = 60) -> None:
         """Wait until the state is as wanted.
 
         Raises:
@@ -106,7 +107,7 @@ class StandIn:
             if not self.changed.wait_for(lambda: holds(self._store), timeout_s):
                 raise TimeoutError("the state of the stand-in never became what was waited for")
 
-    def wait_for_watches(self, count: int, *, timeout_s: float = 10) -> None:
+    def wait_for_watches(self, count: int, *, timeout_s: float = 60) -> None:
         """Wait until exactly so many watches are open.
 
         Raises:

@@ -70,7 +70,7 @@ def test_a_watch_is_told_while_it_waits(cluster, objects):
     watching.start()
     cluster.server.wait_for_watches(1)
     objects.post(named("a"))
-    watching.join(10)
+    watching.join(60)
 
     assert found == [("ADDED", "a")]
 
@@ -165,7 +165,7 @@ def test_a_watch_that_is_open_outlives_a_compaction(cluster, objects):
     cluster.server.wait_for_watches(1)
     cluster.server.compact()
     objects.post(named("a"))
-    watching.join(10)
+    watching.join(60)
 
     assert found == [("ADDED", "a")]
 

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 from tests.tiny_model import write_tiny_model
 
@@ -23,9 +25,13 @@ def run(name: str) -> str:
     """Runs it; all that it printed."""
     [file] = [one for one in NOTEBOOKS if one.stem == name]
     notebook = read(file)
-    NotebookClient(
-        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
+    with TemporaryDirectory() as folder:
+        # By files: a port that is free now may be another's by the time that the kernel listens.
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{folder}/kernel"})
+        where = {"metadata": {"path": str(ROOT)}}
+        NotebookClient(
+            notebook, timeout=500, kernel_name="python3", resources=where, config=config
+        ).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     outputs = [output for cell in cells for output in cell.outputs]

@@ -1,7 +1,7 @@
 """A source and a version in an S3 that fails half-way: a clear error, and the next run ends well; never half a version."""
 
 import itertools
-import random
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ class Chain:
         self._work = tmp_path / "home" / "work"
         self.name = tmp_path.name
         self.source = f"s3://shipway/theirs/{self.name}"
-        folder = write_tiny_model(tmp_path / "source", seed=random.getrandbits(32))
+        folder = write_tiny_model(tmp_path / "source", seed=secrets.randbits(32))
         self.content = contents(folder)
         for name, content in self.content.items():
             Bucket(servers.store, self.source).write(name, content)

@@ -210,7 +210,7 @@ def test_sigterm_ends_it_and_closes_its_runs(
 ) -> None:
     with quantizing(command, *arguments) as process:
         process.terminate()
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=200)
     assert process.returncode not in {0, -signal.SIGTERM}
     assert "Traceback" not in stderr
     assert statuses(command) == [

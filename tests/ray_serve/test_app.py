@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -189,6 +190,14 @@ def test_a_failure_under_way_is_told_in_the_stream_which_then_has_no_end_mark(
     assert "[DONE]" not in events(streamed)
 
 
+class Slowly(list[int]):
+    """Tokens of a model that takes its time, so that a client can leave in between."""
+
+    def append(self, token: int) -> None:
+        super().append(token)
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_costs_no_further_tokens(engine: Engine, stream: bool) -> None:  # noqa: FBT001
     rows: list[Row] = []
@@ -196,6 +205,7 @@ def test_a_client_that_leaves_costs_no_further_tokens(engine: Engine, stream: bo
 
     def keep(request) -> Row:
         rows.append(make_row(request))
+        rows[-1].tokens = Slowly()
         return rows[-1]
 
     engine._generator.row = keep

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 from typing import Any
 
@@ -38,7 +39,7 @@ class Person:
 
     def call(self, method: str, path: str, **body: Any) -> httpx2.Response:
         return httpx2.request(
-            method, f"{self.url}/{API}/{path}", json=body, auth=self._login, timeout=20
+            method, f"{self.url}/{API}/{path}", json=body, auth=self._login, timeout=60
         )
 
 
@@ -54,7 +55,7 @@ class Login:
         """Who asked for version 1, once it is written."""
         began = monotonic()
         while (actor := asked_by(self.registry.version(model, "1"), trigger, self.secret)) is None:
-            assert monotonic() - began < 20
+            assert monotonic() - began < 60
             sleep(0.02)
         return actor.user
 
@@ -87,15 +88,28 @@ def a_model(person: Person, name: str) -> str:
 
 
 @pytest.mark.real
-def test_every_deed_is_told_at_once_with_the_user_who_logged_in(login: Login) -> None:
+def test_a_deed_is_told_within_a_second(login: Login) -> None:
+    """In the median, for one may meet a busy box."""
+    first = {"name": a_model(login.alice, "quick"), "version": "1", "alias": "challenger"}
+    took_s: list[float] = []
+    with login.receiver.hints() as hints:
+        hints("plugin", 1)
+        for number in range(2, 7):
+            login.alice.call("POST", "registered-models/alias", **first)
+            began = monotonic()
+            hints("plugin", number)
+            took_s.append(monotonic() - began)
+
+    assert median(took_s) < 1
+
+
+@pytest.mark.real
+def test_every_deed_is_told_with_the_user_who_logged_in(login: Login) -> None:
     with login.receiver.hints() as hints:
         model = a_model(login.alice, "told")
         alice, of = login.alice, {"name": model}
         first = {**of, "version": "1"}
         alice.call("POST", "registered-models/alias", **first, alias="challenger")
-        began = monotonic()
-        hints("plugin", 2)
-        waited = monotonic() - began
         stage = {**first, "stage": "production", "archive_existing_versions": False}
         alice.call("POST", "model-versions/transition-stage", **stage)
         alice.call("DELETE", "registered-models/alias", **of, alias="challenger")
@@ -115,7 +129,6 @@ def test_every_deed_is_told_at_once_with_the_user_who_logged_in(login: Login) ->
         ("model_deleted", None, None, "alice"),
     ]
     assert {one["model"] for one in told} == {"told"}
-    assert waited < 1
 
 
 @pytest.mark.real
@@ -130,7 +143,7 @@ def test_the_name_stands_on_the_version_and_nobody_can_write_another(login: Logi
     assert login.who(model, StageTrigger()) == "admin"
     began = monotonic()
     while (approval := approved_by(login.registry.version(model, "1"), login.secret)) is None:
-        assert monotonic() - began < 20
+        assert monotonic() - began < 60
     assert approval.user == "admin"
 
     key = f"{ASKED_BY_TAG}.alias.challenger"
@@ -193,12 +206,14 @@ def test_mlflow_answers_as_fast_and_as_well_when_no_controller_is_there(servers:
     client: Any = servers.client
     client.create_registered_model("unheard")
     client.create_model_version("unheard", source="s3://shipway/models/1", await_creation_for=0)
-    began = monotonic()
+    took_s: list[float] = []
 
     for _ in range(20):
+        began = monotonic()
         client.set_registered_model_alias("unheard", "challenger", "1")
+        took_s.append(monotonic() - began)
 
-    assert (monotonic() - began) / 20 < 0.5
+    assert median(took_s) < 0.5
     assert dict(client.get_registered_model("unheard").aliases) == {"challenger": "1"}
 
 

@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import pytest
 
-from deploy_targets.local.process import free_port
 from registry.errors import RegistryUnavailable
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
@@ -32,8 +31,7 @@ def run(tracking: Tracking, experiment: str) -> str:
 
 
 def away() -> Tracking:
-    url = f"http://127.0.0.1:{free_port(0, set())}"
-    return Tracking(connect_mlflow(RegistrySettings(tracking_uri=url)))
+    return Tracking(connect_mlflow(RegistrySettings(tracking_uri="http://127.0.0.1:1")))
 
 
 class Broken(Exception):

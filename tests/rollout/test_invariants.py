@@ -465,7 +465,7 @@ class Experiments(Rollouts):
 
 
 _FEW = settings(max_examples=60, stateful_step_count=30)
-_MANY = settings(max_examples=1_100, stateful_step_count=30)
+_MANY = settings(max_examples=1_100, stateful_step_count=30, derandomize=False)
 _MANY_STEPS = 25_000
 """Of each machine; an example has 27 steps in the mean, for it may end early."""
 

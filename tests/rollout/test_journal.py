@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from deploy_targets.endpoint import Endpoint
-from deploy_targets.local.process import free_port
 from deploy_targets.rollout.journal import Journal, past_rollouts
 from deploy_targets.rollout.state import (
     Counts,
@@ -183,8 +182,7 @@ def test_closing_twice_after_a_crash_changes_nothing(diary: Diary) -> None:
 
 def test_an_outage_loses_nothing(diary: Diary, monkeypatch: pytest.MonkeyPatch) -> None:
     diary.journal.write(under_way(a_rollout(1)))
-    url = f"http://127.0.0.1:{free_port(0, set())}"
-    away = connect_mlflow(RegistrySettings(tracking_uri=url))
+    away = connect_mlflow(RegistrySettings(tracking_uri="http://127.0.0.1:1"))
     monkeypatch.setattr(diary.tracking, "_client", away)
     with pytest.raises(RegistryUnavailable):
         diary.journal.write(under_way(a_rollout(5)))

@@ -25,8 +25,8 @@ from tests.fakes import (
 )
 
 ENDPOINTS = 20
-POLL_S = 0.5
-RUNS_S = 6.0
+POLL_S = 2.0
+RUNS_S = 10.0
 
 
 class TimedTarget(FakeTarget):
