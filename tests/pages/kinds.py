@@ -2,7 +2,7 @@
 
 A block is named by its first line. `ALONE` needs nothing but the project; `ON_A_STACK` is run on a stack of a tiny model,
 page after page in the order of this table, as a reader would go on. What differs from what the page says is in `CHANGED`,
-`GIVEN` and `ENDPOINT_FILE`, and nowhere else.
+`GIVEN`, `WRITTEN` and `SMALLER`, and nowhere else.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class NotHere:
 
 ALONE, ON_A_STACK = Run.ALONE, Run.ON_A_STACK
 _CLUSTER = NotHere(
-    "asks a real cluster; tests/install builds and applies the same files on the stand-in"
+    "asks a cluster by kubectl; tests/install has the stand-in take the same objects"
 )
 _GPU = NotHere("needs a GPU")
 _RUNS_ON = NotHere("runs until it is told to end, and the stack of these tests has its controller")
@@ -100,7 +100,9 @@ KINDS: Mapping[str, Mapping[str, Run | NotHere]] = {
         "shipway resume chat": ON_A_STACK,
         "shipway watch chat": ON_A_STACK,
         "shipway render --all --version 1 --source s3://models/llm": ALONE,
-        "shipway diff chat --version 7 --source s3://models/7": _CLUSTER,
+        "shipway diff chat --version 7 --source s3://models/7": NotHere(
+            "asks a cluster; tests/local/test_diff.py does"
+        ),
         "SHIPWAY_POLL_S=5 shipway controller -f endpoints.yaml": _RUNS_ON,
         "shipway gc --keep-last 3 --delete": ON_A_STACK,
         "shipway endpoints validate -f endpoints.yaml": ALONE,
@@ -215,6 +217,12 @@ class Change:
 
 _FOLLOWS = "follows until Ctrl-C"
 _NUMBERS = "an example's version number; the stack has versions 1 to 3 of the demo, 4 of README"
+_ASKED = """\
+answer=$(curl -s -o /dev/null -D - {guard}/v1/chat/completions \
+  -H "Authorization: Bearer $SHIPWAY_API_KEY" -H 'Content-Type: application/json' \
+  -d '{"model": "chat", "max_tokens": 2, "messages": [{"role": "user", "content": "hello"}]}' \
+  | tr -d '\\r' | sed -n 's/^x-request-id: //p')
+"""
 CHANGED: tuple[Change, ...] = (
     Change(
         page="docs/tutorial.md",
@@ -242,10 +250,11 @@ CHANGED: tuple[Change, ...] = (
     Change(page="docs/ways-in.md", old="promote chat 7", new="promote chat 4", reason=_NUMBERS),
     Change(page="docs/ways-in.md", old="models:/smollm2/7", new="models:/smollm2/4", reason=_NUMBERS),
     Change(page="docs/signing.md", old="smollm2 7", new="smollm2 2", reason=_NUMBERS),
-    Change(page="docs/quality.md", old="https://llm.example.com", new="{guard}", reason="the reader's own"),
+    Change(page="docs/quality.md", old="curl https://llm.example.com", new=_ASKED + "curl {guard}", reason="the reader's own, and an answer to speak of"),
+    Change(page="docs/quality.md", old="3f1c…", new="'\"$answer\"'", reason="that answer's id"),
     Change(page="docs/quality.md", old="$KEY", new="$SHIPWAY_API_KEY", reason="the reader's own"),
-    Change(page="docs/quality.md", old="3f1c…", new="{answer}", reason="the id of an answer that was given"),
     Change(page="docs/ab-testing.md", old="7,8", new="1,4", reason=_NUMBERS),
+    Change(page="docs/ab-testing.md", old="--goal latency", new="--goal errors", reason="the demo's endpoint is judged by errors alone"),
     Change(page="docs/ab-testing.md", old="2026-12-20", new="{tomorrow}", reason="it must not be over"),
     Change(page="docs/reference.md", old="promote chat 7", new="promote chat 1", reason=_NUMBERS),
     Change(page="docs/reference.md", old="smollm2 7", new="smollm2 2", reason=_NUMBERS),

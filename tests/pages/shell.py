@@ -51,8 +51,10 @@ class Block:
     name: str
     """Its first line, without a comment at its end."""
     text: str
-    shown: str
+    shown: str = ""
     """The block of text that follows it; empty where none does."""
+    piece: str = ""
+    """The YAML that stands before it, since the block before; the first, where there are several."""
 
 
 def blocks(page: str) -> list[Block]:
@@ -60,15 +62,17 @@ def blocks(page: str) -> list[Block]:
     fenced = re.findall(
         r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE
     )
-    return [
-        Block(
-            name=re.split(r"\s+#", text.split("\n", 1)[0])[0],
-            text=text,
-            shown=shown if following == "text" else "",
-        )
-        for (language, text), (following, shown) in pairwise([*fenced, ("", "")])
-        if language == "sh"
-    ]
+    found: list[Block] = []
+    piece = ""
+    for (language, text), (following, shown) in pairwise([*fenced, ("", "")]):
+        if language == "yaml":
+            piece = piece or text
+        if language == "sh":
+            name = re.split(r"\s+#", text.split("\n", 1)[0])[0]
+            output = shown if following == "text" else ""
+            found.append(Block(name=name, text=text, shown=output, piece=piece))
+            piece = ""
+    return found
 
 
 def blocks_of(page: str, kind: Run) -> list[Block]:
