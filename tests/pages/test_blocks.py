@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_what_a_block_is_said_to_print_is_in_the_text(page: str, block: str) -> 
 
 
 @pytest.mark.parametrize("page", pages_of(ALONE))
-def test_the_blocks_that_need_no_stack_do_what_the_page_says(page: str, tmp_path) -> None:
+def test_the_blocks_that_need_no_stack_do_what_the_page_says(page: str, tmp_path: Path) -> None:
     typed = blocks_of(page, ALONE)
     shell = Shell(tmp_path / "project")
 
@@ -87,7 +88,7 @@ def test_the_blocks_that_need_no_stack_do_what_the_page_says(page: str, tmp_path
         check_output(page, block, outputs[block.name])
 
 
-def test_the_keys_that_the_installation_makes_let_in_who_has_the_key(tmp_path) -> None:
+def test_the_keys_that_the_installation_makes_let_in_who_has_the_key(tmp_path: Path) -> None:
     page = "docs/install-kubernetes.md"
     shell = Shell(tmp_path / "project")
     [making] = [block for block in blocks_of(page, ALONE) if block.name.startswith("key=")]
@@ -100,7 +101,7 @@ def test_the_keys_that_the_installation_makes_let_in_who_has_the_key(tmp_path) -
     assert hash_of(said.strip()) == key.sha256
 
 
-def test_the_schema_for_editors_is_that_of_the_code(tmp_path) -> None:
+def test_the_schema_for_editors_is_that_of_the_code(tmp_path: Path) -> None:
     page = "docs/reference.md"
     shell = Shell(tmp_path / "project")
     [writing] = [block for block in blocks_of(page, ALONE) if "endpoints schema" in block.name]
@@ -110,7 +111,7 @@ def test_the_schema_for_editors_is_that_of_the_code(tmp_path) -> None:
     assert json.loads((shell.folder / "endpoints.schema.json").read_text()) == endpoint_schema()
 
 
-def test_a_block_that_fails_or_prints_something_else_is_named(tmp_path) -> None:
+def test_a_block_that_fails_or_prints_something_else_is_named(tmp_path: Path) -> None:
     shell = Shell(tmp_path / "project")
     well, badly = (
         Block(name=text, text=f"{text}\n", shown="two\nth…e\n") for text in ("echo one", "false")

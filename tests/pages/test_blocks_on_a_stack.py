@@ -28,7 +28,7 @@ from tests.tiny_model import write_tiny_model
 pytestmark = [pytest.mark.real, pytest.mark.engines, pytest.mark.timeout(1800)]
 
 PAGES = pages_of(ON_A_STACK)
-SECONDS = 1200
+SECONDS = 1500
 LIMIT_S = 300
 ACTIVATE = "source .venv/bin/activate"
 ENVIRONMENT = 'eval "$(shipway env)"'
@@ -147,7 +147,7 @@ def _add(endpoints: list[dict[str, Any]], piece: Any) -> None:
     if isinstance(piece, list):
         endpoints += piece
     else:
-        _merge(endpoints[0], piece)
+        _merge(endpoints[0], dict(piece))
 
 
 def _merge(into: dict[str, Any], piece: Mapping[str, Any]) -> None:
