@@ -199,7 +199,7 @@ WRITTEN: Mapping[str, str] = {
         f'{{"role": "assistant", "content": "{n} and {n} is {2 * n}."}}]}}\n'
         for n in range(40)
     ),
-    "request.json": '{"messages": [{"role": "user", "content": "hello"}]}',
+    "request.json": '{"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}',
 }
 """Files of the reader's own."""
 
@@ -273,10 +273,9 @@ SMALLER: Mapping[str, tuple[str, str]] = {
 """What is another in the demo's endpoint file, and why."""
 
 SAYS: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("docs/tutorial.md", "source .venv/bin/activate"): ("chat: smollm2 v2 serves", "v3 turned down: "),
-    (
-        "docs/tutorial.md",
-        'shipway rollback chat --reason "it talks nonsense"',
-    ): ("chat: smollm2 v1 serves",),
-}  # fmt: skip
+    ("docs/tutorial.md", "source .venv/bin/activate"): (
+        "chat: smollm2 v2 serves",
+        "v3 turned down: ",
+    ),
+}
 """What a page says in its text that a block prints."""
