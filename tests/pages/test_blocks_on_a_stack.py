@@ -74,7 +74,9 @@ class Reader:
         """The stack runs on the endpoint file of before, and v2 serves."""
         self.file.write_text(self.endpoints)
         self._say("shipway up")
-        self._say("shipway resume chat")
+        composition = self._composition
+        if composition.status(composition.file.endpoints[0]).hold:
+            self._say("shipway resume chat")
         self._serve("2")
         return {
             "guard": self._composition.info.url("chat", "guard"),
