@@ -87,8 +87,8 @@ class MlflowUi:
 
     def show_whole_description(self) -> None:
         """Of the run that is open, its picture included."""
-        self._button("Show more").first.click()
-        self._page.get_by_role("img", name="the rollout").wait_for()
+        self._text("Show more").click()
+        self._page.wait_for_timeout(1500)  # until it is drawn
 
     def see_chart(self, metric: str) -> None:
         self._page.get_by_role("tab", name="Model metrics").click()

@@ -23,9 +23,10 @@ def main() -> None:
             ui.open(f"runs/{_newest(past, status).run_id}", "About this run")
             ui.show_whole_description()
             ui.keep(name)
-        page.set_viewport_size({"width": 1280, "height": 640})
+        page.set_viewport_size({"width": 1280, "height": 1240})
         ui.open(f"models/{endpoint.model}", "champion")
         ui.keep("ui-model")
+        page.set_viewport_size({"width": 1280, "height": 800})
         ui.choose_alias(endpoint.model, _newest(past, "rolled_back").version, "challenger")
         ui.keep("ui-alias")
 
