@@ -18,7 +18,7 @@ import pytest
 
 from registry.promotion import CHAMPION
 from tests.engines.test_triton import QUESTION, a_stack, report, smollm2
-from tests.flows.test_the_ui import CHROMIUM
+from tests.flows.mlflow_ui import CHROMIUM, a_browser
 from tests.local.platform import needs_triton
 
 __all__ = ["report"]
@@ -126,13 +126,8 @@ def by_curl(url: str, key: str) -> tuple[str, str]:
 
 
 def by_browser(url: str, key: str, page_url: str, version: str) -> tuple[str, str]:
-    from playwright.sync_api import sync_playwright
-
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_default_timeout(60_000)
+    with a_browser(width=1280, height=800) as page:
         page.goto(page_url)
         for stream in (False, True):
             told = {"url": f"{url}/chat/completions", "key": key, "stream": stream}
@@ -142,7 +137,6 @@ def by_browser(url: str, key: str, page_url: str, version: str) -> tuple[str, st
             assert (status, named) == (200, version)
             assert not stream or pieces > 2
             said.append(text)
-        browser.close()
     return said[0], said[1]
 
 
