@@ -1,56 +1,85 @@
-"""Each part of a real local stack fails in the middle of a rollout, while users ask: killed, or as good as hung.
+"""Each part of a real local stack fails in the middle of a rollout, while users ask: it is gone, hung, slow, or rude.
 
-What is behind the clients' way (MLflow, S3, the controller) may cost them nothing. What is on it (guard, split, engine) costs
-them what it is away, and no more. In the end the rollout has come to its end, registry and traffic agree, and the audit
-record is whole. docs/promises.md is written from what is measured here.
+What is behind the clients' way (MLflow, S3, Prometheus, the controller) may cost them nothing, nor may a Redis whose rates
+alone concern them. What is on their way (guard, split, engine) costs them what it is away, and no more. In the end the
+rollout has come to its end, registry and traffic agree, and the audit record is whole. docs/promises.md is written from what
+is measured here; `rude` knows the ways, and `test_tritons_that_fail` does the same to Triton.
 """
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import httpx2
-import psutil
 import pytest
 
+from deploy_targets import metrics
+from deploy_targets.load import LoadReport
 from deploy_targets.local import stack
-from deploy_targets.local.home import Home
+from deploy_targets.local.home import Home, write_private
+from deploy_targets.local.parts import KEYS_FILE
+from deploy_targets.local.process import end_all
 from deploy_targets.rollout.audit import read_chain
 from deploy_targets.rollout.audit_trail import read_lines
 from deploy_targets.rollout.replay import entries_of, replay
 from registry.errors import IntegrityError
 from registry.promotion import CHAMPION
+from tests.flows.rude import AWAY_S, ERRORS, NONSENSE, Rude, Way, fail, in_turn, served
 from tests.flows.test_killed_anywhere import write_model
 from tests.flows.test_the_stack import ENDPOINTS, Stack
+from tests.guard.redis_server import RedisServer, a_redis
+from tests.monitoring.prometheus import a_prometheus
+from tests.monitoring.promtool import program
 
 pytestmark = [pytest.mark.real, pytest.mark.faults, pytest.mark.timeout(600)]
 
-Way = Literal["killed", "hung"]
-AWAY_S = 10
-"""How long a part is away before it is started again, or goes on."""
+LIMITED = """
+    guard:
+      limits: {key: {requests_per_minute: 100000}}
+      prices: {completion_micros_per_million: 1000000}
+"""
+"""Rates for everybody, and prices for the budget that one key has."""
+BUDGETED = "sk-of-one-with-a-budget"
 
 
 class FailingStack(Stack):
     """One whose parts can be taken away for a while."""
 
-    def of_part(self, part: str) -> list[psutil.Process]:
-        """Its processes; none where it is gone."""
-        process = self.info.processes[part].find()
-        return [] if process is None else [process, *process.children(recursive=True)]
-
     def away(self, part: str, way: Way) -> None:
         """The part fails, stays so for a while, and is back when this returns."""
-        processes = self.of_part(part)
-        for process in processes:
-            process.send_signal(signal.SIGKILL if way == "killed" else signal.SIGSTOP)
-        end = time.monotonic() + AWAY_S
-        self.until(lambda: time.monotonic() > end)
-        for process in processes if way == "hung" else ():
-            process.send_signal(signal.SIGCONT)
+        port = self.info.ports.get(part, 0)
+        fail(self.of_part(part), way, port=port, start=self.up)
+
+    @contextmanager
+    def watched_by(self, page: Rude) -> Generator[None]:
+        """The controller reads the guard's page through this one, until the end of the block."""
+        own = self.info.ports["chat.guard_admin"]
+        self._watch(page.port)
+        try:
+            yield
+        finally:
+            self._watch(own)
+
+    def _watch(self, port: int) -> None:
+        ports = {**self.info.ports, "chat.guard_admin": port}
+        told = self.info.model_copy(update={"ports": ports}).model_dump_json(indent=1)
+        write_private(self.home.stack_file, told)
+        end_all(self.of_part("controller"), patience_s=10)
         self.up()
+
+    def add_key(self, name: str, key: str, **limits: int) -> None:
+        """Lets it in as well."""
+        file = self.home.endpoint("chat") / KEYS_FILE
+        known = json.loads(file.read_text())
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        known["keys"].append({"name": name, "sha256": digest, "limits": limits})
+        write_private(file, json.dumps(known))
 
     def kill_replica(self, version: str) -> None:
         """The process in which that version's model is; its platform starts another."""
@@ -74,13 +103,28 @@ class FailingStack(Stack):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
+def redis() -> Iterator[RedisServer | None]:
+    """None where it is not installed: the others can do without."""
+    if shutil.which("redis-server") is None:
+        yield None
+        return
+    with a_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(
+    redis: RedisServer | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FailingStack]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHIPWAY_POLL_S", "2")
         patch.setenv("SHIPWAY_TICK_S", "0.5")
+        if redis is not None:
+            patch.setenv("SHIPWAY_GUARD_REDIS_URL", redis.url)
         folder = tmp_path_factory.mktemp("failing")
         try:
-            running = FailingStack(folder, ENDPOINTS)
+            running = FailingStack(folder, ENDPOINTS + LIMITED.removeprefix("\n"))
+            running.add_key("budgeted", BUDGETED, micros_per_day=1_000_000_000)
             running.point("challenger", running.register(write_model(folder, 1)))
             running.until(running.is_quiet)
             yield running
@@ -111,16 +155,17 @@ def fails_in_mid_rollout(
     assert serving == version or running.answered(version)[0] == "turned_down"
     running.until(lambda: running.is_recorded(version))
     end = "promoted" if serving == version else "rolled back"
-    tell(
-        "measured",
-        f"{clients.report.failures} of {clients.report.requests} requests failed; {end}, and right {took_s:.0f} s after",
-    )
+    tell("measured", f"{told(clients.report)}; {end}, and right {took_s:.0f} s after, record whole")
     return clients.report.failures
 
 
+def told(report: LoadReport) -> str:
+    return f"{report.failures} of {report.requests} requests failed"
+
+
 @pytest.mark.promise("no client notices, and the rollout comes to its end")
-@pytest.mark.parametrize("way", ["killed", "hung"])
-@pytest.mark.parametrize("part", ["mlflow", "s3", "controller"])
+@pytest.mark.parametrize("way", ["killed", "hung", "slow", "errors", "nonsense"])
+@pytest.mark.parametrize("part", ["mlflow", "s3"])
 def test_what_is_behind_the_clients_way_fails(
     running: FailingStack, next_version: str, part: str, way: Way, record_property
 ) -> None:
@@ -130,10 +175,108 @@ def test_what_is_behind_the_clients_way_fails(
     assert failed == 0
 
 
+@pytest.mark.promise("no client notices, and the rollout comes to its end")
+@pytest.mark.parametrize("way", ["killed", "hung", "slow"])
+def test_the_controller_fails(
+    running: FailingStack, next_version: str, way: Way, record_property
+) -> None:
+    failed = fails_in_mid_rollout(
+        running, next_version, lambda: running.away("controller", way), record_property
+    )
+    assert failed == 0
+
+
+@pytest.mark.promise("nobody is given more requests while nothing is seen, and the rollout goes on")
+@pytest.mark.parametrize("way", ["hung", "errors", "nonsense"])
+def test_the_page_by_which_versions_are_judged_fails(
+    running: FailingStack, next_version: str, way: Way, record_property
+) -> None:
+    own = f"http://127.0.0.1:{running.info.ports['chat.guard_admin']}"
+    with served(Rude(before=own)) as page, running.watched_by(page):
+
+        def fail() -> None:
+            page.waits_s = 2 * AWAY_S if way == "hung" else 0
+            if way != "hung":
+                page.answers = in_turn(ERRORS if way == "errors" else NONSENSE)
+            time.sleep(2)  # a look that had read it before has acted
+            share = running.status.traffic.get(next_version, 0)
+            assert share < 100
+            end = time.monotonic() + AWAY_S
+            while time.monotonic() < end:
+                assert running.status.traffic.get(next_version, 0) == share
+                assert running.aliases[CHAMPION] != next_version
+            page.answers, page.waits_s = None, 0
+
+        assert fails_in_mid_rollout(running, next_version, fail, record_property) == 0
+        assert running.aliases[CHAMPION] == next_version
+
+
+@pytest.mark.promise("no rollout needs it, and it has missed no request when it is back")
+@pytest.mark.parametrize("way", ["killed", "hung", "slow"])
+def test_prometheus_fails(
+    running: FailingStack, next_version: str, tmp_path: Path, way: Way, record_property
+) -> None:
+    program("prometheus")
+    admin = f"127.0.0.1:{running.info.ports['chat.guard_admin']}"
+    with a_prometheus(tmp_path, endpoint="chat", guard_admin=admin) as watching:
+
+        def away() -> None:
+            fail(watching.processes, way, port=watching.port, start=watching.start)
+
+        assert fails_in_mid_rollout(running, next_version, away, record_property) == 0
+        assert running.aliases[CHAMPION] == next_version
+        counted = running.composition.guard_counts(running.endpoint).scrape().totals[next_version]
+        query = f'sum({metrics.REQUESTS.name}{{version="{next_version}",route="chat"}})'
+        watching.until(lambda: [value for _, value in watching.ask(query)] == [counted.requests])
+
+
+@pytest.mark.promise(
+    "rates are counted on and cost no client anything, budgets let nothing through meanwhile"
+)
+@pytest.mark.parametrize("way", ["killed", "hung", "slow", "errors", "nonsense"])
+def test_redis_fails(
+    running: FailingStack,
+    next_version: str,
+    redis: RedisServer | None,
+    way: Way,
+    record_property,
+) -> None:
+    if redis is None:
+        pytest.skip("redis-server is not installed: `apt-get install redis-server` brings it")
+
+    def away() -> None:
+        if way == "errors":  # its own: it has no room for anything
+            redis.set("maxmemory", "1")
+            time.sleep(AWAY_S)
+            redis.set("maxmemory", "0")
+        else:
+            fail(redis.processes, way, port=redis.port, start=redis.start)
+
+    said: dict[str, str] = {}
+    with running.clients(clients=1, timeout_s=20, api_key=BUDGETED) as budgeted:
+        budgeted.wait_for_answers(2)
+        failed = fails_in_mid_rollout(running, next_version, away, said.__setitem__)
+        seen = budgeted.report.requests - budgeted.report.failures
+        running.until(lambda: budgeted.report.requests - budgeted.report.failures > seen)
+    record_property(
+        "measured", f"{said['measured']}; of those with a budget {told(budgeted.report)}"
+    )
+    assert failed == 0
+    assert budgeted.report.faults.keys() <= {"status 503"}
+    assert budgeted.report.failures > 0 or way == "slow"
+    assert running.aliases[CHAMPION] == next_version
+
+
 @pytest.mark.promise("clients get an error or wait while it is away, and answers again after")
 @pytest.mark.parametrize(
     ("part", "way"),
-    [("chat.guard", "killed"), ("chat.envoy", "killed"), ("chat.envoy", "hung"), ("ray", "killed")],
+    [
+        ("chat.guard", "killed"),
+        ("chat.guard", "slow"),
+        ("chat.envoy", "killed"),
+        ("chat.envoy", "hung"),
+        ("ray", "killed"),
+    ],
 )
 def test_what_is_on_the_clients_way_fails(
     running: FailingStack, next_version: str, part: str, way: Way, record_property

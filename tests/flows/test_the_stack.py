@@ -84,6 +84,11 @@ class Stack:
         self.registry = self.composition.registry()
         return self.info
 
+    def of_part(self, part: str) -> list[psutil.Process]:
+        """Its processes; none where it is gone."""
+        process = self.info.processes[part].find()
+        return [] if process is None else [process, *process.children(recursive=True)]
+
     def cli(self, *words: str, code: int = 0) -> str:
         """What the command said, on whichever way out. It runs in this process, which has everything loaded."""
         said = io.StringIO()
@@ -162,10 +167,9 @@ class Stack:
         return quiet and len(self.observed().revisions) == 1 and set(self.aliases) == {CHAMPION}
 
     def clients(self, **plan: Any) -> Clients:
-        url, key = self.info.url("chat", "guard"), self.home.secrets().api_key
-        return Clients(
-            LoadPlan(url=url, model="chat", api_key=key, requests=100_000, max_tokens=4, **plan)
-        )
+        plan.setdefault("api_key", self.home.secrets().api_key)
+        url = self.info.url("chat", "guard")
+        return Clients(LoadPlan(url=url, model="chat", requests=100_000, max_tokens=4, **plan))
 
     def processes(self) -> list[psutil.Process]:
         return find_marked(f"{self.home.path.resolve()}|")
@@ -253,7 +257,7 @@ def test_a_first_release_becomes_champion_and_answers(
         assert_on_loopback(process)
 
 
-def test_a_good_challenger_is_promoted_under_load_though_the_controller_dies_on_the_way(
+def test_a_good_challenger_is_promoted_under_load_though_controller_and_mlflow_die_on_the_way(
     running: Stack, model: Callable[..., Path]
 ) -> None:
     good = running.register(model(2))
@@ -261,8 +265,10 @@ def test_a_good_challenger_is_promoted_under_load_though_the_controller_dies_on_
         clients.wait_for_answers(4)
         running.point("challenger", good)
         running.until(lambda: running.status.phase == "stepping")
-        os.kill(running.info.processes["controller"].pid, signal.SIGKILL)
-        running.until(lambda: not running.info.alive()["controller"])
+        dying = [*running.of_part("mlflow"), *running.of_part("controller")]
+        for process in dying:
+            process.kill()
+        psutil.wait_procs(dying, timeout=10)
         running.up()
         running.until(lambda: running.aliases == {CHAMPION: good})
         clients.wait_for_answers(clients.report.requests + 20)
