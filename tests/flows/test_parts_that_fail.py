@@ -212,7 +212,7 @@ def test_the_page_by_which_versions_are_judged_fails(
 
 
 @pytest.mark.promise("no rollout needs it, and it has missed no request when it is back")
-@pytest.mark.parametrize("way", ["killed", "hung", "slow"])
+@pytest.mark.parametrize("way", ["killed", "hung"])
 def test_prometheus_fails(
     running: FailingStack, next_version: str, tmp_path: Path, way: Way, record_property
 ) -> None:
