@@ -164,8 +164,16 @@ def parse_scrape(text: str, *, endpoint: str, at: datetime) -> Scrape:
     """The reading that a metrics page in Prometheus' text format holds for this endpoint.
 
     Raises:
-        ValueError: the page is not in that format, or does not say when its process started.
+        ValueError: the page is not in that format, is not a guard's, or does not say when its process started.
     """
+    try:
+        return _parsed(text, endpoint, at)
+    except (KeyError, OverflowError) as error:
+        message = f"the page is no guard's: {error!r}"
+        raise ValueError(message) from error
+
+
+def _parsed(text: str, endpoint: str, at: datetime) -> Scrape:
     totals: defaultdict[str, dict[str, float]] = defaultdict(dict)
     within: defaultdict[tuple[str, metrics.Series], dict[float, int]] = defaultdict(dict)
     mirrored: dict[str, int] = {}
