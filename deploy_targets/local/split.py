@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 
@@ -118,13 +118,20 @@ def ask(client: httpx2.Client, method: str, path: str, **more: Any) -> dict[str,
                 "`shipway status` shows the parts; their logs are in the state folder."
             )
             raise TargetUnavailable(message)
-        return response.json() if response.content else {}
+        return _object(response.json()) if response.content else {}
     except (httpx2.HTTPError, ValueError) as error:
         message = (
             f"{client.base_url} did not answer {method} {path}: {error}. "
             "`shipway status` shows the parts; their logs are in the state folder."
         )
         raise TargetUnavailable(message) from error
+
+
+def _object(document: object) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        message = f"it says {document!r}"
+        raise ValueError(message)  # noqa: TRY004 - as JSON that is none
+    return cast("dict[str, Any]", document)
 
 
 def write_first_configuration(folder: Path, *, port: int, admin_port: int) -> Path:

@@ -5,6 +5,7 @@ the port in its place is `Rude`, which can also stand before a part and pass on 
 """
 
 import itertools
+import re
 import socket
 import socketserver
 import threading
@@ -20,6 +21,7 @@ Way = Literal["killed", "hung", "slow", "errors", "nonsense"]
 AWAY_S = 10
 """How long a part is away before it is started again, or goes on."""
 _STOPPED_S, _RUNS_S = 1.8, 0.2
+_PASSED_ON = {"authorization", "content-type"}
 
 
 def _http(status: str, body: bytes, *, kind: str = "text/html", length: int | None = None) -> bytes:
@@ -56,7 +58,7 @@ class Rude(socketserver.ThreadingTCPServer):
     request_queue_size = 50
 
     def __init__(self, port: int = 0, *, before: str = "") -> None:
-        """`before` is the address of a part; without answers what is asked by GET is passed on to it."""
+        """`before` is the address of a part; without answers what is asked is passed on to it."""
         super().__init__(("127.0.0.1", port), _Connection)
         self.port: int = self.server_address[1]
         self.before = before
@@ -68,11 +70,15 @@ class Rude(socketserver.ThreadingTCPServer):
         time.sleep(self.waits_s)
         if self.answers is not None:
             return next(self.answers)
-        path = asked.split(b" ", 2)[1].decode()
-        page = httpx2.get(self.before + path, timeout=30)
-        return _http(
-            f"{page.status_code} as it came", page.content, kind=page.headers["content-type"]
-        )
+        head, _, body = asked.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = dict(line.split(": ", 1) for line in lines)
+        kept = {name: text for name, text in headers.items() if name.lower() in _PASSED_ON}
+        url = self.before + path
+        found = httpx2.request(method, url, headers=kept, content=body, timeout=30)
+        kind = found.headers.get("content-type", "text/plain")
+        return _http(f"{found.status_code} as it came", found.content, kind=kind)
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -82,12 +88,22 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with suppress(OSError):  # whoever asked waits no longer
             self.request.settimeout(5)
-            if asked := self.request.recv(1 << 16):
+            asked = self.request.recv(1 << 16)
+            while self.server.before and not _is_whole(asked):
+                asked += self.request.recv(1 << 16)
+            if asked:
                 self.request.sendall(self.server.answer_to(asked))
                 self.request.shutdown(socket.SHUT_WR)
                 # Closed with bytes unread the answer would be lost to a reset.
                 while self.request.recv(1 << 16):
                     pass
+
+
+def _is_whole(asked: bytes) -> bool:
+    """Or nothing, when its sender has gone."""
+    head, end, body = asked.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return not asked or (bool(end) and len(body) >= int(length[1] if length else 0))
 
 
 @contextmanager

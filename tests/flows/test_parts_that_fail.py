@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,21 +57,25 @@ class FailingStack(Stack):
         fail(self.of_part(part), way, port=port, start=self.up)
 
     @contextmanager
-    def watched_by(self, page: Rude) -> Generator[None]:
-        """The controller reads the guard's page through this one, until the end of the block."""
-        own = self.info.ports["chat.guard_admin"]
-        self._watch(page.port)
+    def seen_through(self, front: Rude, part: str) -> Generator[None]:
+        """The controller reaches the part through this one until the end of the block; the tests do not."""
+        own = self.info.ports
+        self._restart_controller({**own, part: front.port})
+        self._read(self.info.model_copy(update={"ports": own}))
         try:
             yield
         finally:
-            self._watch(own)
+            self._restart_controller(own)
 
-    def _watch(self, port: int) -> None:
-        ports = {**self.info.ports, "chat.guard_admin": port}
-        told = self.info.model_copy(update={"ports": ports}).model_dump_json(indent=1)
-        write_private(self.home.stack_file, told)
+    def _restart_controller(self, ports: Mapping[str, int]) -> None:
+        told = self.info.model_copy(update={"ports": ports})
+        write_private(self.home.stack_file, told.model_dump_json(indent=1))
         end_all(self.of_part("controller"), patience_s=10)
         self.up()
+
+    def share(self, version: str) -> int:
+        """Percent of the requests."""
+        return (self.status.traffic or {}).get(version, 0)
 
     def add_key(self, name: str, key: str, **limits: int) -> None:
         """Lets it in as well."""
@@ -187,27 +191,39 @@ def test_the_controller_fails(
 
 
 @pytest.mark.promise("nobody is given more requests while nothing is seen, and the rollout goes on")
-@pytest.mark.parametrize("way", ["hung", "errors", "nonsense"])
-def test_the_page_by_which_versions_are_judged_fails(
-    running: FailingStack, next_version: str, way: Way, record_property
+@pytest.mark.parametrize(
+    ("part", "way"),
+    [
+        ("chat.guard_admin", "hung"),
+        ("chat.guard_admin", "errors"),
+        ("chat.guard_admin", "nonsense"),
+        ("chat.envoy_admin", "errors"),
+        ("chat.envoy_admin", "nonsense"),
+        ("ray_dashboard", "errors"),
+        ("ray_dashboard", "nonsense"),
+    ],
+)
+def test_what_the_controller_looks_at_fails(
+    running: FailingStack, next_version: str, part: str, way: Way, record_property
 ) -> None:
-    own = f"http://127.0.0.1:{running.info.ports['chat.guard_admin']}"
-    with served(Rude(before=own)) as page, running.watched_by(page):
+    before = f"http://127.0.0.1:{running.info.ports[part]}"
+    with served(Rude(before=before)) as front, running.seen_through(front, part):
 
-        def fail() -> None:
-            page.waits_s = 2 * AWAY_S if way == "hung" else 0
-            if way != "hung":
-                page.answers = in_turn(ERRORS if way == "errors" else NONSENSE)
-            time.sleep(2)  # a look that had read it before has acted
-            share = running.status.traffic.get(next_version, 0)
+        def away() -> None:
+            if way == "hung":
+                front.waits_s = 2 * AWAY_S
+            else:
+                front.answers = in_turn(ERRORS if way == "errors" else NONSENSE)
+            time.sleep(2)  # what was read before that is acted on
+            share = running.share(next_version)
             assert share < 100
             end = time.monotonic() + AWAY_S
             while time.monotonic() < end:
-                assert running.status.traffic.get(next_version, 0) == share
+                assert running.share(next_version) == share
                 assert running.aliases[CHAMPION] != next_version
-            page.answers, page.waits_s = None, 0
+            front.answers, front.waits_s = None, 0
 
-        assert fails_in_mid_rollout(running, next_version, fail, record_property) == 0
+        assert fails_in_mid_rollout(running, next_version, away, record_property) == 0
         assert running.aliases[CHAMPION] == next_version
 
 
@@ -276,6 +292,8 @@ def test_redis_fails(
         ("chat.envoy", "killed"),
         ("chat.envoy", "hung"),
         ("ray", "killed"),
+        ("ray", "hung"),
+        ("ray", "slow"),
     ],
 )
 def test_what_is_on_the_clients_way_fails(

@@ -74,15 +74,18 @@ class Stack:
         self.file.write_text(endpoints)
         self.endpoint = read_endpoint_file(self.file).endpoints[0]
         self.said: list[str] = []
-        self.info = self.up()
+        self.up()
         self.prometheus: Prometheus | None = None
         """Scrapes the guard, where it is installed."""
 
     def up(self) -> StackInfo:
-        self.info = stack.up(self.home, self.file, announce=self.said.append)
-        self.composition = Composition(self.home, self.info, read_endpoint_file(self.file))
-        self.registry = self.composition.registry()
+        self._read(stack.up(self.home, self.file, announce=self.said.append))
         return self.info
+
+    def _read(self, info: StackInfo) -> None:
+        self.info = info
+        self.composition = Composition(self.home, info, read_endpoint_file(self.file))
+        self.registry = self.composition.registry()
 
     def of_part(self, part: str) -> list[psutil.Process]:
         """Its processes; none where it is gone."""
