@@ -27,7 +27,8 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers. Nothing is kept on disk."""
+        """Returns when it answers; one that was killed is forgotten. Nothing is kept on disk."""
+        self.stop()
         command = [self._path, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(
             [*command, "--appendonly", "no"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
