@@ -31,14 +31,3 @@ def test_a_bucket_that_is_missing_is_named_as_such(s3) -> None:
     stub.add_client_error("put_object", "NoSuchBucket", http_status_code=404)
     with pytest.raises(NotFound, match="the record k"):
         RecordStore(client, bucket="b").put("k", b"content")
-
-
-def test_what_something_else_on_its_address_answers_is_nothing_known(s3) -> None:
-    client, stub = s3
-    store = RecordStore(client, bucket="b")
-    for answer in ("put_object", "list_objects_v2"):
-        stub.add_response(answer, {})
-    stub.add_client_error("put_object", "404", http_status_code=404)
-    for ask in (lambda: store.put("k", b""), lambda: store.keys("k"), lambda: store.put("k", b"")):
-        with pytest.raises(ArtifactStoreUnavailable, match="did not answer as S3 does"):
-            ask()
