@@ -3,6 +3,10 @@
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
+AS_DUMPED = {"as": "dumped"}
+"""The context in which a dump is read: it fitted its target once, and spells out defaults that nobody may declare there."""
+
+
 class Declared(BaseModel):
     """A part of a file that users write: frozen, and an unknown key is an error."""
 
