@@ -2,7 +2,6 @@
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-
 AS_DUMPED = {"as": "dumped"}
 """The context in which a dump is read: it fitted its target once, and spells out defaults that nobody may declare there."""
 

@@ -12,9 +12,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from deploy_targets.cluster import Cluster
-from deploy_targets.endpoint import TargetKind
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.in_cluster.state_store import ConfigMapStore
-from deploy_targets.placement import Triton
 from deploy_targets.rollout.state import (
     SCHEMA,
     Counts,
@@ -215,7 +214,8 @@ def test_a_policy_that_is_valid_no_longer_is_dropped_and_the_rollout_goes_on() -
 
 
 def test_a_policy_is_kept_though_its_defaults_may_not_be_declared_where_it_runs() -> None:
-    endpoint = an_endpoint(target=TargetKind.LOCAL_TRITON, triton=Triton())
+    document = {"name": "chat", "model": "smollm2", "target": "local-triton", "triton": {}}
+    endpoint = Endpoint.model_validate(document)
     state = replace(a_state(), rollout=an_exposed_rollout(declared=endpoint))
     assert parse_state(dump_state(state)) == state
 
