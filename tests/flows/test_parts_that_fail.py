@@ -55,6 +55,7 @@ class FailingStack(Stack):
         """The part fails, stays so for a while, and is back when this returns."""
         port = self.info.ports.get(part, 0)
         fail(self.of_part(part), way, port=port, start=self.up)
+        self.up()  # one that did not outlive it is started again as well
 
     @contextmanager
     def seen_through(self, front: Rude, part: str) -> Generator[None]:
