@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Count = Annotated[int, Field(ge=1)]
 
+AS_DUMPED = {"as": "dumped"}
+"""The context in which a dump is read: it fitted its target once, and spells out defaults that nobody may declare there."""
+
 
 class Declared(BaseModel):
     """A part of a file that users write: frozen, and an unknown key is an error."""

@@ -23,7 +23,7 @@ from registry.known_files import KnownFiles
 from registry.local_copies import alone_in, discard, is_copy_of
 from registry.parts import fetch_files
 from registry.release import ArtifactManifest, Digest, FileEntry, split_source
-from registry.s3 import ABSENT, answering, code_of, connect_s3, list_objects
+from registry.s3 import ABSENT, answering, check_answer, code_of, connect_s3, list_objects
 from registry.s3_files import promised_files
 from registry.sending import Sending, UnfinishedUpload, abort_upload, list_unfinished
 from registry.settings import RegistrySettings
@@ -95,11 +95,12 @@ class ArtifactStore:
         """Small files, in this order."""
         for name, content in files.items():
             key = f"{prefix}/{name}"
-            patiently(
+            answer = patiently(
                 lambda key=key, content=content: self._client.put_object(
                     Bucket=self._bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256"
                 )
             )
+            check_answer(answer, key)
 
     def compose(
         self, source: str, digest: Digest, *, under: str, beside: Mapping[str, bytes]
@@ -211,12 +212,13 @@ class ArtifactStore:
         """Lays the signature of the artifact at `source` beside its manifest, in place of one that is there."""
         bucket, prefix = split_source(source)
         with answering(f"the signature at {source}"):
-            self._client.put_object(
+            answer = self._client.put_object(
                 Bucket=bucket,
                 Key=f"{prefix}/{SIGNATURE_NAME}",
                 Body=signature,
                 ChecksumAlgorithm="SHA256",
             )
+        check_answer(answer, f"the signature at {source}")
 
     def signature(self, source: str) -> bytes | None:
         """What lies there as its signature; None when nothing does."""
@@ -224,6 +226,7 @@ class ArtifactStore:
         try:
             with answering(f"the signature at {source}"):
                 found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{SIGNATURE_NAME}")
+                check_answer(found, f"the signature at {source}")
                 return found["Body"].read()
         except NotFound:
             return None
@@ -245,6 +248,7 @@ class ArtifactStore:
         bucket, prefix = split_source(source)
         with answering(f"the artifact at {source}"):
             found = self._client.get_object(Bucket=bucket, Key=f"{prefix}/{MANIFEST_NAME}")
+            check_answer(found, f"the artifact at {source}")
             text = found["Body"].read()
         return ArtifactManifest.from_json(text)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from registry.errors import ArtifactStoreUnavailable, IntegrityError
-from registry.s3 import answering, code_of, list_objects
+from registry.s3 import answering, check_answer, code_of, list_objects
 
 _EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 
@@ -27,7 +27,9 @@ class RecordStore:
         """
         with answering(f"the record {key}"):
             try:
-                self._client.put_object(Bucket=self._bucket, Key=key, Body=content, IfNoneMatch="*")
+                answer = self._client.put_object(
+                    Bucket=self._bucket, Key=key, Body=content, IfNoneMatch="*"
+                )
             except self._client.exceptions.ClientError as error:
                 if code_of(error) not in _EXISTS:
                     raise
@@ -39,6 +41,8 @@ class RecordStore:
                 if found != content:
                     message = f"s3://{self._bucket}/{key} holds another record than the one to be written. Nothing was changed."
                     raise IntegrityError(message) from error
+            else:
+                check_answer(answer, f"the record {key}")
 
     def read(self, prefix: str) -> Iterator[bytes]:
         """The objects below a folder, in the order of their names."""
@@ -58,4 +62,6 @@ class RecordStore:
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _read(self, key: str) -> bytes:
-        return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        found = self._client.get_object(Bucket=self._bucket, Key=key)
+        check_answer(found, f"the record {key}")
+        return found["Body"].read()

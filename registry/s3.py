@@ -1,7 +1,7 @@
 """The client of S3: the only place that makes one, and where the SDK's exceptions become ours."""
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import boto3
@@ -66,9 +66,13 @@ def status_of(error: ClientError) -> int:
 
 
 def list_objects(client: Any, bucket: str, prefix: str) -> Iterator[Any]:
-    """Each object whose key begins with `prefix`, as S3 lists it. Raises what the SDK raises."""
+    """Each object whose key begins with `prefix`, as S3 lists it.
+
+    Raises what the SDK raises, and `ArtifactStoreUnavailable` as `check_answer` does.
+    """
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     for page in pages:
+        check_answer(page, f"the folder s3://{bucket}/{prefix}", has="Name")
         yield from page.get("Contents", ())
 
 
@@ -79,7 +83,7 @@ def answering(what: str) -> Generator[None]:
         yield
     except ClientError as error:
         code = code_of(error)
-        if code in ABSENT:
+        if code in ABSENT and not _is_bare(error):
             why = " There is no such bucket." if code == "NoSuchBucket" else ""
             message = f"S3 does not have {what}.{why}"
             raise NotFound(message) from error
@@ -91,10 +95,32 @@ def answering(what: str) -> Generator[None]:
         raise ArtifactStoreUnavailable(message) from error
 
 
+def check_answer(answer: Mapping[str, Any], what: str, *, has: str = "ETag") -> None:
+    """Passes an answer that `has` what S3's own always have: a page of something else on its address may be a 200, too.
+
+    Raises:
+        ArtifactStoreUnavailable: it has not. Nothing is known.
+    """
+    if not answer.get(has):
+        raise ArtifactStoreUnavailable(_stranger(what))
+
+
+def _stranger(what: str) -> str:
+    return f"What was asked for {what} did not answer as S3 does. Look at what AWS_ENDPOINT_URL_S3 leads to."
+
+
+def _is_bare(error: ClientError) -> bool:
+    """A status without S3's word for it, which only the answer to a HEAD has to do without."""
+    failed: Any = error
+    return code_of(error).isdecimal() and not failed.operation_name.startswith("Head")
+
+
 def _refusal(what: str, error: ClientError) -> str:
     code, status = code_of(error), status_of(error)
     if code in _EXPIRED:
         return f"S3 refused {what}: the credentials have expired ({code}). Renew them and run the same again: what arrived is not sent again."
     if status >= SERVER_ERROR:
         return f"S3 failed at {what} ({status} {code}), however often it was asked. Run the same again when it can: what arrived is not sent again."
+    if _is_bare(error):
+        return _stranger(what)
     return f"S3 refused {what} ({code}). Look at the credentials and the bucket's policy."

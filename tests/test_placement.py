@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
+from deploy_targets.declared import AS_DUMPED
 from deploy_targets.endpoint import Endpoint, endpoint_schema, parse_endpoints
 from registry.errors import EndpointFileInvalid
 from tests.builders import GATEWAY
@@ -49,6 +50,8 @@ def parse(*endpoints: dict[str, Any]) -> tuple[Endpoint, ...]:
 def test_what_fits_its_target_is_accepted(accepted: dict[str, Any]) -> None:
     (endpoint,) = parse(accepted)
     assert endpoint.name == "e0"
+    # In records and saved states it stands with all its defaults.
+    assert Endpoint.model_validate_json(endpoint.model_dump_json(), context=AS_DUMPED) == endpoint
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,20 @@ class LocalTarget:
 
     def _applications(self) -> dict[str, Any]:
         """Ray Serve's details of every application that is not being deleted."""
+        return {name: one for name, one in self._told().items() if one.get("status") != "DELETING"}
+
+    def _told(self) -> dict[str, Any]:
+        """Every application. To take another answer for none would delete, with the next change, all that there are."""
         document = ask(self._ray, "GET", _APPLICATIONS)
-        found: dict[str, Any] = document.get("applications", {})
-        return {name: one for name, one in found.items() if one.get("status") != "DELETING"}
+        if "applications" not in document:
+            message = f"{self._ray.base_url} does not answer as Ray's dashboard does. Its log may say why; nothing was changed."
+            raise TargetUnavailable(message)
+        return document["applications"]
 
     def _await_gone(self, name: str) -> None:
         """Ray takes a failed application up again as it was, failure and all, while traces of it are left."""
         deadline = time.monotonic() + _GONE_LIMIT_S
-        while name in ask(self._ray, "GET", _APPLICATIONS).get("applications", {}):
+        while name in self._told():
             if time.monotonic() > deadline:
                 message = f"Ray did not let go of {name} within {_GONE_LIMIT_S:.0f} s. See its log; the next look tries again."
                 raise TargetUnavailable(message)

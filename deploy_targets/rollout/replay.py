@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from deploy_targets.declared import AS_DUMPED
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.audit import Entry, changes, told_of
 from deploy_targets.rollout.plan import plan
@@ -77,7 +78,7 @@ def replay(entries: tuple[Entry, ...]) -> Replay:
         if "before" in document:
             state = parse_state(json.dumps(document["before"]))
         try:
-            endpoint = Endpoint.model_validate(declared)
+            endpoint = Endpoint.model_validate(declared, context=AS_DUMPED)
             situation = _SITUATION.validate_python(inputs)
         except ValidationError as error:
             today = f"cannot read its inputs: {error.errors()[0]['msg']}"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from deploy_targets.declared import AS_DUMPED
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.state import SCHEMA, EndpointState
 from registry.errors import StateConflict, StateUnavailable, StateUnreadable
@@ -169,7 +170,7 @@ def parse_state(text: str | bytes) -> EndpointState:
         )
         raise StateUnreadable(message)
     try:
-        return _DOCUMENT.validate_json(json.dumps(migrated(document)))
+        return _DOCUMENT.validate_json(json.dumps(migrated(document)), context=AS_DUMPED)
     except ValidationError as error:
         message = (
             f"{_DAMAGED} {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
@@ -207,7 +208,7 @@ def _readable(rollout: dict[str, Any], schema: int) -> dict[str, Any]:
 def _without_old_declaration(document: dict[str, Any]) -> dict[str, Any]:
     try:
         if document.get("declared") is not None:
-            Endpoint.model_validate(document["declared"])
+            Endpoint.model_validate(document["declared"], context=AS_DUMPED)
     except ValidationError:
         return {key: value for key, value in document.items() if key != "declared"}
     return document

@@ -50,6 +50,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stack.down(Home(folder / "home"), announce=print)
 
 
+@pytest.fixture(scope="module")
+def first(running: Stack, model: Callable[..., Path]) -> str:
+    """The first release, as champion."""
+    version = running.register(model(1))
+    running.point("challenger", version)
+    running.until(lambda: running.aliases == {CHAMPION: version})
+    return version
+
+
 def cache_hits(running: Stack, version: str) -> int:
     """As Triton's own metrics count them."""
     folder = running.home.folder(f"endpoints/chat/triton/{version}")
@@ -64,14 +73,9 @@ def cache_hits(running: Stack, version: str) -> int:
 
 
 def test_a_first_release_becomes_champion_and_its_answers_are_cached(
-    running: Stack, model: Callable[..., Path]
+    running: Stack, first: str
 ) -> None:
     assert "ray" not in running.info.alive()
-    first = running.register(model(1))
-
-    running.point("challenger", first)
-
-    running.until(lambda: running.aliases == {CHAMPION: first})
     before = cache_hits(running, first)
     url = f"{running.info.url('chat', 'guard')}/v1/chat/completions"
     key = running.home.secrets().api_key
@@ -120,6 +124,7 @@ def test_a_bad_challenger_is_rolled_back_by_failures_that_triton_half_hides(
 
 
 @pytest.mark.promise("what served serves again")
+@pytest.mark.usefixtures("first")  # where it runs alone
 def test_what_served_serves_again_after_the_whole_stack_was_down(running: Stack) -> None:
     champion = running.aliases[CHAMPION]
     stack.down(running.home, announce=running.said.append)

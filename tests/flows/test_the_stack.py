@@ -73,15 +73,23 @@ class Stack:
         self.file.write_text(endpoints)
         self.endpoint = read_endpoint_file(self.file).endpoints[0]
         self.said: list[str] = []
-        self.info = self.up()
+        self.up()
         self.prometheus: Prometheus | None = None
         """Scrapes the guard, where it is installed."""
 
     def up(self) -> StackInfo:
-        self.info = stack.up(self.home, self.file, announce=self.said.append)
-        self.composition = Composition(self.home, self.info, read_endpoint_file(self.file))
-        self.registry = self.composition.registry()
+        self._read(stack.up(self.home, self.file, announce=self.said.append))
         return self.info
+
+    def _read(self, info: StackInfo) -> None:
+        self.info = info
+        self.composition = Composition(self.home, info, read_endpoint_file(self.file))
+        self.registry = self.composition.registry()
+
+    def of_part(self, part: str) -> list[psutil.Process]:
+        """Its processes; none where it is gone."""
+        process = self.info.processes[part].find()
+        return [] if process is None else [process, *process.children(recursive=True)]
 
     def cli(self, *words: str, code: int = 0) -> str:
         """What the command said, on whichever way out. It runs in this process, which has everything loaded."""
@@ -161,10 +169,9 @@ class Stack:
         return quiet and len(self.observed().revisions) == 1 and set(self.aliases) == {CHAMPION}
 
     def clients(self, **plan: Any) -> Clients:
-        url, key = self.info.url("chat", "guard"), self.home.secrets().api_key
-        return Clients(
-            LoadPlan(url=url, model="chat", api_key=key, requests=100_000, max_tokens=4, **plan)
-        )
+        plan.setdefault("api_key", self.home.secrets().api_key)
+        url = self.info.url("chat", "guard")
+        return Clients(LoadPlan(url=url, model="chat", requests=100_000, max_tokens=4, **plan))
 
     def processes(self) -> list[psutil.Process]:
         return find_marked(f"{self.home.path.resolve()}|")
@@ -241,7 +248,7 @@ def test_a_first_release_becomes_champion_and_answers(
         assert_on_loopback(process)
 
 
-def test_a_good_challenger_is_promoted_under_load_though_the_controller_dies_on_the_way(
+def test_a_good_challenger_is_promoted_under_load_though_controller_and_mlflow_die_on_the_way(
     running: Stack, model: Callable[..., Path]
 ) -> None:
     good = running.register(model(2))
@@ -249,8 +256,10 @@ def test_a_good_challenger_is_promoted_under_load_though_the_controller_dies_on_
         clients.wait_for_answers(4)
         running.point("challenger", good)
         running.until(lambda: running.status.phase == "stepping")
-        os.kill(running.info.processes["controller"].pid, signal.SIGKILL)
-        running.until(lambda: not running.info.alive()["controller"])
+        dying = [*running.of_part("mlflow"), *running.of_part("controller")]
+        for process in dying:
+            process.kill()
+        psutil.wait_procs(dying, timeout=10)
         running.up()
         running.until(lambda: running.aliases == {CHAMPION: good})
         clients.wait_for_answers(clients.report.requests + 20)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from deploy_targets.local.process import free_port
@@ -27,7 +28,8 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers. Nothing is kept on disk."""
+        """Returns when it answers; one that was killed is forgotten. Nothing is kept on disk."""
+        self.stop()
         command = [self._path, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(
             [*command, "--appendonly", "no"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -42,6 +44,18 @@ class RedisServer:
             except OSError:
                 assert time.monotonic() < end, "redis-server did not come up"
                 time.sleep(0.02)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """Itself; none where it was ended."""
+        return [] if self._process is None else [psutil.Process(self._process.pid)]
+
+    def set(self, option: str, value: str) -> None:
+        """Changes its configuration while it runs."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as client:
+            client.sendall(f"CONFIG SET {option} {value}\r\n".encode())
+            answer = client.recv(100)
+        assert answer == b"+OK\r\n", answer
 
     def stop(self) -> None:
         """Ends it; start may follow."""

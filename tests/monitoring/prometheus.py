@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import yaml
 
 from deploy_targets import monitoring
@@ -21,10 +22,41 @@ _RULES = Path(monitoring.__file__).parent / "generated" / "rules.yaml"
 
 
 class Prometheus:
-    """What it has seen."""
+    """What it has seen; it may be killed and started again."""
 
-    def __init__(self, url: str, record: ProcessRecord, log: Path) -> None:
-        self._url, self._record, self._log = url, record, log
+    def __init__(self, folder: Path) -> None:
+        """Its configuration and its data lie in `folder`."""
+        self._path, self._folder = program("prometheus"), folder
+        self.port = free_port(0, set())
+        self._url, self._log = f"http://127.0.0.1:{self.port}", folder / "prometheus.log"
+        self._record: ProcessRecord | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self._record = spawn(
+            (
+                self._path,
+                "--config.file=prometheus.json",
+                "--storage.tsdb.path=data",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+            ),
+            log=self._log,
+            environment={"PATH": os.environ["PATH"]},
+            folder=self._folder,
+        )
+        self.until(self._answers)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """Itself, while it runs."""
+        found = None if self._record is None else self._record.find()
+        return [] if found is None else [found]
+
+    def _answers(self) -> bool:
+        try:
+            return httpx2.get(f"{self._url}/-/ready", timeout=2).is_success
+        except httpx2.HTTPError:
+            return False
 
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each sample that the query yields now."""
@@ -55,37 +87,15 @@ class Prometheus:
 @contextmanager
 def a_prometheus(folder: Path, *, endpoint: str, guard_admin: str) -> Iterator[Prometheus]:
     """One that looks every second at the guard's page, until the end of the block."""
-    path = program("prometheus")
-    port = free_port(0, set())
-    url = f"http://127.0.0.1:{port}"
     (folder / "rules.json").write_text(json.dumps(_impatient_rules()))
     configuration = _configuration(endpoint, guard_admin)
     (folder / "prometheus.json").write_text(json.dumps(configuration))
-    log = folder / "prometheus.log"
-    record = spawn(
-        (
-            path,
-            "--config.file=prometheus.json",
-            "--storage.tsdb.path=data",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ),
-        log=log,
-        environment={"PATH": os.environ["PATH"]},
-        folder=folder,
-    )
-
-    def answers() -> bool:
-        try:
-            return httpx2.get(f"{url}/-/ready", timeout=2).is_success
-        except httpx2.HTTPError:
-            return False
-
+    prometheus = Prometheus(folder)
     try:
-        await_ready("prometheus", answers, record=record, log=log, limit_s=LIMIT_S)
-        yield Prometheus(url, record, log)
+        prometheus.start()
+        yield prometheus
     finally:
-        process = record.find()
-        end_all([process] if process else [], patience_s=5)
+        end_all(prometheus.processes, patience_s=5)
 
 
 def _configuration(endpoint: str, guard_admin: str) -> dict[str, Any]:

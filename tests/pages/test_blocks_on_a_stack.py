@@ -18,7 +18,7 @@ from deploy_targets.control_plane import read_endpoint_file, utc_now
 from deploy_targets.load import LoadPlan
 from deploy_targets.local import stack
 from deploy_targets.local.compose import Composition
-from deploy_targets.local.demo_traffic import Traffic
+from deploy_targets.local.demo_traffic import Clients
 from deploy_targets.local.home import Home
 from registry.promotion import CHAMPION, MoveAlias
 from tests.pages.kinds import ON_A_STACK, SMALLER
@@ -133,7 +133,7 @@ class Reader:
         if is_quiet():
             return
         registry.write(endpoint.model, MoveAlias(alias="challenger", version=asked))
-        with Traffic(plan):
+        with Clients(plan):
             _until(is_quiet, lambda: composition.status(endpoint))
 
 

@@ -143,6 +143,10 @@ def test_the_first_reading_is_a_gap() -> None:
         httpx2.Response(500),
         httpx2.Response(200, text="<html>"),
         httpx2.Response(200, text="requests 1\n"),
+        httpx2.Response(200, text="{}"),
+        httpx2.Response(200, text=PAGE.replace('version="7"', 'verison="7"')),
+        httpx2.Response(200, text=PAGE.replace(" 95.0", " +Inf")),
+        httpx2.Response(200, text=PAGE.replace(" 95.0", " NaN")),
     ],
 )
 def test_a_guard_that_answers_rubbish_is_unavailable_not_zero(answer: httpx2.Response) -> None:

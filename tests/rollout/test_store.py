@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from deploy_targets.cluster import Cluster
+from deploy_targets.endpoint import Endpoint
 from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.rollout.state import (
     SCHEMA,
@@ -222,6 +223,13 @@ def test_a_policy_that_is_valid_no_longer_is_dropped_and_the_rollout_goes_on() -
     assert parse_state(json.dumps(document)).rollout == rollout
     document["rollout"]["declared"]["rollout"]["a_rule_of_old"] = 1
     assert parse_state(json.dumps(document)).rollout == replace(rollout, declared=None)
+
+
+def test_a_policy_is_kept_though_its_defaults_may_not_be_declared_where_it_runs() -> None:
+    document = {"name": "chat", "model": "smollm2", "target": "local-triton", "triton": {}}
+    endpoint = Endpoint.model_validate(document)
+    state = replace(a_state(), rollout=an_exposed_rollout(declared=endpoint))
+    assert parse_state(dump_state(state)) == state
 
 
 def test_an_ended_rollout_whose_policy_is_valid_no_longer_can_still_be_told() -> None:
