@@ -29,7 +29,8 @@ _TABLE = """
 |---|---|---|---|
 """
 _HEADINGS = {
-    "kills": "A process of ours is killed, at any point",
+    "anything": "Anything, at random and in any order",
+    "kills": "A process of ours is killed, wherever it is",
     "parts": "A part is away, hangs, is slow, or answers errors and nonsense",
     "controllers": "Two controllers",
     "hints": "Hints are lost, late, repeated or lies",
