@@ -12,8 +12,6 @@ from tests.repo.reference import ROOT
 HOLD = """
 import sys
 from pathlib import Path
-
-import pytest
 from deploy_targets.local.file_lock import FileLeadership
 lock = FileLeadership(Path(sys.argv[1]))
 print(lock.leads(), flush=True)
