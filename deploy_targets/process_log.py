@@ -30,7 +30,7 @@ def log_to(file: TextIO, *, for_eyes: bool = False) -> None:
 
 
 class _Lines:
-    """Writes each line at once; before the first after a loss it says how many are missing."""
+    """Writes each line at once. Before the first after a loss it says how many failed: the file's buffer may bring the last few."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
