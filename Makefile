@@ -132,7 +132,7 @@ test-faults: export OMP_NUM_THREADS = 1
 # Each on its own: what fails in the one keeps the other from nothing, and the page tells of both.
 test-faults: setup ## the long runs of what may go wrong, in memory and on live stacks: docs/promises.md; an hour
 	@reports=$$(mktemp -d); ended=0; \
-	$(BIN)/python -m pytest -m 'faults or promise' --ignore tests/flows -n 2 --dist load --junitxml=$$reports/memory.xml || ended=$$?; \
+	$(BIN)/python -m pytest -m 'faults or promise' --ignore tests/flows -n 2 --dist load --maxschedchunk 1 --junitxml=$$reports/memory.xml || ended=$$?; \
 	$(BIN)/python -m pytest -m 'faults or promise' tests/flows --junitxml=$$reports/stacks.xml || ended=$$?; \
 	$(BIN)/python -m tests.repo.promises $$reports/*.xml || ended=$$?; \
 	rm -r $$reports; exit $$ended
