@@ -24,17 +24,17 @@ class OwnPage:
     """What a controller says of itself."""
 
     def __init__(self, port: int) -> None:
-        self._http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+        self._url = f"http://127.0.0.1:{port}"
 
     def is_up(self) -> bool:
         try:
-            return self._http.get("/healthz").status_code == 200
+            return httpx2.get(f"{self._url}/healthz", timeout=20).status_code == 200
         except httpx2.HTTPError:
             return False
 
     def total(self, series: str, **labels: str) -> int:
         """The sum of all samples of that name that bear these labels."""
-        page = self._http.get("/metrics").raise_for_status().text
+        page = httpx2.get(f"{self._url}/metrics", timeout=20).raise_for_status().text
         found = re.findall(rf"^{series}(?:\{{(.*)\}})? (\S+)$", page, flags=re.MULTILINE)
         wanted = [f'{name}="{value}"' for name, value in labels.items()]
         return int(sum(float(n) for said, n in found if all(one in said for one in wanted)))

@@ -42,12 +42,12 @@ class Liar:
         port = running.info.ports["controller"]
         self.page = OwnPage(port)
         self._secret = running.home.secrets().webhook_secret
-        self._http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
         self.answers: Counter[int] = Counter()
 
     def tell(self, hint: Hint) -> None:
         body, headers = hint
-        answer = self._http.post(HOOK_PATH, content=body, headers=headers)
+        answer = self.http.post(HOOK_PATH, content=body, headers=headers)
         self.answers[answer.status_code] += 1
 
     def hint(
@@ -108,8 +108,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
 
 
 @pytest.fixture
-def liar(running: FailingStack) -> Liar:
-    return Liar(running)
+def liar(running: FailingStack) -> Iterator[Liar]:
+    liar = Liar(running)
+    with liar.http:
+        yield liar
 
 
 def at_rest(running: FailingStack, page: OwnPage) -> None:
