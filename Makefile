@@ -129,10 +129,13 @@ test-gpu: setup ## the tests that need a GPU; where there is none they are skipp
 	$(BIN)/python -m pytest -m gpu -s
 
 test-faults: export OMP_NUM_THREADS = 1
-test-faults: setup ## the long runs of what may go wrong: kills at random points, lost, late and repeated readings; an hour
-	@report=$$(mktemp); ended=0; \
-	$(BIN)/python -m pytest -m 'faults or promise' --junitxml=$$report || ended=$$?; \
-	$(BIN)/python -m tests.repo.promises $$report; rm $$report; exit $$ended
+# Each on its own: what fails in the one keeps the other from nothing, and the page tells of both.
+test-faults: setup ## the long runs of what may go wrong, in memory and on live stacks: docs/promises.md; an hour
+	@reports=$$(mktemp -d); ended=0; \
+	$(BIN)/python -m pytest -m 'faults or promise' --ignore tests/flows -n 2 --dist load --maxschedchunk 1 --junitxml=$$reports/memory.xml || ended=$$?; \
+	$(BIN)/python -m pytest -m 'faults or promise' tests/flows --junitxml=$$reports/stacks.xml || ended=$$?; \
+	$(BIN)/python -m tests.repo.promises $$reports/*.xml || ended=$$?; \
+	rm -r $$reports; exit $$ended
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

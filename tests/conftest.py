@@ -49,6 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(_FAST_S))
         for mark in item.iter_markers("promise"):
             item.user_properties.append(("promise", mark.args[0]))
+            item.user_properties.append(("about", mark.kwargs.get("about", "parts")))
     if _KUBECONFIG in os.environ:
         left_out = [item for item in items if item.get_closest_marker("stand_in")]
         items[:] = [item for item in items if item not in left_out]

@@ -6,6 +6,7 @@ that cannot be written is lost: nothing waits for either. Files are their owner'
 
 import gzip
 import json
+import os
 import secrets
 import threading
 import time
@@ -59,8 +60,13 @@ class Spool:
                 path = self._folder / f"{stamp}-{secrets.token_hex(8)}{_PARTIAL}"
                 path.touch(mode=0o600, exist_ok=False)
                 self._open, self._open_bytes, self._began = path, 0, self._clock()
-            with self._open.open("ab") as file:
-                file.write(line)
+            try:
+                with self._open.open("ab") as file:
+                    file.write(line)
+            except OSError:
+                # Of a line that found no room half may be there, and would spoil the next one.
+                os.truncate(self._open, self._open_bytes)
+                raise
             self._open_bytes += len(line)
         self.seal_if_due()
         return True

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from registry.errors import ComponentNotReady
+from registry.errors import ComponentNotReady, TargetUnavailable
 
 
 class HomeSettings(BaseSettings):
@@ -184,7 +184,15 @@ def write_private(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: object) -> None:
-    """Writes a JSON document at once and whole: whoever watches the file never reads half of it."""
+    """Writes a JSON document at once and whole: whoever watches the file never reads half of it.
+
+    Raises:
+        TargetUnavailable: it cannot be written, as on a full disk; the last one stays.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(document, indent=1))
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(document, indent=1))
+        partial.replace(path)
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror}). Is there room on its disk?"
+        raise TargetUnavailable(message) from error

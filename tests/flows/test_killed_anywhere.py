@@ -159,7 +159,7 @@ def test_a_controller_killed_at_any_point_of_a_promotion_is_followed_by_another(
     assert promoted.deaths.get(point) == -signal.SIGKILL, list(promoted.deaths)
 
 
-@pytest.mark.promise("no request fails")
+@pytest.mark.promise("no request fails", about="kills")
 def test_the_good_version_serves_and_no_client_has_noticed(
     running: KilledStack, promoted: Walk
 ) -> None:
@@ -176,7 +176,7 @@ def test_so_is_one_killed_at_any_point_of_a_rollback(rolled_back: Walk, point: s
     assert rolled_back.deaths.get(point) == -signal.SIGKILL, list(rolled_back.deaths)
 
 
-@pytest.mark.promise("no user meets it after its traffic was taken back")
+@pytest.mark.promise("no user meets it after its traffic was taken back", about="kills")
 def test_the_bad_version_is_gone_and_no_user_has_met_it_again(
     running: KilledStack, rolled_back: Walk
 ) -> None:

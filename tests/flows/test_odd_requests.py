@@ -21,7 +21,7 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-@pytest.mark.promise("never deployed, and told why")
+@pytest.mark.promise("never deployed, and told why", about="bytes")
 @pytest.mark.real
 @pytest.mark.parametrize("lost", ["all of it", "a file"])
 def test_an_alias_on_a_version_whose_artifacts_are_gone_is_refused_with_the_reason_on_it(

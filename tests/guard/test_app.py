@@ -292,7 +292,7 @@ def test_a_key_taken_out_of_the_file_is_refused_at_once(world: World, keys_file:
     assert world.post(Authorization="Bearer sk-other").status_code == 200
 
 
-@pytest.mark.promise("it fails closed")
+@pytest.mark.promise("it fails closed", about="bytes")
 def test_while_the_key_file_cannot_be_read_nobody_comes_in(world: World, keys_file: Path) -> None:
     good = keys_file.read_text()
     for bad in ("{", '{"keys": [{"name": "x", "key": "clear"}]}', None):

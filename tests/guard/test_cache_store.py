@@ -127,6 +127,7 @@ def test_a_redis_that_lost_its_books_keeps_answers_all_the_same(server: RedisSer
     assert b"shipway:cache:chat:2" in in_redis(server, work)
 
 
+@pytest.mark.promise("answers go out without the cache")
 def test_a_redis_that_is_gone_delays_one_lookup_a_second_and_no_more() -> None:
     asked: list[str] = []
 

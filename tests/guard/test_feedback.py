@@ -170,6 +170,7 @@ def test_a_word_that_another_guard_has_taken_makes_the_answer_bad(
         assert second.samples(metrics.QUALITY_JUDGED.name).get(place, 0) == 0
 
 
+@pytest.mark.promise("answers go out")
 def test_while_redis_is_gone_answers_go_out_and_feedback_is_told_so(
     start_world: Callable[..., World],
 ) -> None:

@@ -114,6 +114,7 @@ def test_what_is_over_the_minutes_number_is_dropped(start: Start) -> None:
     assert counted(world)["dropped"] >= 3  # the minute of the clock may turn once
 
 
+@pytest.mark.promise("answers go out", about="disks")
 def test_a_folder_that_went_away_drops_and_is_told_once(start: Start, tmp_path: Path) -> None:
     world = start()
     shutil.rmtree(tmp_path / "spool")

@@ -72,6 +72,7 @@ def test_it_is_its_owners_alone(tmp_path: Path) -> None:
     assert S_IMODE((tmp_path / "a" / "spool").stat().st_mode) == 0o700
 
 
+@pytest.mark.promise("what was kept stays, what finds no room is dropped", about="disks")
 def test_a_full_folder_takes_no_more_until_something_is_taken_away(tmp_path: Path) -> None:
     waits = tmp_path / "20261126T000000Z-a.jsonl.gz"
     waits.write_bytes(b"z" * 250)
@@ -84,6 +85,7 @@ def test_a_full_folder_takes_no_more_until_something_is_taken_away(tmp_path: Pat
     assert [one["text"] for one in sealed(tmp_path)] == ["x" * 20, "y" * 20]
 
 
+@pytest.mark.promise("no record is lost", about="kills")
 @pytest.mark.parametrize("has_made_a_part", [False, True])
 def test_what_a_killed_process_left_is_sealed_by_the_next(
     tmp_path: Path, *, has_made_a_part: bool

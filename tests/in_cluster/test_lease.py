@@ -91,6 +91,7 @@ def test_one_that_renews_goes_on_leading_without_a_new_look(election: Election) 
     )
 
 
+@pytest.mark.promise("never two at once", about="controllers")
 def test_one_that_dies_is_followed_once_its_record_stood_still_for_the_whole_duration(
     election: Election,
 ) -> None:
@@ -212,6 +213,7 @@ def test_one_that_ends_after_it_was_followed_leaves_the_holder_alone(election: E
     assert election.record.holder_identity == "b"
 
 
+@pytest.mark.promise("never two at once", about="controllers")
 def test_an_api_server_that_is_away_ends_leading_at_the_deadline_and_gives_it_back(
     election: Election,
 ) -> None:
@@ -307,6 +309,7 @@ def test_a_hint_that_reaches_a_follower_is_passed_on_to_the_leader(election: Ele
     assert election.a.looks == 3
 
 
+@pytest.mark.promise("few writes, and none is overlooked", about="hints")
 def test_of_many_hints_at_once_few_are_written_and_the_last_is_told_too(election: Election) -> None:
     """Each write of a follower's may cross a renewal of the leader's."""
     election.a.attempt()
@@ -330,6 +333,7 @@ def test_of_many_hints_at_once_few_are_written_and_the_last_is_told_too(election
     assert election.a.looks == 3
 
 
+@pytest.mark.promise("another one follows", about="hints")
 def test_hints_do_not_keep_a_dead_leader_in_office(election: Election) -> None:
     election.a.attempt()
     election.b.attempt()

@@ -215,6 +215,7 @@ def test_two_replicas_roll_out_as_one(serving: Replicas) -> None:
     assert len(leaders(serving)) == 1
 
 
+@pytest.mark.promise("the other goes on where it was", about="controllers")
 def test_a_leader_that_dies_in_mid_rollout_is_followed_and_nothing_is_begun_anew(
     serving: Replicas,
 ) -> None:
@@ -251,6 +252,7 @@ def test_a_replica_that_is_started_anew_in_mid_rollout_goes_on_at_once_after_a_c
     assert [shift.percent("7") for shift in serving.target.shifts] == [5, 25, 50, 100]
 
 
+@pytest.mark.promise("users meet only what was decided", about="controllers")
 @pytest.mark.parametrize("is_bad", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_whoever_leads_and_for_however_long_users_meet_only_what_was_decided(
@@ -368,6 +370,7 @@ def test_an_upgrade_in_mid_rollout_goes_on_from_what_the_version_before_saved(
     assert serving.state.schema == SCHEMA
 
 
+@pytest.mark.promise("traffic stays, and the rollout goes on")
 def test_while_the_api_server_is_away_for_minutes_traffic_stays_and_then_goes_on(
     serving: Replicas,
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_state_is_one_labelled_config_map_that_people_can_read(
     assert document["serving"]["version"] == "6"
 
 
+@pytest.mark.promise("nothing is decided twice")
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_save_whose_answer_was_lost_is_found_and_not_repeated(
     store: ConfigMapStore, lossy: Lossy, *, is_first: bool
@@ -103,6 +104,7 @@ def cluster_answer(late: Any) -> None:
         raise client.ApiException(status=body["code"])
 
 
+@pytest.mark.promise("nothing is decided from what is out of date")
 def test_a_save_that_arrives_late_and_first_makes_the_next_one_read_again(
     store: ConfigMapStore, lossy: Lossy
 ) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from deploy_targets.local.file_lock import FileLeadership
 from tests.repo.reference import ROOT
 
@@ -25,6 +27,7 @@ def test_one_leads_until_it_ends(tmp_path: Path) -> None:
     second.end()
 
 
+@pytest.mark.promise("the next one leads at once", about="controllers")
 def test_a_process_that_is_killed_leaves_the_lock_to_the_next(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
     other = subprocess.Popen(

@@ -1,5 +1,6 @@
 """The state folder is its owner's alone, and its secrets are made once."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy_targets.local.home import Home, HomeSettings, Secrets, write_json, write_private
+from registry.errors import TargetUnavailable
 from registry.signing import SigningKey, TrustedKeys
 
 
@@ -79,6 +81,23 @@ def test_a_document_replaces_the_last_one_whole(tmp_path: Path) -> None:
         write_json(path, document)
         assert json.loads(path.read_text()) == document
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.promise("the last one stays, and the next look tries again", about="disks")
+def test_a_document_that_finds_no_room_leaves_the_last_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "routes.json"
+    write_json(path, {"v6": 100})
+
+    def write_half(self: Path, text: str) -> int:
+        self.write_bytes(text[:3].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", write_half)
+    with pytest.raises(TargetUnavailable, match="No space left on device"):
+        write_json(path, {"v7": 100})
+    assert json.loads(path.read_text()) == {"v6": 100}
 
 
 def test_rays_folder_leaves_room_for_its_sockets_however_deep_the_home_lies() -> None:

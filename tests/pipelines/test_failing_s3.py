@@ -87,6 +87,7 @@ def chain(call: Any, servers: Any, proxy: FaultyS3, tmp_path: Path) -> Chain:
     return Chain(call, servers, proxy, tmp_path)
 
 
+@pytest.mark.promise("every byte arrives, none twice")
 def test_an_s3_that_is_busy_every_third_time_and_cuts_connections_slows_it_and_no_more(
     chain: Chain, proxy: FaultyS3, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ REFUSALS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.promise("one clear error, and the next run goes on")
 @REFUSALS
 def test_a_download_whose_keys_end_half_way_is_told_and_goes_on_there(
     chain: Chain, proxy: FaultyS3, command: Command, refusal: Refusal, said: str

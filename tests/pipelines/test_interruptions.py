@@ -99,7 +99,7 @@ def test_without_mlflow_it_ends_soon_and_does_nothing(
     assert command.work() == []
 
 
-@pytest.mark.promise("one clear error, and nothing half made")
+@pytest.mark.promise("one clear error, and nothing half made", about="disks")
 def test_a_full_disk_in_the_middle_of_quantize_leaves_nothing_half_made(
     command: Command, servers, arguments, tmp_path
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_full_disk_is_told_wherever_it_shows(command: Command) -> None:
     assert result.stderr.startswith("error: The disk is full")
 
 
-@pytest.mark.promise("the next run goes on")
+@pytest.mark.promise("the next run goes on", about="kills")
 def test_after_a_kill_the_rerun_goes_on_and_closes_the_runs_of_the_dead(
     command: Command, servers, arguments, tmp_path
 ) -> None:
@@ -170,7 +170,7 @@ def test_after_a_kill_the_rerun_goes_on_and_closes_the_runs_of_the_dead(
     assert [v.version for v in servers.registry.versions(tmp_path.name)] == ["1"]
 
 
-@pytest.mark.promise("never a half version")
+@pytest.mark.promise("never a half version", about="kills")
 @pytest.mark.parametrize("stage", ["download", "evaluate", "version"])
 def test_a_kill_as_a_stage_begins_leaves_no_half_version_and_the_next_run_ends_well(
     command: Command, servers, arguments, tmp_path, stage

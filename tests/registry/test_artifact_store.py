@@ -267,6 +267,7 @@ def test_an_address_that_names_no_folder_is_refused(source: str) -> None:
         split_source(source)
 
 
+@pytest.mark.promise("told within 30 s")
 def test_a_server_that_is_away_is_reported_in_bounded_time(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     settings = RegistrySettings(s3_endpoint_url="http://127.0.0.1:1")

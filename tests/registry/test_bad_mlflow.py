@@ -155,6 +155,7 @@ def cases(calls: dict[str, Any], faults: dict[str, Any]) -> list[Any]:
     ]
 
 
+@pytest.mark.promise("it counts as away, within seconds")
 @pytest.mark.parametrize(
     ("call", "request_", "fault"),
     [
@@ -179,6 +180,7 @@ def test_an_mlflow_that_makes_no_sense_is_unavailable_in_bounded_time(
     assert monotonic() - began < LIMIT_S
 
 
+@pytest.mark.promise("it counts as away, within seconds")
 @pytest.mark.parametrize("fault", [drip, drip_headers])
 @pytest.mark.parametrize(
     "call",
@@ -280,6 +282,7 @@ READS = {
 }
 
 
+@pytest.mark.promise("traffic stays, and the rollout ends well")
 @pytest.mark.parametrize(
     ("trigger", "call", "fault"),
     [
@@ -310,6 +313,7 @@ def test_a_rollout_waits_while_mlflow_makes_no_sense_and_then_goes_on(
     assert world.outcomes == ["promoted", "promoted"]
 
 
+@pytest.mark.promise("no user meets it again")
 @pytest.mark.parametrize("fault", ["not JSON", "an empty object", "about something else"])
 @pytest.mark.parametrize("trigger", [ALIAS, STAGE])
 def test_what_is_rolled_back_while_mlflow_makes_no_sense_is_not_served_again(

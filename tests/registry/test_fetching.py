@@ -226,6 +226,7 @@ connect_store(RegistrySettings()).fetch(sys.argv[1], sys.argv[2], into=Path(sys.
 """
 
 
+@pytest.mark.promise("no part is fetched twice", about="kills")
 def test_a_killed_process_is_followed_by_one_that_goes_on_after_the_parts_that_arrived(
     servers: Any, ours: Remote, proxy: FaultyS3
 ) -> None:
@@ -273,6 +274,7 @@ def test_of_several_that_fetch_the_same_one_does_and_the_others_wait(
     assert sum(proxy.given) == ours.size
 
 
+@pytest.mark.promise("altered bytes are never used", about="bytes")
 def test_what_was_changed_while_it_was_cut_off_is_thrown_away(
     ours: Remote, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +294,7 @@ def test_what_was_changed_while_it_was_cut_off_is_thrown_away(
     assert contents(ours.fetch()) == ours.content
 
 
+@pytest.mark.promise("one clear error, and nothing half made", about="disks")
 def test_a_disk_without_room_is_told_before_anything_is_fetched(
     ours: Remote, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,7 +238,7 @@ connect_store(RegistrySettings()).put(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.promise("no part is sent twice")
+@pytest.mark.promise("no part is sent twice", about="kills")
 def test_an_upload_whose_process_was_killed_goes_on_after_the_parts_that_arrived(
     servers: Any, store: ArtifactStore, proxy: FaultyS3, folder: Path, tmp_path: Path
 ) -> None:

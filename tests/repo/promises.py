@@ -1,14 +1,16 @@
-"""docs/promises.md, from what a run of the fault suites measured: `python -m tests.repo.promises REPORT`.
+"""docs/promises.md, from what the runs of the fault suites measured: `python -m tests.repo.promises REPORT…`.
 
-REPORT is pytest's JUnit XML. A test that bears the mark `promise` is a row: what happens is its name, what is promised the
-mark's words, what was measured its property `measured`. `make test-faults` runs them all and writes the page.
+A report is pytest's JUnit XML. A test that bears the mark `promise` is a row: what happens is its name, what is promised the
+mark's words, what was measured its property `measured`; `about` chooses its heading. `make test-faults` runs them all and
+writes the page.
 """
 
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -17,11 +19,26 @@ PAGE = Path(__file__).parents[2] / "docs" / "promises.md"
 _TOP = """# Promises, and what became of them
 
 Written by `make test-faults` from its last whole run: {at}, {cores} cores, Python {python}. Each row is a test that breaks
-something on purpose. What always holds besides is in [invariants](invariants.md), what attackers try in the attack suite.
+something on purpose: {held} of {rows} held. What always holds besides is in [invariants](invariants.md), what attackers try
+in the attack suite.
+"""
+_TABLE = """
+## {heading}
 
 | What happens | What is promised | What was measured | |
 |---|---|---|---|
 """
+_HEADINGS = {
+    "anything": "Anything, at random and in any order",
+    "kills": "A process of ours is killed, wherever it is",
+    "parts": "A part is away, hangs, is slow, or answers errors and nonsense",
+    "controllers": "Two controllers",
+    "hints": "Hints are lost, late, repeated or lies",
+    "clocks": "Clocks jump",
+    "disks": "Disks are full",
+    "bytes": "Bytes and requests are broken",
+}
+"""By what the mark says that it is about, in the order of the page."""
 _FAILED = "**FAILED**"
 
 
@@ -34,10 +51,14 @@ class Row(NamedTuple):
     result: str
 
 
-def rows(report: Path) -> Iterator[Row]:
-    """In the order of the run; only of tests that promise something. Cases of which nothing was measured are one row."""
-    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for case in ET.parse(report).getroot().iter("testcase"):
+def rows(report: Path) -> Iterator[tuple[str, Row]]:
+    """With what each is about, by module; only of tests that promise something. Cases of which nothing was measured are one row."""
+    found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    # Several workers end theirs in any order.
+    cases = sorted(
+        ET.parse(report).getroot().iter("testcase"), key=lambda one: one.get("classname", "")
+    )
+    for case in cases:
         told = {one.get("name", ""): one.get("value", "") for one in case.iter("property")}
         if "promise" not in told:
             continue
@@ -46,13 +67,12 @@ def rows(report: Path) -> Iterator[Row]:
         result = _result(case)
         if parameters and (told.get("measured") or result == _FAILED):
             what += f" ({parameters.removesuffix(']')})"
-        cases = found.setdefault((what, told["promise"]), [])
-        cases.append((told.get("measured", ""), result))
-    for (what, promise), cases in found.items():
-        results = {result for _, result in cases}
-        result = " and ".join(sorted(results))
-        measured = cases[0][0] or (f"{len(cases)} cases" if len(cases) > 1 else "")
-        yield Row(what, promise, measured, result)
+        same = found.setdefault((told["about"], what, told["promise"]), [])
+        same.append((told.get("measured", ""), result))
+    for (about, what, promise), ended in found.items():
+        result = " and ".join(sorted({result for _, result in ended}))
+        measured = ended[0][0] or (f"{len(ended)} cases" if len(ended) > 1 else "")
+        yield about, Row(what, promise, measured, result)
 
 
 def _sentence(name: str) -> str:
@@ -65,12 +85,30 @@ def _result(case: ET.Element) -> str:
     return "held" if case.find("skipped") is None else "not run"
 
 
-def page(report: Path) -> str:
-    """The whole page, in Markdown."""
-    at, cores = f"{datetime.now(UTC):%Y-%m-%d}", len(os.sched_getaffinity(0))
-    top = _TOP.format(at=at, cores=cores, python=platform.python_version())
-    return top + "".join(f"| {' | '.join(row)} |\n" for row in rows(report))
+def page(reports: Iterable[Path]) -> str:
+    """The whole page, in Markdown.
+
+    Raises:
+        KeyError: a mark is about what has no heading.
+    """
+    tables: dict[str, list[Row]] = {about: [] for about in _HEADINGS}
+    for about, row in chain.from_iterable(rows(report) for report in reports):
+        tables[about].append(row)
+    every = [row for table in tables.values() for row in table]
+    top = _TOP.format(
+        at=f"{datetime.now(UTC):%Y-%m-%d}",
+        cores=len(os.sched_getaffinity(0)),
+        python=platform.python_version(),
+        held=sum(row.result == "held" for row in every),
+        rows=len(every),
+    )
+    return top + "".join(
+        _TABLE.format(heading=_HEADINGS[about])
+        + "".join(f"| {' | '.join(row)} |\n" for row in table)
+        for about, table in tables.items()
+        if table
+    )
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(Path(sys.argv[1])))
+    PAGE.write_text(page([Path(word) for word in sys.argv[1:]]))

@@ -287,7 +287,7 @@ def test_at_the_time_limit_too_little_data_is_rolled_back_not_passed(tmp_path: P
     assert "inconclusive" in world.registry.versions["7"].tags["shipway.reason"]
 
 
-@pytest.mark.promise("no promotion without its requests")
+@pytest.mark.promise("no promotion without its requests", about="clocks")
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("days", [1, 400])
 def test_a_clock_that_jumps_ahead_may_end_a_rollout_and_never_passes_it(
@@ -362,6 +362,7 @@ def test_the_journal_is_closed_late_when_mlflow_was_away(serving: World) -> None
     assert serving.state.unreported == ()
 
 
+@pytest.mark.promise("of two one acts", about="controllers")
 def test_a_second_controller_that_saved_first_stops_this_one_before_it_acts(
     serving: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +455,7 @@ def test_a_controller_that_loses_the_lead_before_it_saves_neither_saves_nor_acts
     assert set(serving.target.revisions) == {"6"}
 
 
+@pytest.mark.promise("of two one acts", about="controllers")
 def test_a_controller_that_loses_the_lead_while_it_acts_leaves_the_rest_to_the_other(
     serving: World,
 ) -> None:

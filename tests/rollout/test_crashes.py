@@ -73,7 +73,9 @@ def test_a_controller_killed_anywhere_still_brings_the_right_traffic(
 
 
 @pytest.mark.faults
-@pytest.mark.promise("each of ten in a case ends with the right traffic and a whole record")
+@pytest.mark.promise(
+    "each of ten in a case ends with the right traffic and a whole record", about="kills"
+)
 @pytest.mark.parametrize("is_bad", [False, True])
 @pytest.mark.parametrize("tens", range(4, 104))
 def test_so_do_two_thousand_rollouts_killed_at_random_points(

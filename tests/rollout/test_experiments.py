@@ -252,6 +252,7 @@ def test_metrics_that_are_away_for_too_long_end_it(lab: Lab) -> None:
     assert "its metrics could not be read" in lab.last.reason
 
 
+@pytest.mark.promise("waits begin anew, none gets longer by the jump", about="clocks")
 def test_a_clock_that_was_set_back_does_not_stretch_its_waits(lab: Lab) -> None:
     lab.target.never_ready.add("7")
     lab.begin(an_experiment())
@@ -291,6 +292,7 @@ def test_what_others_do_to_the_weights_is_not_learned_from_and_is_undone(lab: La
     assert lab.target.traffic == Traffic.split("6", "7", 50)
 
 
+@pytest.mark.promise("the same winner, and a whole record", about="kills")
 @pytest.mark.parametrize("at", range(1, 60, 7))
 def test_a_controller_that_dies_anywhere_is_followed_by_one_that_finds_the_same(
     tmp_path: Path, at: int

@@ -478,7 +478,9 @@ TestStagedRollouts.settings = _FEW
 
 
 @pytest.mark.faults
-@pytest.mark.promise("every sentence of docs/invariants.md, in at least 25,000 random steps")
+@pytest.mark.promise(
+    "every sentence of docs/invariants.md, in at least 25,000 random steps", about="anything"
+)
 @pytest.mark.timeout(1200)
 class TestManyRollouts(Rollouts.TestCase):
     settings = _MANY
@@ -490,7 +492,9 @@ class TestManyRollouts(Rollouts.TestCase):
 
 
 @pytest.mark.faults
-@pytest.mark.promise("every sentence of docs/invariants.md, in at least 25,000 random steps")
+@pytest.mark.promise(
+    "every sentence of docs/invariants.md, in at least 25,000 random steps", about="anything"
+)
 @pytest.mark.timeout(1200)
 class TestManyStagedRollouts(StagedRollouts.TestCase):
     settings = _MANY

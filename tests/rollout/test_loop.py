@@ -122,6 +122,7 @@ def test_a_hint_brings_an_endpoint_at_rest_to_the_front(ticks: Ticks, running) -
     ticks.wait_for(lambda seen: seen["a"] >= 2)
 
 
+@pytest.mark.promise("no click is overlooked", about="hints")
 def test_a_hint_that_comes_during_a_look_leads_to_another_one(ticks: Ticks, running) -> None:
     is_inside, may_end = threading.Event(), threading.Event()
 
@@ -212,6 +213,7 @@ def test_a_hint_that_names_a_model_has_all_others_looked_at_soon(ticks: Ticks, r
     ticks.wait_for(lambda seen: (seen["a"], seen["b"]) == (2, 2))
 
 
+@pytest.mark.promise("hints cost others nothing", about="hints")
 def test_a_hundred_hints_for_one_model_are_not_a_hundred_looks_at_another(
     ticks: Ticks, running
 ) -> None:
@@ -228,6 +230,7 @@ def test_a_hundred_hints_for_one_model_are_not_a_hundred_looks_at_another(
     assert ticks.seen["b"] == 1
 
 
+@pytest.mark.promise("hints cost others nothing", about="hints")
 def test_hints_for_one_model_without_end_starve_no_other(ticks: Ticks, running) -> None:
     def tick(name: str) -> bool:
         ticks.add(name)
@@ -303,6 +306,7 @@ def test_every_look_is_told_with_its_end_and_its_seconds(ticks: Ticks, running) 
 # More that hang than there are places.
 
 
+@pytest.mark.promise("others are looked at in time")
 def test_a_look_that_hangs_gives_its_place_up(ticks: Ticks, running) -> None:
     release = threading.Event()
 

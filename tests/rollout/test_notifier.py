@@ -200,7 +200,7 @@ def test_without_an_address_nobody_is_told() -> None:
     assert open_notifier(NotifySettings(), mlflow_url=MLFLOW) is None
 
 
-@pytest.mark.promise("of two controllers one acts")
+@pytest.mark.promise("of two controllers one acts", about="controllers")
 def test_of_two_controllers_only_the_one_that_saved_tells(world: Told, chat: Chat) -> None:
     world.registry.aliases["challenger"] = "6"
     other = Controller(

@@ -66,7 +66,7 @@ def test_a_signed_hint_wakes_the_loop() -> None:
     assert receiver.woken == 1
 
 
-@pytest.mark.promise("a forged hint wakes nobody")
+@pytest.mark.promise("a forged hint wakes nobody", about="hints")
 @pytest.mark.parametrize("change", ["forged", "stale", "altered", "unsigned"])
 def test_a_hint_that_cannot_be_trusted_is_refused(change: str) -> None:
     receiver = Receiver()
@@ -83,7 +83,7 @@ def test_a_hint_that_cannot_be_trusted_is_refused(change: str) -> None:
     assert receiver.woken == 0
 
 
-@pytest.mark.promise("a hint sent again does nothing")
+@pytest.mark.promise("a hint sent again does nothing", about="hints")
 def test_a_replayed_hint_counts_once() -> None:
     receiver = Receiver()
     headers = signed(receiver.clock)

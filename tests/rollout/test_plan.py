@@ -424,7 +424,7 @@ def test_a_policy_with_fewer_steps_than_before_goes_on_at_its_last() -> None:
     assert ShiftTraffic(traffic=Traffic(weights={"6": 90, "7": 10})) in planned.actions
 
 
-@pytest.mark.promise("waits begin anew, none gets longer by the jump")
+@pytest.mark.promise("waits begin anew, none gets longer by the jump", about="clocks")
 def test_a_clock_that_was_set_back_does_not_stretch_the_waits() -> None:
     endpoint = an_endpoint(steps=[{"weight": 5, "dwell_s": 60}, {"weight": 50, "dwell_s": 0}])
     back = look(stepping(), endpoint=endpoint, after_s=-86_400).state

@@ -174,6 +174,7 @@ def test_a_loop_that_looks_often_enough_misses_nothing(cron, zone, start) -> Non
     assert started == expected
 
 
+@pytest.mark.promise("nothing is started twice", about="clocks")
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
 def test_the_clock_may_go_back_without_anything_being_started_again(zone) -> None:
     schedule = a_schedule(time_zone=zone)

@@ -153,6 +153,7 @@ def test_forbid_waits_replace_ends_and_allow_leaves_the_earlier_one(world) -> No
     )
 
 
+@pytest.mark.promise("nothing is started twice", about="kills")
 def test_a_loop_that_was_killed_is_followed_by_one_that_finds_its_runs(world) -> None:
     world.loop().tick(NOON)
     [run] = world.runs()
