@@ -85,8 +85,7 @@ class PastRollout:
     @property
     def path(self) -> str:
         """From which version to which."""
-        champion = "first" if self.champion == _NO_CHAMPION else f"v{self.champion}"
-        return f"{champion} → v{self.version}"
+        return _path("" if self.champion == _NO_CHAMPION else self.champion, self.version)
 
 
 def past_rollouts(tracking: Tracking, endpoint: Endpoint, *, limit: int) -> tuple[PastRollout, ...]:
@@ -183,7 +182,7 @@ class Journal:
             release = rollout.challenger
             run_id = self._tracking.create_run(
                 experiment_id=experiment,
-                name=f"v{rollout.champion or '-'} → v{release.version}",
+                name=_path(rollout.champion, release.version),
                 tags={
                     ROLLOUT_TAG: rollout.id,
                     VERSION_TAG: release.version,
@@ -227,13 +226,18 @@ class Journal:
         """In words, and as a picture where anything was measured: an empty one says nothing, and takes a tenth of a second."""
         note = f"**{title}**\n\n{reason}\n"
         if rollout.points:
-            version = rollout.challenger.version
-            heading = f"{self._endpoint.name}: v{rollout.champion or '-'} → v{version}, {title}"
+            path = _path(rollout.champion, rollout.challenger.version)
+            heading = f"{self._endpoint.name}: {path}, {title}"
             picture = draw_rollout(rollout, title=heading)
             self._tracking.log_bytes(written.run_id, picture, _PICTURE)
             image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
             note += f"\n![the rollout]({image})\n"
         self._tag(written, {"mlflow.note.content": note})
+
+
+def _path(champion: str | None, version: str) -> str:
+    """A rollout in people's words; of a first release there is no champion."""
+    return f"{f'v{champion}' if champion else 'first'} → v{version}"
 
 
 def _accumulated(points: tuple[Point, ...]) -> Iterator[tuple[Point, tuple[Counts, Counts]]]:

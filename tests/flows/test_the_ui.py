@@ -67,7 +67,7 @@ def test_a_stage_that_is_set_in_the_ui_is_seen_to_be_promoted(walk: Walk, ui: Ml
 
     ui.move_to_stage("small", "1", "Production")
 
-    ui.open_run("shipway/staged", "v- → v1")
+    ui.open_run("shipway/staged", "first → v1")
     ui.until_shown("Finished", "it answered every smoke prompt")
     ui.keep("stage-run")
     ui.open("models/small/versions/1", "shipway.status")
