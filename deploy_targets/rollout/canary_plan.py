@@ -12,7 +12,7 @@ from deploy_targets.rollout.scenario import RampStep, Scenario
 from deploy_targets.rollout.simulate import simulate
 from registry.errors import BadInput
 
-_SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0)
+SHARES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0)
 """Percent. Beyond 50 the champion, which is the control, would have the smaller part."""
 
 _SURE = 0.95
@@ -69,7 +69,8 @@ class CanaryPlan:
 def plan_canary(
     scenario: Scenario,
     *,
-    max_exposed: float | None,
+    shares: Sequence[float] = SHARES,
+    max_exposed: float | None = None,
     runs: int,
     seed: int,
 ) -> CanaryPlan:
@@ -86,7 +87,7 @@ def plan_canary(
     if simulate(scenario, runs=1, seed=seed)["wald"] is None:
         message = "The scenario's challenger is not worse in any counted metric. Say how bad a version must be found."
         raise BadInput(message)
-    told = tuple(_at_share(scenario, share, runs=runs, seed=seed) for share in _SHARES)
+    told = tuple(_at_share(scenario, share, runs=runs, seed=seed) for share in shares)
     allowed = [one for one in told if max_exposed is None or one.exposed_p95 <= max_exposed]
     good = [one for one in allowed if one.found >= _SURE and one.seconds is not None]
     best = min(good, key=lambda one: one.seconds or 0.0, default=None)

@@ -273,9 +273,6 @@ SMALLER: Mapping[str, tuple[str, str]] = {
 """What is another in the demo's endpoint file, and why."""
 
 SAYS: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("docs/tutorial.md", "source .venv/bin/activate"): (
-        "chat: smollm2 v2 serves",
-        "v3 turned down: ",
-    ),
+    ("docs/tutorial.md", "source .venv/bin/activate"): ("chat: smollm2 v2 serves",),
 }
 """What a page says in its text that a block prints."""

@@ -90,9 +90,9 @@ def a_model(person: Person, name: str) -> str:
 @pytest.mark.real
 def test_a_deed_is_told_within_a_second(login: Login) -> None:
     """In the median, for one may meet a busy box."""
-    first = {"name": a_model(login.alice, "quick"), "version": "1", "alias": "challenger"}
     took_s: list[float] = []
     with login.receiver.hints() as hints:
+        first = {"name": a_model(login.alice, "quick"), "version": "1", "alias": "challenger"}
         hints("plugin", 1)
         for number in range(2, 7):
             login.alice.call("POST", "registered-models/alias", **first)
