@@ -169,9 +169,8 @@ def test_the_controllers_clock_jumps(
                 running.until(lambda looks=looks: jumping.page.looks() > looks)
 
         assert fails_in_mid_rollout(running, next_version, fail, record_property) == 0
-        counted = running.composition.guard_counts(running.endpoint).scrape().totals
         if running.aliases[CHAMPION] == next_version:
-            assert counted[next_version].requests >= 30
+            assert running.counted(next_version) >= 30
         assert jumping.page.looks(result="failed") == 0
     finally:
         jumping.end()
