@@ -19,6 +19,7 @@ from deploy_targets.cli import app
 from deploy_targets.in_cluster.state_store import ConfigMapStore
 from deploy_targets.local.process import free_port
 from tests.in_cluster.worlds import speaking_as
+from tests.kubernetes_api.kubeconfig import kubeconfig_of
 from tests.kubernetes_api.server import ADMIN_TOKEN
 from tests.repo.reference import ROOT
 
@@ -43,13 +44,7 @@ class Outside:
         self.namespace = server.a_namespace()
         self.file = folder / "endpoints.yaml"
         self.file.write_text(ENDPOINTS.format(namespace=self.namespace))
-        kubeconfig = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": server.server.url}}],
-            "users": [{"name": "admin", "user": {"token": ADMIN_TOKEN}}],
-            "contexts": [{"name": "stand-in", "context": {"cluster": "c", "user": "admin"}}],
-        }
+        kubeconfig = kubeconfig_of({"stand-in": server.server.url}, token=ADMIN_TOKEN)
         (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
         self.environment = {
             "KUBECONFIG": str(folder / "kubeconfig"),

@@ -18,6 +18,7 @@ import yaml
 from tests.guard.test_process import free_ports
 from tests.install.kustomize import apply_strictly, build
 from tests.install.rights import ACCOUNT, NAMESPACE
+from tests.kubernetes_api.kubeconfig import kubeconfig_of
 from tests.kubernetes_api.rbac import is_allowed, service_account
 from tests.kubernetes_api.store import Key
 
@@ -67,11 +68,7 @@ def kubeconfig(cluster: Any, folder: Path) -> Path:
     api = cluster.client_of(NAMESPACE, ACCOUNT)
     token = api.configuration.api_key["authorization"].removeprefix("Bearer ")
     file = folder / "kubeconfig"
-    document = {
-        "clusters": [{"name": "here", "cluster": {"server": cluster.server.url}}],
-        "users": [{"name": "here", "user": {"token": token}}],
-        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "here"}}],
-    }
+    document = kubeconfig_of({"here": cluster.server.url}, token=token)
     file.write_text(yaml.safe_dump(document))
     return file
 

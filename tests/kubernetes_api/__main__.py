@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from tests.kubernetes_api.kubeconfig import kubeconfig_of
 from tests.kubernetes_api.resources import crd_folder, read_catalogue
 from tests.kubernetes_api.server import ADMIN_TOKEN, standing_in
 
@@ -20,14 +21,7 @@ def main(kubeconfig: Path) -> None:
         signal.signal(number, lambda *_: ended.set())
     with standing_in(read_catalogue(crd_folder())) as server:
         name = "standing-in"
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": name,
-            "clusters": [{"name": name, "cluster": {"server": server.url}}],
-            "users": [{"name": name, "user": {"token": ADMIN_TOKEN}}],
-            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-        }
+        document = kubeconfig_of({name: server.url}, token=ADMIN_TOKEN, current=name)
         written = kubeconfig.with_suffix(".new")
         written.write_text(json.dumps(document))
         written.replace(kubeconfig)

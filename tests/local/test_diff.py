@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.kubernetes_api.kubeconfig import kubeconfig_of
 from tests.kubernetes_api.server import ADMIN_TOKEN
 from tests.repo.reference import ROOT
 
@@ -41,14 +42,7 @@ def namespace(cluster: Any) -> str:
 def folder(cluster: Any, namespace: str, tmp_path: Path) -> Path:
     """With an endpoint file and a kubeconfig, of which the current context leads nowhere."""
     contexts = {"nowhere": "http://127.0.0.1:1", "standing-in": cluster.server.url}
-    kubeconfig = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "nowhere",
-        "clusters": [{"name": n, "cluster": {"server": url}} for n, url in contexts.items()],
-        "users": [{"name": "admin", "user": {"token": ADMIN_TOKEN}}],
-        "contexts": [{"name": n, "context": {"cluster": n, "user": "admin"}} for n in contexts],
-    }
+    kubeconfig = kubeconfig_of(contexts, token=ADMIN_TOKEN, current="nowhere")
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
     (tmp_path / "endpoints.yaml").write_text(ENDPOINTS.format(namespace=namespace))
     return tmp_path

@@ -1,20 +1,9 @@
 """Records that are written once: what S3 may answer to a write that finds something there."""
 
-import boto3
 import pytest
-from botocore.stub import Stubber
 
 from registry.errors import ArtifactStoreUnavailable, NotFound
 from registry.record_store import RecordStore
-
-
-@pytest.fixture
-def s3():
-    client = boto3.client(
-        "s3", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
-    )
-    with Stubber(client) as stub:
-        yield client, stub
 
 
 @pytest.mark.parametrize("answer", ["PreconditionFailed", "ConditionalRequestConflict"])

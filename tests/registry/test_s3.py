@@ -1,8 +1,6 @@
 """What is made of answers that S3 itself would not give: a proxy or another service sits on its address."""
 
-import boto3
 import pytest
-from botocore.stub import Stubber
 
 from registry.artifact_store import ArtifactStore
 from registry.errors import ArtifactStoreUnavailable, NotFound
@@ -10,15 +8,6 @@ from registry.record_store import RecordStore
 from registry.s3 import answering
 
 STRANGER = "did not answer as S3 does"
-
-
-@pytest.fixture
-def s3():
-    client = boto3.client(
-        "s3", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
-    )
-    with Stubber(client) as stub:
-        yield client, stub
 
 
 def test_a_200_without_an_entity_tag_keeps_no_record(s3) -> None:
