@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,3 +30,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return write_tiny_model(folder, seed=seed, template=prefix + TEMPLATE)
 
     return write
+
+
+@pytest.fixture
+def next_version(running: Any, tmp_path: Path) -> str:
+    """Another version of the model that a stack of the module's own (`failing_stack`) serves."""
+    from tests.flows.test_killed_anywhere import write_model
+
+    return running.register(write_model(tmp_path, 1 + len(running.registry.versions("tiny"))))

@@ -14,17 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy_targets.local import stack
-from deploy_targets.local.home import Home
 from deploy_targets.local.process import end_all
 from registry.promotion import CHAMPION
+from tests.flows.failing_stack import FailingStack, a_failing_stack, fails_in_mid_rollout
 from tests.flows.other_controller import OtherController, OwnPage
-from tests.flows.test_killed_anywhere import write_model
-from tests.flows.test_parts_that_fail import (  # noqa: F401
-    FailingStack,
-    fails_in_mid_rollout,
-    next_version,
-)
 from tests.flows.test_the_stack import ENDPOINTS
 
 pytestmark = [pytest.mark.real, pytest.mark.faults, pytest.mark.timeout(600)]
@@ -44,17 +37,9 @@ RECORDED = """
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHIPWAY_POLL_S", "2")
-        patch.setenv("SHIPWAY_TICK_S", "0.5")
-        folder = tmp_path_factory.mktemp("troubled")
-        try:
-            running = FailingStack(folder, ENDPOINTS + RECORDED.removeprefix("\n"))
-            running.point("challenger", running.register(write_model(folder, 1)))
-            running.until(running.is_quiet)
-            yield running
-        finally:
-            stack.down(Home(folder / "home"), announce=print)
+    folder = tmp_path_factory.mktemp("troubled")
+    with a_failing_stack(folder, ENDPOINTS + RECORDED.removeprefix("\n")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -72,7 +57,7 @@ def own(running: FailingStack) -> Iterator[OwnPage]:
 )
 def test_a_second_controller_is_started_in_the_same_home(
     running: FailingStack,
-    next_version: str,  # noqa: F811
+    next_version: str,
     own: OwnPage,
     record_property,
 ) -> None:
@@ -103,7 +88,7 @@ def test_a_second_controller_is_started_in_the_same_home(
 )
 def test_two_controllers_both_lead_for_the_lock_between_them_was_deleted(
     running: FailingStack,
-    next_version: str,  # noqa: F811
+    next_version: str,
     own: OwnPage,
     record_property,
 ) -> None:
@@ -141,7 +126,7 @@ def test_two_controllers_both_lead_for_the_lock_between_them_was_deleted(
 @pytest.mark.parametrize("jump", JUMPS)
 def test_the_controllers_clock_jumps(
     running: FailingStack,
-    next_version: str,  # noqa: F811
+    next_version: str,
     own: OwnPage,
     tmp_path: Path,
     jump: str,
@@ -182,7 +167,7 @@ def test_the_controllers_clock_jumps(
 @pytest.mark.parametrize("part", ["controller", "chat.guard", "mlflow"])
 def test_the_disk_of_a_part_takes_nothing_more(
     running: FailingStack,
-    next_version: str,  # noqa: F811
+    next_version: str,
     part: str,
     record_property,
 ) -> None:

@@ -13,19 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 import httpx2
 import pytest
 
-from deploy_targets.local import stack
-from deploy_targets.local.home import Home
 from deploy_targets.local.process import end_all
 from deploy_targets.rollout.nudge import HOOK_PATH
 from registry.hints import sign_hint
 from registry.promotion import CHAMPION
+from tests.flows.failing_stack import FailingStack, a_failing_stack, fails_in_mid_rollout
 from tests.flows.other_controller import OtherController, OwnPage
-from tests.flows.test_killed_anywhere import write_model
-from tests.flows.test_parts_that_fail import (  # noqa: F401
-    FailingStack,
-    fails_in_mid_rollout,
-    next_version,
-)
 from tests.flows.test_the_stack import ENDPOINTS
 
 pytestmark = [pytest.mark.real, pytest.mark.faults, pytest.mark.timeout(600)]
@@ -94,17 +87,9 @@ class Liar:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHIPWAY_POLL_S", str(POLL_S))
-        patch.setenv("SHIPWAY_TICK_S", "0.5")
-        folder = tmp_path_factory.mktemp("hinted")
-        try:
-            running = FailingStack(folder, ENDPOINTS)
-            running.point("challenger", running.register(write_model(folder, 1)))
-            running.until(running.is_quiet)
-            yield running
-        finally:
-            stack.down(Home(folder / "home"), announce=print)
+    folder = tmp_path_factory.mktemp("hinted")
+    with a_failing_stack(folder, ENDPOINTS, poll_s=POLL_S) as running:
+        yield running
 
 
 @pytest.fixture
@@ -167,7 +152,7 @@ def test_hints_that_cannot_be_trusted_reach_a_stack_at_rest(
 )
 def test_hints_reach_it_in_mid_rollout(
     running: FailingStack,
-    next_version: str,  # noqa: F811
+    next_version: str,
     liar: Liar,
     kind: str,
     record_property,
@@ -213,7 +198,7 @@ def test_hints_reach_it_in_mid_rollout(
 @pytest.mark.promise("the poll alone does it, and no client notices", about="hints")
 def test_every_hint_is_lost(
     running: FailingStack,
-    next_version: str,  # noqa: F811
+    next_version: str,
     record_property,
 ) -> None:
     end_all(running.of_part("controller"), patience_s=10)

@@ -6,35 +6,18 @@ rollout has come to its end, registry and traffic agree, and the audit record is
 is measured here; `rude` knows the ways, and `test_tritons_that_fail` does the same to Triton.
 """
 
-import hashlib
-import json
-import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from deploy_targets import metrics
-from deploy_targets.control_plane import utc_now
-from deploy_targets.load import LoadReport
-from deploy_targets.local import stack
-from deploy_targets.local.home import Home, write_private
-from deploy_targets.local.parts import KEYS_FILE
-from deploy_targets.local.process import end_all
-from deploy_targets.rollout.audit import read_chain
-from deploy_targets.rollout.audit_trail import read_lines
-from deploy_targets.rollout.observe import parse_scrape
-from deploy_targets.rollout.replay import entries_of, replay
-from registry.errors import IntegrityError
 from registry.promotion import CHAMPION
+from tests.flows.failing_stack import FailingStack, a_failing_stack, fails_in_mid_rollout, told
 from tests.flows.rude import AWAY_S, ERRORS, NONSENSE, Rude, Way, fail, in_turn, served
-from tests.flows.test_killed_anywhere import write_model
-from tests.flows.test_the_stack import ENDPOINTS, Stack
+from tests.flows.test_the_stack import ENDPOINTS
 from tests.guard.redis_server import RedisServer, a_redis
 from tests.monitoring.prometheus import a_prometheus
 from tests.monitoring.promtool import program
@@ -48,71 +31,6 @@ LIMITED = """
 """
 """Rates for everybody, and prices for the budget that one key has."""
 BUDGETED = "sk-of-one-with-a-budget"
-
-
-class FailingStack(Stack):
-    """One whose parts can be taken away for a while."""
-
-    def away(self, part: str, way: Way) -> None:
-        """The part fails, stays so for a while, and is back when this returns."""
-        port = self.info.ports.get(part, 0)
-        fail(self.of_part(part), way, port=port, start=self.up)
-        self.up()  # one that did not outlive it is started again as well
-
-    @contextmanager
-    def seen_through(self, front: Rude, part: str) -> Generator[None]:
-        """The controller reaches the part through this one until the end of the block; the tests do not."""
-        own = self.info.ports
-        self._restart_controller({**own, part: front.port})
-        self._read(self.info.model_copy(update={"ports": own}))
-        try:
-            yield
-        finally:
-            self._restart_controller(own)
-
-    def _restart_controller(self, ports: Mapping[str, int]) -> None:
-        told = self.info.model_copy(update={"ports": ports})
-        write_private(self.home.stack_file, told.model_dump_json(indent=1))
-        end_all(self.of_part("controller"), patience_s=10)
-        self.up()
-
-    def share(self, version: str) -> int:
-        """Percent of the requests."""
-        return (self.status.traffic or {}).get(version, 0)
-
-    def counted(self, version: str) -> int:
-        """The requests of clients that the guard has counted for it."""
-        url = f"http://127.0.0.1:{self.info.ports['chat.guard_admin']}/metrics"
-        page = httpx2.get(url, timeout=30).raise_for_status().text
-        return parse_scrape(page, endpoint="chat", at=utc_now()).totals[version].requests
-
-    def add_key(self, name: str, key: str, **limits: int) -> None:
-        """Lets it in as well."""
-        file = self.home.endpoint("chat") / KEYS_FILE
-        known = json.loads(file.read_text())
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        known["keys"].append({"name": name, "sha256": digest, "limits": limits})
-        write_private(file, json.dumps(known))
-
-    def kill_replica(self, version: str) -> None:
-        """The process in which that version's model is; its platform starts another."""
-        url = f"http://127.0.0.1:{self.info.ports['ray_dashboard']}/api/serve/applications/"
-        token = self.home.secrets().ray_token
-        answer = httpx2.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
-        application = answer.raise_for_status().json()["applications"][f"chat-v{version}"]
-        (replica,) = application["deployments"]["llm"]["replicas"]
-        os.kill(replica["pid"], signal.SIGKILL)
-
-    def is_recorded(self, version: str) -> bool:
-        """Whether the record is whole, and today's code decides as the controller did; a look may come in between."""
-        state = self.composition.store().load("chat").state
-        lines = read_lines(self.composition.records(), "chat")
-        try:
-            entries = read_chain(lines, endpoint="chat", tail=state.audit)
-        except IntegrityError:
-            return False
-        decided = replay(entries_of(entries, f"chat-v{version}"))
-        return (decided.missed, decided.difference) == (0, None)
 
 
 @pytest.fixture(scope="module")
@@ -129,51 +47,11 @@ def redis() -> Iterator[RedisServer | None]:
 def running(
     redis: RedisServer | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FailingStack]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHIPWAY_POLL_S", "2")
-        patch.setenv("SHIPWAY_TICK_S", "0.5")
-        if redis is not None:
-            patch.setenv("SHIPWAY_GUARD_REDIS_URL", redis.url)
-        folder = tmp_path_factory.mktemp("failing")
-        try:
-            running = FailingStack(folder, ENDPOINTS + LIMITED.removeprefix("\n"))
-            running.add_key("budgeted", BUDGETED, micros_per_day=1_000_000_000)
-            running.point("challenger", running.register(write_model(folder, 1)))
-            running.until(running.is_quiet)
-            yield running
-        finally:
-            stack.down(Home(folder / "home"), announce=print)
-
-
-@pytest.fixture
-def next_version(running: FailingStack, tmp_path: Path) -> str:
-    return running.register(write_model(tmp_path, 1 + len(running.registry.versions("tiny"))))
-
-
-def fails_in_mid_rollout(
-    running: FailingStack, version: str, fail: Callable[[], None], tell: Callable[..., None]
-) -> int:
-    """How many requests failed, when all is well again."""
-    with running.clients(clients=2, timeout_s=20) as clients:
-        clients.wait_for_answers(4)
-        running.point("challenger", version)
-        running.until(lambda: running.status.phase == "stepping")
-        fail()
-        back = time.monotonic()
-        running.until(running.is_quiet)
-        took_s = time.monotonic() - back
-        clients.wait_for_answers(clients.report.requests + 10)
-    serving = running.aliases[CHAMPION]
-    assert running.status.traffic == {serving: 100}
-    assert serving == version or running.answered(version)[0] == "turned_down"
-    running.until(lambda: running.is_recorded(version))
-    end = "promoted" if serving == version else "rolled back"
-    tell("measured", f"{told(clients.report)}; {end}, and right {took_s:.0f} s after, record whole")
-    return clients.report.failures
-
-
-def told(report: LoadReport) -> str:
-    return f"{report.failures} of {report.requests} requests failed"
+    folder = tmp_path_factory.mktemp("failing")
+    shared = {} if redis is None else {"SHIPWAY_GUARD_REDIS_URL": redis.url}
+    with a_failing_stack(folder, ENDPOINTS + LIMITED.removeprefix("\n"), **shared) as running:
+        running.add_key("budgeted", BUDGETED, micros_per_day=1_000_000_000)
+        yield running
 
 
 @pytest.mark.promise("no client notices, and the rollout comes to its end")

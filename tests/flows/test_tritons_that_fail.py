@@ -1,19 +1,15 @@
 """Real tritonservers fail in the middle of a rollout, while users ask: what `test_parts_that_fail` does to the other parts."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
-from deploy_targets.local import stack
-from deploy_targets.local.home import Home
 from deploy_targets.local.process import find_marked
 from registry.promotion import CHAMPION
+from tests.flows.failing_stack import FailingStack, a_failing_stack, fails_in_mid_rollout
 from tests.flows.rude import Way, fail
-from tests.flows.test_killed_anywhere import write_model
 from tests.flows.test_local_triton import ENDPOINTS
-from tests.flows.test_parts_that_fail import FailingStack, fails_in_mid_rollout
 from tests.local.platform import needs_triton
 
 pytestmark = [pytest.mark.real, pytest.mark.faults, pytest.mark.timeout(600), needs_triton]
@@ -21,22 +17,9 @@ pytestmark = [pytest.mark.real, pytest.mark.faults, pytest.mark.timeout(600), ne
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingStack]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHIPWAY_POLL_S", "2")
-        patch.setenv("SHIPWAY_TICK_S", "0.5")
-        folder = tmp_path_factory.mktemp("tritons")
-        try:
-            running = FailingStack(folder, ENDPOINTS)
-            running.point("challenger", running.register(write_model(folder, 1)))
-            running.until(running.is_quiet)
-            yield running
-        finally:
-            stack.down(Home(folder / "home"), announce=print)
-
-
-@pytest.fixture
-def next_version(running: FailingStack, tmp_path: Path) -> str:
-    return running.register(write_model(tmp_path, 1 + len(running.registry.versions("tiny"))))
+    folder = tmp_path_factory.mktemp("tritons")
+    with a_failing_stack(folder, ENDPOINTS) as running:
+        yield running
 
 
 def tritonserver(running: FailingStack, version: str) -> psutil.Process:
