@@ -16,6 +16,7 @@ from deploy_targets.rollout.inspector import ReleaseInspector
 from deploy_targets.rollout.journal import Journal
 from deploy_targets.rollout.mirror import GuardMirror
 from deploy_targets.rollout.observe import GuardMetrics
+from deploy_targets.rollout.picture_process import PictureProcess
 from deploy_targets.rollout.smoke import SmokeTest
 from deploy_targets.target import Target
 from registry.artifact_store import ArtifactStore
@@ -89,7 +90,7 @@ class Backends(ABC):
             target=self.target(endpoint),
             counters=counters,
             smoke=self.smoke(endpoint),
-            record=Journal(self.tracking(), endpoint),
+            record=Journal(self.tracking(), endpoint, draw=self._pictures.draw),
             trail=AuditTrail(self.records(), self.tracking(), endpoint=endpoint.name),
             inspector=inspector,
             mirror=None
@@ -101,6 +102,11 @@ class Backends(ABC):
     def _tracking(self) -> Tracking:
         """One for all endpoints: what is bounded there is bounded for the process."""
         return Tracking(self._mlflow)
+
+    @cached_property
+    def _pictures(self) -> PictureProcess:
+        """One for all endpoints, for it draws one picture at a time."""
+        return PictureProcess()
 
     @cached_property
     def _mlflow(self) -> Any:

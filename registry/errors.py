@@ -33,6 +33,7 @@ ShipwayError
 ├── ComponentNotReady        a part of the local stack did not come up in its time
 ├── ModelNotLoaded           an engine on this machine could not load the model, and trying again would not help
 ├── EngineDied               an engine on this machine has ended by itself
+├── PictureFailed            a rollout could not be drawn; nothing else of it is lost
 └── DemoFailed               the demo did not go as it should
 """
 
@@ -176,6 +177,10 @@ class ModelNotLoaded(ShipwayError):
 
 class EngineDied(ShipwayError):
     """An engine on this machine, or the process in which its model runs, has ended by itself."""
+
+
+class PictureFailed(ShipwayError):
+    """A rollout could not be drawn. Nothing but its picture is lost."""
 
 
 class DemoFailed(ShipwayError):

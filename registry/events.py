@@ -57,6 +57,8 @@ class Event(StrEnum):
     """Somebody else had changed an object of ours; it is what it should be again."""
     JOURNAL_FAILED = "journal.failed"
     """MLflow could not be told how a rollout goes. It goes on."""
+    PICTURE_FAILED = "picture.failed"
+    """A rollout could not be drawn. Its run says so in the picture's place."""
     AUDIT_FAILED = "audit.failed"
     """Lines of the audit record wait in the state, for S3 or MLflow did not take them."""
     RECORDS_SHIPPED = "records.shipped"

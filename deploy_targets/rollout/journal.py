@@ -8,7 +8,9 @@ outcome. Losing MLflow loses nothing: points and ended rollouts wait in the save
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
+import structlog
 import yaml
 
 from deploy_targets.endpoint import Endpoint
@@ -16,7 +18,6 @@ from deploy_targets.rollout.experiment_journal import ExperimentJournal
 from deploy_targets.rollout.gap import policy_of, step_of
 from deploy_targets.rollout.judge import add_counts
 from deploy_targets.rollout.pause import reason_of
-from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.state import (
     Counts,
     EndedRollout,
@@ -26,7 +27,8 @@ from deploy_targets.rollout.state import (
     Point,
     RolloutState,
 )
-from registry.errors import RegistryUnavailable
+from registry.errors import PictureFailed, RegistryUnavailable
+from registry.events import Event
 from registry.release import ASKED_BY_TAG, REASON_TAG, ROLLOUT_TAG, STATUS_TAG
 from registry.tracking import Tracking
 
@@ -39,6 +41,19 @@ DISTURBANCE_TAG = "shipway.disturbance"
 """Who else set the weights last; it stays when they are ours again."""
 _PICTURE = "rollout.png"
 _NO_CHAMPION = "none"
+_log = structlog.get_logger()
+
+
+class Draw(Protocol):
+    """Makes the picture of a rollout."""
+
+    def __call__(self, rollout: RolloutState, /, *, title: str) -> bytes | None:
+        """The PNG; None when it has to be asked for again.
+
+        Raises:
+            PictureFailed: there is none to be had.
+        """
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,10 +122,11 @@ def past_rollouts(tracking: Tracking, endpoint: Endpoint, *, limit: int) -> tupl
 class Journal:
     """Writes the rollouts of one endpoint. Every method raises `RegistryUnavailable` when MLflow does not answer."""
 
-    def __init__(self, tracking: Tracking, endpoint: Endpoint) -> None:
+    def __init__(self, tracking: Tracking, endpoint: Endpoint, *, draw: Draw) -> None:
         """Nothing is written before the first rollout."""
         self._tracking = tracking
         self._endpoint = endpoint
+        self._draw = draw
         self._written: dict[str, _Written] = {}
         self._experiments = ExperimentJournal(
             tracking, endpoint, folder=EXPERIMENT_PREFIX + endpoint.name
@@ -134,11 +150,7 @@ class Journal:
     def _write(self, state: EndpointState) -> tuple[str, ...]:
         if state.rollout is not None:
             self._write_progress(state.rollout, disturbance=state.disturbance)
-        closed: list[str] = []
-        for ended in state.unreported:
-            self._close(ended)
-            closed.append(ended.rollout.id)
-        return tuple(closed)
+        return tuple(ended.rollout.id for ended in state.unreported if self._close(ended))
 
     def _write_progress(self, rollout: RolloutState, *, disturbance: str) -> None:
         written = self._run_of(rollout)
@@ -155,22 +167,24 @@ class Journal:
         if disturbance:
             self._tag(written, {DISTURBANCE_TAG: disturbance})
         self._tag(written, {STATUS_TAG: stage, REASON_TAG: reason})
-        if stage != written.headline:
+        if stage != written.headline and self._tell(written, rollout, title=stage, reason=reason):
             written.headline = stage
-            self._tell(written, rollout, title=stage, reason=reason)
 
-    def _close(self, ended: EndedRollout) -> None:
+    def _close(self, ended: EndedRollout) -> bool:
+        """Whether that is done: it is not while its picture has to wait."""
         rollout, outcome = ended.rollout, ended.outcome
         written = self._run_of(rollout)
         self._write_points(written, rollout)
         told = {STATUS_TAG: outcome.value, OUTCOME_TAG: outcome.value, REASON_TAG: ended.reason}
         self._tag(written, told)
-        self._tell(written, rollout, title=outcome.value, reason=ended.reason)
+        if not self._tell(written, rollout, title=outcome.value, reason=ended.reason):
+            return False
         status = "FINISHED" if outcome is Outcome.PROMOTED else "KILLED"
         self._tracking.finish(
             written.run_id, status="FAILED" if outcome is Outcome.ROLLED_BACK else status
         )
         self._written.pop(rollout.id, None)
+        return True
 
     def _run_of(self, rollout: RolloutState) -> _Written:
         known = self._written.get(rollout.id)
@@ -222,17 +236,25 @@ class Journal:
             self._tracking.set_tags(written.run_id, changed)
             written.tags.update(changed)
 
-    def _tell(self, written: _Written, rollout: RolloutState, *, title: str, reason: str) -> None:
-        """In words, and as a picture where anything was measured: an empty one says nothing, and takes a tenth of a second."""
+    def _tell(self, written: _Written, rollout: RolloutState, *, title: str, reason: str) -> bool:
+        """In words, and as a picture where anything was measured; returns whether that is done, or has to be asked for again."""
         note = f"**{title}**\n\n{reason}\n"
         if rollout.points:
             path = _path(rollout.champion, rollout.challenger.version)
             heading = f"{self._endpoint.name}: {path}, {title}"
-            picture = draw_rollout(rollout, title=heading)
-            self._tracking.log_bytes(written.run_id, picture, _PICTURE)
-            image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
-            note += f"\n![the rollout]({image})\n"
+            try:
+                picture = self._draw(rollout, title=heading)
+            except PictureFailed as error:
+                _log.error(Event.PICTURE_FAILED, endpoint=self._endpoint.name, reason=str(error))
+                note += f"\n{error}\n"
+            else:
+                if picture is None:
+                    return False
+                self._tracking.log_bytes(written.run_id, picture, _PICTURE)
+                image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
+                note += f"\n![the rollout]({image})\n"
         self._tag(written, {"mlflow.note.content": note})
+        return True
 
 
 def _path(champion: str | None, version: str) -> str:

@@ -1,34 +1,29 @@
-"""A rollout drawn: the weight, the requests, errors and bad answers of both sides, and each metric's sequences, over one time axis."""
+"""A rollout drawn: the weight, the requests, errors and bad answers of both sides, and each metric's sequences, over one time axis.
+
+`python -m deploy_targets.rollout.picture TITLE` reads the rollout's JSON and writes the PNG (`picture_process`).
+"""
 
 import io
 import math
-import threading
+import sys
 from itertools import accumulate
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 
 from deploy_targets.rollout.state import RolloutState
 
 # matplotlib leaves its keyword arguments untyped, hence the Any.
 _CHAMPION, _CHALLENGER = "tab:blue", "tab:orange"
-_DRAWING = threading.Lock()
 _HIGHEST = 1e30
 """What an e-value is drawn as at the most: far beyond any bound."""
 _COLORS = ("tab:red", "tab:purple", "tab:green", "tab:brown", "tab:pink", "tab:olive")
 
 
 def draw_rollout(rollout: RolloutState, *, title: str) -> bytes:
-    """A PNG of four panels, 900 by 1000 pixels; without points the panels are empty.
-
-    One is drawn at a time: it takes several MiB, which many rollouts that move on together would take each.
-    """
-    with _DRAWING:
-        return _draw(rollout, title=title)
-
-
-def _draw(rollout: RolloutState, *, title: str) -> bytes:
+    """A PNG of four panels, 900 by 1000 pixels; without points the panels are empty."""
     figure: Any = Figure(figsize=(9, 10), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     weight, requests, evidence, increase = figure.subplots(4, 1, sharex=True)
@@ -107,3 +102,8 @@ def _metrics(rollout: RolloutState) -> tuple[str, ...]:
 def _label(axes: Any, text: str) -> None:
     axes.set_ylabel(text)
     axes.grid(visible=True, alpha=0.3)
+
+
+if __name__ == "__main__":
+    read = TypeAdapter(RolloutState).validate_json(sys.stdin.buffer.read())
+    sys.stdout.buffer.write(draw_rollout(read, title=sys.argv[1]))

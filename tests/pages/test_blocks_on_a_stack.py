@@ -44,12 +44,14 @@ class Reader:
         self.shell.environment |= {"SHIPWAY_POLL_S": "5", "SHIPWAY_TICK_S": "1"}
         self.home = Home(self.shell.folder / ".shipway")
         self.file = self.shell.folder / "endpoints.yaml"
-        text = self.file.read_text()
-        for old, (new, _) in SMALLER.items():
-            assert old in text
-            text = text.replace(old, new)
-        self.endpoints = text
-        self.file.write_text(text)
+        for name, changes in SMALLER.items():
+            file = self.shell.folder / name
+            text = file.read_text()
+            for old, (new, _) in changes.items():
+                assert old in text
+                text = text.replace(old, new)
+            file.write_text(text)
+        self.endpoints = self.file.read_text()
 
     def read(self, page: str) -> None:
         """Types what is on the page, and compares what it shows."""

@@ -11,6 +11,7 @@ import pytest
 from deploy_targets.endpoint import StageRequest
 from deploy_targets.rollout.audit_trail import AuditTrail
 from deploy_targets.rollout.journal import Journal
+from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.state import EndpointState, Phase, Point
 from deploy_targets.routing.traffic import Traffic
 from registry.errors import RegistryUnavailable
@@ -79,7 +80,7 @@ def write_journal(mlflow: BadMlflow) -> object:
     measured = (Point(index=0, at=NOON, weight=5),)  # without one there is no picture
     rollout = replace(an_exposed_rollout(), phase=Phase.STEPPING, points=measured)
     state = EndpointState(endpoint="chat", rollout=rollout)
-    return Journal(Tracking(client_of(mlflow)), an_endpoint()).write(state)
+    return Journal(Tracking(client_of(mlflow)), an_endpoint(), draw=draw_rollout).write(state)
 
 
 def append_to_trail(mlflow: BadMlflow) -> object:

@@ -9,6 +9,7 @@ import pytest
 from deploy_targets.rollout.audit import read_chain
 from deploy_targets.rollout.audit_trail import AuditTrail, read_lines
 from deploy_targets.rollout.journal import EXPERIMENT_PREFIX, Journal
+from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.replay import entries_of, replay
 from registry.errors import IntegrityError
 from registry.release import ROLLOUT_TAG
@@ -37,7 +38,7 @@ def test_a_rollouts_decisions_lie_in_s3_and_beside_its_charts(
         target=world.target,
         counters=world.users,
         smoke=world.smoke,
-        record=Journal(servers.tracking, world.endpoint),
+        record=Journal(servers.tracking, world.endpoint, draw=draw_rollout),
         trail=AuditTrail(servers.records, servers.tracking, endpoint=name),
         inspector=world.inspector,
     )

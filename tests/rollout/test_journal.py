@@ -11,6 +11,7 @@ import yaml
 
 from deploy_targets.endpoint import Endpoint
 from deploy_targets.rollout.journal import Journal, past_rollouts
+from deploy_targets.rollout.picture import draw_rollout
 from deploy_targets.rollout.state import (
     Counts,
     EndedRollout,
@@ -20,7 +21,7 @@ from deploy_targets.rollout.state import (
     Point,
     RolloutState,
 )
-from registry.errors import RegistryUnavailable
+from registry.errors import PictureFailed, RegistryUnavailable
 from registry.settings import RegistrySettings
 from registry.tracking import Tracking, connect_mlflow
 from tests.builders import NOON, a_state, an_endpoint, an_exposed_rollout
@@ -36,10 +37,10 @@ class Diary:
         self.tracking: Tracking = servers.tracking
         named = an_endpoint().model_dump() | {"name": f"e{uuid4().hex[:8]}"}
         self.endpoint = Endpoint.model_validate(named)
-        self.journal = Journal(self.tracking, self.endpoint)
+        self.journal = Journal(self.tracking, self.endpoint, draw=draw_rollout)
 
     def restart(self) -> None:
-        self.journal = Journal(self.tracking, self.endpoint)
+        self.journal = Journal(self.tracking, self.endpoint, draw=draw_rollout)
 
     def runs(self) -> list[Any]:
         name = f"shipway/{self.endpoint.name}"
@@ -103,6 +104,31 @@ def test_a_rollout_is_one_run_that_says_what_is_going_on(diary: Diary, tmp_path:
     policy = yaml.safe_load(diary.artifact("policy.yaml", tmp_path))
     assert policy == diary.endpoint.rollout.model_dump(mode="json")
     assert diary.artifact("rollout.png", tmp_path).startswith(b"\x89PNG\r\n")
+
+
+def test_a_run_is_closed_once_its_picture_is_there_too(diary: Diary) -> None:
+    answers: list[bytes | None] = [None, b"a picture"]
+    diary.journal = Journal(
+        diary.tracking, diary.endpoint, draw=lambda _, *, title: title and answers.pop(0)
+    )
+    state = over(a_rollout(2), Outcome.ROLLED_BACK)
+    assert diary.journal.write(state) == ()
+    assert diary.run.info.status == "RUNNING"
+    assert diary.journal.write(state) == (state.unreported[0].rollout.id,)
+    assert diary.run.info.status == "FAILED"
+    assert "rollout.png" in diary.run.data.tags["mlflow.note.content"]
+
+
+def test_a_picture_that_cannot_be_had_holds_nothing_up(diary: Diary) -> None:
+    def fail(_: RolloutState, *, title: str) -> bytes:
+        message = f"no memory for {title}"
+        raise PictureFailed(message)
+
+    diary.journal = Journal(diary.tracking, diary.endpoint, draw=fail)
+    state = over(a_rollout(2), Outcome.PROMOTED)
+    assert diary.journal.write(state) == (state.unreported[0].rollout.id,)
+    assert diary.run.info.status == "FINISHED"
+    assert "no memory for" in diary.run.data.tags["mlflow.note.content"]
 
 
 def test_counts_accumulate_and_latency_is_the_intervals_mean(diary: Diary) -> None:

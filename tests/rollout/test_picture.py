@@ -1,18 +1,22 @@
-"""The picture of a rollout can be drawn at any moment of it."""
+"""The picture of a rollout can be drawn at any moment of it, here and in a process of its own."""
 
 import struct
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 
 from deploy_targets.rollout.picture import draw_rollout
-from deploy_targets.rollout.state import Counts, Point, Reading
+from deploy_targets.rollout.picture_process import PictureProcess
+from deploy_targets.rollout.state import Counts, Point, Reading, RolloutState
+from registry.errors import PictureFailed
 from tests.builders import NOON, an_exposed_rollout
 
 
-@pytest.mark.parametrize("points", [0, 1, 50])
-@pytest.mark.parametrize("e_value", [1.0, 1e300])
-def test_a_rollout_of_any_length_is_a_png_of_900_by_1000(points: int, e_value: float) -> None:
+def a_rollout(points: int, *, e_value: float = 1.0) -> RolloutState:
+    """Half of its challenger's answers were bad; of latency nothing is known."""
     walked = tuple(
         Point(
             index=index,
@@ -26,6 +30,39 @@ def test_a_rollout_of_any_length_is_a_png_of_900_by_1000(points: int, e_value: f
         )
         for index in range(points)
     )
-    drawn = draw_rollout(an_exposed_rollout(points=walked), title="chat: v6 → v7")
+    return an_exposed_rollout(points=walked)
+
+
+@pytest.mark.parametrize("points", [0, 1, 50])
+@pytest.mark.parametrize("e_value", [1.0, 1e300])
+def test_a_rollout_of_any_length_is_a_png_of_900_by_1000(points: int, e_value: float) -> None:
+    drawn = draw_rollout(a_rollout(points, e_value=e_value), title="chat: v6 → v7")
     assert drawn.startswith(b"\x89PNG\r\n")
     assert struct.unpack(">II", drawn[16:24]) == (900, 1000)
+
+
+def test_another_process_draws_the_same_picture_and_one_at_a_time() -> None:
+    rollout, title = a_rollout(20, e_value=1e300), "chat: v6 → v7"
+    pictures, together = PictureProcess(), Barrier(4)
+
+    def draw(_: int) -> bytes | None:
+        together.wait()
+        return pictures.draw(rollout, title=title)
+
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(draw, range(4)))
+    assert drawn.count(None) == 3
+    assert draw_rollout(rollout, title=title) in drawn
+    assert pictures.draw(rollout, title=title) is not None
+
+
+def test_a_process_that_fails_says_why_and_the_next_one_is_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures = PictureProcess()
+    for program, why in (("/bin/false", "exit status 1"), ("/no/such/python", "No such file")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", program)
+            with pytest.raises(PictureFailed, match=why):
+                pictures.draw(a_rollout(1), title="chat")
+    assert pictures.draw(a_rollout(1), title="chat") is not None
