@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm setup-auto-gptq setup-litellm demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee
+.PHONY: help setup setup-triton setup-vllm setup-auto-gptq setup-litellm demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee load
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,7 +118,7 @@ crds: setup ## the operators' CRDs, which the Kubernetes tests need, from their 
 	@$(BIN)/python -m tests.kubernetes_api.crds
 
 test-engines: export OMP_NUM_THREADS = 1
-test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers: Triton and vLLM; a quarter of an hour
+test-engines: setup-triton setup-vllm ## the longer tests of real engines, with their numbers, and the docs' commands on a stack; half an hour
 	$(BIN)/python -m pytest -m engines -s
 
 test-formats: export OMP_NUM_THREADS = 1
@@ -166,6 +166,9 @@ site: .venv-site/.ready ## the documentation as a site in site/; a link, anchor 
 bench: bench-guarantee setup-litellm ## everything we compare with others, written into docs/benchmarks.md; three quarters of an hour
 	$(BIN)/python -m tests.bench.report
 
-bench bench-guarantee: export OMP_NUM_THREADS = 1
+load: setup ## an hour of one rollout after the other under load: what grows; written into docs/benchmarks.md
+	$(BIN)/python -m tests.bench.report hour
+
+bench bench-guarantee load: export OMP_NUM_THREADS = 1
 bench-guarantee: setup ## the judge's rates and speed by simulation, beside other rules; written into docs/guarantee.md
 	$(BIN)/python -m tests.bench.guarantee --write

@@ -27,8 +27,13 @@ BENCHES: Mapping[str, str] = {
     "cached_release": "A release whose stages are all cached",
     "transfer": "Artifacts to S3 and back",
     "guard": "The guard",
+    "hour": "An hour of one rollout after the other",
 }
 """Modules of this package that tell figures, and what each is about."""
+_ASIDE = frozenset({"hour"})
+"""Measured where it is named alone."""
+_PICTURES: Mapping[str, str] = {"hour": "images/hour.png"}
+"""What a bench draws."""
 _TOP = """# Benchmarks
 
 Written by `make bench` from what it measured; `python -m tests.bench.report NAME` measures one part anew. A peer is measured
@@ -39,7 +44,7 @@ and what they cost are measured too, in [guarantee](guarantee.md).
 
 def main() -> int:
     """Runs the benches that the command line names, or all; 1 where one of them failed."""
-    chosen = sys.argv[1:] or list(BENCHES)
+    chosen = sys.argv[1:] or [name for name in BENCHES if name not in _ASIDE]
     if unknown := sorted(set(chosen) - BENCHES.keys()):
         sys.exit(f"There is no bench {', '.join(unknown)}. There are {', '.join(BENCHES)}.")
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
@@ -82,6 +87,8 @@ def page(kept: Mapping[str, Any]) -> str:
         rows = [_row(Figure(**figure)) for figure in found["figures"]]
         head = ["| What | Beside | Measured | Aim | |", "|---|---|---:|---|---|"]
         parts.append("\n".join([*head, *rows]) + "\n")
+        if picture := _PICTURES.get(name):
+            parts.append(f"![{about}]({picture})\n")
     return "\n".join(parts)
 
 
