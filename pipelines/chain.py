@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipelines.datasets import DataFolder
-from pipelines.evaluate.__main__ import Evaluation, evaluate
+from pipelines.evaluate.stage import Evaluation, evaluate
 from pipelines.quantize.__main__ import quantize
 from pipelines.quantize.recipes import Recipe
 from pipelines.session import Model, Session

@@ -22,7 +22,7 @@ from registry.release import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.evaluate.__main__ import Evaluation
+    from pipelines.evaluate.stage import Evaluation
     from pipelines.session import Session, Stage
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

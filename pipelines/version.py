@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipelines.checkpoint import read_config
-from pipelines.evaluate.__main__ import Evaluation
+from pipelines.evaluate.stage import Evaluation
 from pipelines.lineage import tell
 from pipelines.quantize.__main__ import read_recipe
 from pipelines.quantize.recipes import Recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.datasets import DataFolder
-from pipelines.evaluate.__main__ import Evaluation, evaluate
+from pipelines.evaluate.stage import Evaluation, evaluate
 from pipelines.quantize.__main__ import pin_recipe, quantize, read_recipe
 from pipelines.quantize.budget import (
     Budget,

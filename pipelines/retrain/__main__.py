@@ -18,8 +18,8 @@ from pipelines.checkpoint import block_in_features, check_checkpoint, read_confi
 from pipelines.datasets import DataFolder, demo_data
 from pipelines.declared import read_declared
 from pipelines.download.__main__ import download
-from pipelines.evaluate.__main__ import evaluation_of, read_measures
 from pipelines.evaluate.margins import MarginsFile, read_margins
+from pipelines.evaluate.stage import evaluation_of, read_measures
 from pipelines.loading import has_gpu, load_tokenizer
 from pipelines.progress import hushed_library
 from pipelines.quantize.__main__ import pin_recipe, read_recipe

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.download.__main__ import main as download
-from pipelines.evaluate.__main__ import Evaluation
 from pipelines.evaluate.speed import Performance
+from pipelines.evaluate.stage import Evaluation
 from pipelines.version import main as version
 from registry import transfer
 from registry.digests import describe_folder

@@ -15,7 +15,7 @@ MODULES = {
     "retrain": "pipelines.retrain.__main__",
     "download": "pipelines.download.__main__",
     "quantize": "pipelines.quantize.__main__",
-    "evaluate": "pipelines.evaluate.__main__",
+    "evaluate": "pipelines.compare",
     "version": "pipelines.version",
 }
 
@@ -52,6 +52,7 @@ def test_an_entry_point_offers_exactly_the_modules_options(name) -> None:
 def test_an_entry_points_command_passes_each_parameter_to_its_option(name) -> None:
     entry = PROJECT["entry_points"][name]
     passed = re.findall(r"--([a-z-]+) \{([a-z_]+)\}", entry["command"])
-    assert entry["command"].split()[:3] == ["python", "-m", f"pipelines.{name}"]
+    module = MODULES[name].removesuffix(".__main__")
+    assert entry["command"].split()[:3] == ["python", "-m", module]
     assert {parameter for _, parameter in passed} == entry["parameters"].keys()
     assert all(option.replace("-", "_") == parameter for option, parameter in passed)

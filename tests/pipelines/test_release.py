@@ -10,8 +10,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from pipelines import release
+from pipelines.compare import main as evaluate
 from pipelines.download.__main__ import main as download
-from pipelines.evaluate.__main__ import main as evaluate
 from pipelines.quantize.__main__ import main as quantize
 from pipelines.session import OUTPUT_TAG, REUSED_TAG, STAGE_TAG
 from pipelines.version import VERSION_TAG
@@ -342,6 +342,10 @@ def test_each_stage_works_alone_on_what_the_one_before_printed(
     assert (version.tags[DIGEST_TAG], version.tags[BASE_TAG]) == (digest, base_digest)
     statuses = {r[STAGE_TAG]: r["status"] for r in chain.command.runs()[:4]}
     assert statuses == dict.fromkeys(STAGES, "FINISHED")
+    # The version is measured again as it is in the registry: the same bytes, so the same scores.
+    again = call(evaluate, "--base", base, "--model", "models:/alone/1")
+    of_version = json.loads(Path(last_words(again)[1]).read_text())
+    assert of_version == json.loads(Path(evaluation).read_text())
 
 
 def test_a_version_that_was_not_evaluated_is_not_registered(servers, chain, tiny_model) -> None:

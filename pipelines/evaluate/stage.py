@@ -1,4 +1,4 @@
-"""`mlflow run . -e evaluate -P base=DIR -P model=DIR`: scores of both, and the gate's answer.
+"""The stage `evaluate`: scores of a model and its base, and the gate's answer. Its entry point is `pipelines.compare`.
 
 A model's scores are kept by its digest, so a base is measured once. The answer lies in the work folder's
 `evaluation.json`, which `version` reads.
@@ -8,14 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-import typer
-
-from pipelines.datasets import DataFolder, demo_data
+from pipelines.datasets import DataFolder
 from pipelines.evaluate.agreement import KEPT_TOKENS, MAX_PROMPT_TOKENS
 from pipelines.evaluate.answers import MAX_ANSWER_TOKENS, MAX_JSON_TOKENS
-from pipelines.evaluate.margins import MarginsFile, read_margins
 from pipelines.evaluate.measure import Measures, measure
 from pipelines.evaluate.perplexity import MAX_WINDOWS, WINDOW_TOKENS
 from pipelines.evaluate.prompts import read_prompts
@@ -23,7 +20,7 @@ from pipelines.evaluate.speed import Performance
 from pipelines.evaluate.tasks import read_tasks
 from pipelines.loading import has_gpu
 from pipelines.progress import Announcer
-from pipelines.session import Model, Session, Stage, Switch, run_entry_point
+from pipelines.session import Model, Session, Stage
 from pipelines.workbench import Product, code_of, key_of
 from registry.digests import describe_folder, digest_file
 from registry.errors import BadInput, IntegrityError, NotFound
@@ -281,34 +278,3 @@ def _tell(announcer: Announcer, stage: Stage, measured: Mapping[str, Scored], ga
     announcer.say(
         "evaluate", "gate passed" if gate.passed else f"gate FAILED: {'; '.join(gate.reasons)}"
     )
-
-
-def main(
-    base: Annotated[Path, typer.Option(help="The unquantized checkpoint's folder.")],
-    model: Annotated[Path, typer.Option(help="The checkpoint's folder.")],
-    data: Annotated[
-        str, typer.Option(help="Folder with perplexity.txt and tasks/; demo data if empty.")
-    ] = "",
-    name: Annotated[
-        str, typer.Option(help="Registered model whose champion is compared with.")
-    ] = "",
-    margins: MarginsFile = "",
-    fresh: Annotated[Switch, typer.Option(help="Do it again even if it is done.")] = Switch.FALSE,
-) -> None:
-    """Measure a checkpoint against the unquantized one and decide whether it may be promoted."""
-    allowed = read_margins(margins)
-    with Session.open("evaluate", fresh=fresh is Switch.TRUE) as session:
-        texts = DataFolder.at(Path(data)) if data else demo_data(session.home)
-        _, file = evaluate(
-            session,
-            base=Model.at(base),
-            model=Model.at(model),
-            data=texts,
-            margins=allowed,
-            name=name,
-        )
-        session.announcer.say("evaluate", str(file))
-
-
-if __name__ == "__main__":
-    run_entry_point(main)
