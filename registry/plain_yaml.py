@@ -64,10 +64,14 @@ def load_yaml(text: str | bytes) -> Any:
     """The values of the YAML document `text`.
 
     Raises:
-        yaml.YAMLError: it is none, has a date or number that cannot be or is longer than 1000, is nested deeper than 64, or means
+        yaml.YAMLError: it is none, has a date or number that cannot be or is longer than 1000, a tag before what it does not fit, is nested deeper than 64, or means
             more than a million values once its aliases are written out.
     """
     try:
         return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader, and safer
     except (ValueError, TypeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
+    except (AttributeError, LookupError, ArithmeticError) as error:
+        # PyYAML takes it for granted that a tag stands before a value of its kind: not so in `!!int ''` or `!!timestamp x`.
+        message = f"a value is not of the kind that its tag says ({type(error).__name__}: {error})"
+        raise yaml.YAMLError(message) from error

@@ -161,7 +161,7 @@ def parse_state(text: str | bytes) -> EndpointState:
     try:
         document = json.loads(text)
         schema = document["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateUnreadable(_DAMAGED) from error
     if schema not in range(_OLDEST, SCHEMA + 1):
         message = (
