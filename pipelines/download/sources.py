@@ -68,6 +68,9 @@ def parse_source(text: str) -> Source:
     Raises:
         SourceInvalid: no way of naming a source reads like this.
     """
+    if "\0" in text:
+        message = f"{text!r} holds the character NUL, which no address has. Take it out."
+        raise SourceInvalid(message)
     scheme, separator, rest = text.partition("://")
     if not separator and text.startswith(("models:/", "runs:/")):
         scheme, _, rest = text.partition(":/")

@@ -5,6 +5,7 @@ error, so that `make test` fails by it until it is mended; a finding does not en
 """
 
 import argparse
+import os
 import re
 import resource
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 
 from tests.fuzz.claims import MOST_BYTES
@@ -19,6 +21,8 @@ from tests.fuzz.targets import CORPUS, TARGETS
 
 _OURS = ["deploy_targets", "registry", "pipelines"]
 _SEED = 1
+_RESTRUCTURED = 0.5
+"""The share of inputs that differ from another in a value, the others in bytes."""
 _MOST_FINDINGS = 20
 """Of one run, each of another error or from another line; more are of one cause, or of none."""
 
@@ -67,6 +71,7 @@ def _fuzz(name: str, runs: int, grown: str) -> None:
         # Imported anew, so that the instrumented modules are the ones that are called.
         for module in [one for one in sys.modules if one.split(".")[0] in {*_OURS, "tests"}]:
             del sys.modules[module]
+        from tests.fuzz.mutations import restructured
         from tests.fuzz.targets import CORPUS, TARGETS
     words = Path(grown).parent / f"{name}.words"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in TARGETS[name].words))
@@ -75,7 +80,15 @@ def _fuzz(name: str, runs: int, grown: str) -> None:
         f"-runs={runs}", f"-seed={_SEED}", f"-max_len={MOST_BYTES}", f"-dict={words}", "-timeout=60", "-rss_limit_mb=4096",
         "-print_final_stats=1",
     ]  # fmt: skip
-    atheris.Setup([sys.argv[0], *options, grown, str(CORPUS / name)], run)
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        dice = Random(seed)
+        changed = data
+        if dice.random() < _RESTRUCTURED:
+            changed = restructured(data, TARGETS[name].form, dice)[:most]
+        return atheris.Mutate(data, most) if changed == data else changed
+
+    atheris.Setup([sys.argv[0], *options, grown, str(CORPUS / name)], run, custom_mutator=mutate)
     atheris.Fuzz()
 
 
@@ -100,7 +113,12 @@ def _run_one(name: str, runs: int) -> bool:
             str(grown),
         ]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, errors="replace"
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            errors="replace",
+            env={**os.environ, "TMPDIR": folder},
         )
         kept = len(list(grown.iterdir())) + len(list((CORPUS / name).iterdir()))
     seconds = _cpu_s() - started

@@ -1,10 +1,12 @@
 """What is read back from stores and other processes: saved states, manifests, metrics pages, checkpoints."""
 
+import atexit
 import json
 import math
 import struct
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 
 from deploy_targets.rollout.observe import combined, difference, parse_scrape
@@ -108,6 +110,7 @@ def _good_checkpoint() -> tuple[Path, dict[str, bytes]]:
         "model.safetensors": struct.pack("<Q", len(text)) + text + b"\0" * at,
     }
     folder = Path(mkdtemp(prefix="fuzz-"))
+    atexit.register(rmtree, folder)
     for name, content in good.items():
         (folder / name).write_bytes(content)
     check_checkpoint(folder, where=_WHERE)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.fuzz import answers, bodies, hints, stored, written_files
 from tests.fuzz.claims import in_time
+from tests.fuzz.mutations import Form, json_form, no_form, yaml_form
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -34,6 +35,8 @@ class Target:
     check: Callable[[bytes], bool]
     words: tuple[bytes, ...]
     """What mutations put in."""
+    form: Form = no_form
+    """What its inputs are, as far as that helps to change them."""
 
     def run(self, data: bytes) -> bool:
         """Whether the parser takes this input; either way all claims hold for it, or this raises."""
@@ -59,21 +62,37 @@ TARGETS: Mapping[str, Target] = {
             b"__main__",
         ),
     ),
-    "feedback": Target(check=bodies.feedback, words=(*_JSON, b'"score"', b'"id"', b'"good"')),
-    "engine_body": Target(check=bodies.engine_body, words=(*_JSON, b'"stop"', b'"content"')),
-    "chat": Target(
-        check=bodies.chat, words=(*_JSON, *_TEXT, b'"stop"', b'"response_format"', b'"$ref"')
+    "feedback": Target(
+        check=bodies.feedback, form=json_form, words=(*_JSON, b'"score"', b'"id"', b'"good"')
     ),
-    "completion": Target(check=bodies.completion, words=(*_JSON, b'"prompt"', b'"echo"')),
-    "keys": Target(check=bodies.keys, words=(*_JSON, b"\0", b"Bearer ", b'"limits"')),
+    "engine_body": Target(
+        check=bodies.engine_body, form=json_form, words=(*_JSON, b'"stop"', b'"content"')
+    ),
+    "chat": Target(
+        check=bodies.chat,
+        form=json_form,
+        words=(*_JSON, *_TEXT, b'"stop"', b'"response_format"', b'"$ref"'),
+    ),
+    "completion": Target(
+        check=bodies.completion, form=json_form, words=(*_JSON, b'"prompt"', b'"echo"')
+    ),
+    "keys": Target(
+        check=bodies.keys, form=json_form, words=(*_JSON, b"\0", b"Bearer ", b'"limits"')
+    ),
     "delivery": Target(
-        check=hints.delivery, words=(*_JSON, b"\0", b"v1,", b"1795608000", b'"at"', b"\xb2")
+        check=hints.delivery,
+        form=json_form,
+        words=(*_JSON, b"\0", b"v1,", b"1795608000", b'"at"', b"\xb2"),
     ),
     "state": Target(
-        check=stored.state, words=(*_JSON, b'"schema": 1', b'"rollout"', b'"unreported"')
+        check=stored.state,
+        form=json_form,
+        words=(*_JSON, b'"schema": 1', b'"rollout"', b'"unreported"'),
     ),
     "manifest": Target(
-        check=stored.manifest, words=(*_JSON, b'"path"', b'"size_bytes"', b"../", b"-1")
+        check=stored.manifest,
+        form=json_form,
+        words=(*_JSON, b'"path"', b'"size_bytes"', b"../", b"-1"),
     ),
     "scrape": Target(
         check=stored.scrape,
@@ -96,6 +115,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "checkpoint": Target(
         check=stored.checkpoint,
+        form=json_form,
         words=(
             *_JSON,
             b"config.json\n",
@@ -106,22 +126,28 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
     "triton_events": Target(
-        check=answers.triton_events, words=(*_JSON, b"data: ", b"\n", b'"error"')
+        check=answers.triton_events, form=json_form, words=(*_JSON, b"data: ", b"\n", b'"error"')
     ),
     "stream": Target(
         check=answers.stream,
+        form=json_form,
         words=(*_JSON, b"data: ", b"\n\n", b"[DONE]", b"\r", b'"choices"', b"id-1", b"234"),
     ),
     "text_in_pieces": Target(check=answers.text_in_pieces, words=_TEXT),
     "observations": Target(
-        check=written_files.observations, words=(*_JSON, b"\n", b'"+Inf"', b'"series"')
+        check=written_files.observations,
+        form=json_form,
+        words=(*_JSON, b"\n", b'"+Inf"', b'"series"'),
     ),
-    "recipe": Target(check=written_files.recipe, words=(*_YAML, b"method: ")),
-    "adapter": Target(check=written_files.adapter, words=(*_YAML, b"targets: ")),
-    "policy": Target(check=written_files.policy, words=(*_YAML, b"metrics: ")),
-    "scenario": Target(check=written_files.scenario, words=(*_YAML, b"ramp: ", b"5e-324")),
+    "recipe": Target(check=written_files.recipe, form=yaml_form, words=(*_YAML, b"method: ")),
+    "adapter": Target(check=written_files.adapter, form=yaml_form, words=(*_YAML, b"targets: ")),
+    "policy": Target(check=written_files.policy, form=yaml_form, words=(*_YAML, b"metrics: ")),
+    "scenario": Target(
+        check=written_files.scenario, form=yaml_form, words=(*_YAML, b"ramp: ", b"5e-324")
+    ),
     "schedules": Target(
         check=written_files.schedules,
+        form=yaml_form,
         words=(
             *_YAML,
             b"* * * * *",
@@ -135,7 +161,9 @@ TARGETS: Mapping[str, Target] = {
         ),
     ),
     "endpoints": Target(
-        check=written_files.endpoints, words=(*_YAML, b"guard: ", b"rules: ", b"pattern: ")
+        check=written_files.endpoints,
+        form=yaml_form,
+        words=(*_YAML, b"guard: ", b"rules: ", b"pattern: "),
     ),
 }
 """The cheapest first, as far as was measured."""

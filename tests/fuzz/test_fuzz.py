@@ -26,7 +26,7 @@ def test_inputs_near_to_those_are_too(name) -> None:
         max_examples=_EXAMPLES,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
-    @given(data=inputs(tuple(corpus_of(name).values()), target.words))
+    @given(data=inputs(tuple(corpus_of(name).values()), target.words, target.form))
     def ask(data: bytes) -> None:
         target.run(data)
 

@@ -380,6 +380,7 @@ def test_what_was_composed_of_an_artifact_goes_with_it(
         b"\xff\xfe\xfd",
         b"[" * 100_000,
         b'{"files": [{"path": "a", "digest": "%s", "size_bytes": 1e999}]}',
+        b'{"digest": "%s", "files": [{"path": "\\ud800", "digest": "%s", "size_bytes": 1}]}',
     ],
 )
 def test_a_damaged_manifest_is_a_fault_of_the_artifact_whatever_is_damaged(

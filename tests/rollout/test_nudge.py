@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from deploy_targets.rollout.nudge import HOOK_PATH, HintCheck, nudge_app
-from registry.hints import HINT_PATH, Deed, Touch, plugin_secret, sign_hint
+from registry.hints import HINT_PATH, Deed, Touch, hinted_model, plugin_secret, sign_hint
 from tests.builders import FakeClock
 
 BODY = b'{"entity": "model_version_alias", "action": "created"}'
@@ -152,6 +152,11 @@ def test_the_model_that_mlflow_names_goes_first_and_a_body_without_one_wakes_all
     receiver = Receiver()
     assert receiver.post(told(receiver.clock, body, key="s3cret"), body) == 200
     assert receiver.models == [model]
+
+
+@pytest.mark.parametrize("text", [b"[" * 5000, b'{"data": ' * 5000, b"\xff", b"1e999"])
+def test_a_body_that_cannot_be_read_names_no_model(text: bytes) -> None:
+    assert hinted_model(text) is None
 
 
 def test_neither_sender_can_pass_for_the_other() -> None:

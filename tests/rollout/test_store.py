@@ -140,6 +140,7 @@ def test_endpoints_do_not_meet(store: Callable[[], Any]) -> None:
     [
         '{"schema": 99}',
         "{",
+        '{"schema": 4, "endpoint": ' + "[" * 5000,
         '{"schema": 1, "endpoint": 3}',
         "[]",
         '{"schema": 1, "endpoint": "chat", "rollout": [1]}',
