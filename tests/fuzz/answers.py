@@ -31,6 +31,7 @@ _REFUSING = rules(
 _FORBIDDEN = r"id-[0-9]{4}"
 _ONE = rules({"kind": "regex", "pattern": _FORBIDDEN, "name": "ids"})
 _SETS = {"all": _ALL, "refusing": _REFUSING, "one": _ONE}
+_MOST_PIECES = 32
 _TRIES = 3
 """A pattern's deadline is by the wall's clock, and the machine may be busy: too slow is what is so each time."""
 
@@ -69,7 +70,7 @@ def _streamed(by: Any, pieces: list[str]) -> Filtered:
 
 def _pieces(text: str, lengths: bytes) -> Iterator[str]:
     at = 0
-    for length in lengths:
+    for length in lengths[:_MOST_PIECES]:
         yield text[at : at + length]
         at += length
     yield text[at:]

@@ -25,7 +25,7 @@ def delivery(data: bytes) -> bool:
             told = _judged(_a_check(), sender, name, stamp, given, body)
             claim(told is HintResult.FORGED or given == good, "a forgery is believed", given)
         told = _judged(_a_check(), sender, name, stamp, good, body)
-        is_stale = not stamp.isdecimal() or abs(int(stamp) - NOON.timestamp()) > 300
+        is_stale = not stamp.isdecimal() or abs(int(stamp) - int(_FRESH)) > 300
         claim(told is (HintResult.STALE if is_stale else HintResult.ACCEPTED), told, stamp)
         check, fresh = _a_check(), _signed(_SECRETS[sender], name, _FRESH, body)
         for expected in (HintResult.ACCEPTED, HintResult.REPLAYED):

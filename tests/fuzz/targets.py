@@ -133,7 +133,6 @@ TARGETS: Mapping[str, Target] = {
         form=json_form,
         words=(*_JSON, b"data: ", b"\n\n", b"[DONE]", b"\r", b'"choices"', b"id-1", b"234"),
     ),
-    "text_in_pieces": Target(check=answers.text_in_pieces, words=_TEXT),
     "observations": Target(
         check=written_files.observations,
         form=json_form,
@@ -165,6 +164,7 @@ TARGETS: Mapping[str, Target] = {
         form=yaml_form,
         words=(*_YAML, b"guard: ", b"rules: ", b"pattern: "),
     ),
+    "text_in_pieces": Target(check=answers.text_in_pieces, words=_TEXT),
 }
 """The cheapest first, as far as was measured."""
 

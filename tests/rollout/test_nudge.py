@@ -67,7 +67,7 @@ def test_a_signed_hint_wakes_the_loop() -> None:
 
 
 @pytest.mark.promise("a forged hint wakes nobody", about="hints")
-@pytest.mark.parametrize("change", ["forged", "stale", "altered", "unsigned"])
+@pytest.mark.parametrize("change", ["forged", "stale", "beyond all time", "altered", "unsigned"])
 def test_a_hint_that_cannot_be_trusted_is_refused(change: str) -> None:
     receiver = Receiver()
     headers, body = signed(receiver.clock), BODY
@@ -75,6 +75,8 @@ def test_a_hint_that_cannot_be_trusted_is_refused(change: str) -> None:
         headers = signed(receiver.clock, secret="guess")
     elif change == "stale":
         headers = signed(receiver.clock, age_s=301)
+    elif change == "beyond all time":
+        headers = signed(receiver.clock, age_s=-(10**400))
     elif change == "altered":
         body = BODY + b" "
     else:
