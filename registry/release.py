@@ -133,6 +133,9 @@ class ArtifactManifest:
                 "The manifest names a file twice, or by another path than its own. Do not serve it."
             )
             raise IntegrityError(message)
+        if any(file.size_bytes < 0 for file in manifest.files):
+            message = "The manifest names a file of less than no bytes. Do not serve it."
+            raise IntegrityError(message)
         if found != promised:
             message = (
                 f"The manifest says {promised}, but its files add up to {found}. Do not serve it."

@@ -40,6 +40,8 @@ BOMBS = {
     "a number that is none": ("a: !!int ''", "not of the kind that its tag says"),
     "a fraction that is none": ("a: !!float ''", "not of the kind that its tag says"),
     "neither true nor false": ("a: !!bool x", "not of the kind that its tag says"),
+    "a text that cannot be written": ('a: "\\ud800"', "half of a surrogate pair"),
+    "a name that cannot be written": ('{"\\udfff": 1}', "half of a surrogate pair"),
     "a list as a key": ("{[a, b]: c}", "unhashable"),
 }
 

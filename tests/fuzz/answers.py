@@ -128,7 +128,7 @@ def _said(out: bytes) -> str:
         choice.get("text") or ""
         for event in events
         for choice in event.get("choices") or ()
-        if choice.get("index") in {0, None}
+        if choice.get("index") in (0, None)
     )
 
 

@@ -48,19 +48,7 @@ TARGETS: Mapping[str, Target] = {
     "digest": Target(check=written_files.digest, words=(b"sha256:", b"0" * 64)),
     "source": Target(
         check=written_files.source,
-        words=(
-            b"hub://",
-            b"s3://",
-            b"file://",
-            b"package://",
-            b"models:/",
-            b"runs:/",
-            b"~x",
-            b"@",
-            b"..",
-            b"\0",
-            b"__main__",
-        ),
+        words=tuple(b"hub:// s3:// file:// package:// models:/ runs:/ ~x @ .. \0 __main__".split()),
     ),
     "feedback": Target(
         check=bodies.feedback, form=json_form, words=(*_JSON, b'"score"', b'"id"', b'"good"')
@@ -96,22 +84,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "scrape": Target(
         check=stored.scrape,
-        words=(
-            b"\0",
-            b"NaN",
-            b"+Inf",
-            b"-1",
-            b"1e400",
-            b"{",
-            b"}",
-            b'"',
-            b"\\",
-            b"# TYPE ",
-            b"le=",
-            b"version=",
-            b" 1\n",
-            b",",
-        ),
+        words=(b" 1\n", b"# TYPE ", *b'\0 NaN +Inf -1 1e400 { } " \\ , le= version='.split()),
     ),
     "checkpoint": Target(
         check=stored.checkpoint,

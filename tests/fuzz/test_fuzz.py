@@ -7,7 +7,7 @@ from tests.fuzz.claims import MOST_BYTES
 from tests.fuzz.mutations import inputs
 from tests.fuzz.targets import CORPUS, TARGETS, corpus_of
 
-_EXAMPLES = 120
+_EXAMPLES = 800
 """For each target: all of them together take half a minute."""
 _MOST_FILES = 40
 KEPT = [(name, file) for name in TARGETS for file in corpus_of(name)]
