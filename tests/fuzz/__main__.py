@@ -23,6 +23,9 @@ _OURS = ["deploy_targets", "registry", "pipelines"]
 _SEED = 1
 _RESTRUCTURED = 0.5
 """The share of inputs that differ from another in a value, the others in bytes."""
+_HANG_S = 600
+"""By the clock, after which libFuzzer ends the run: on a busy machine a process may stand still for two minutes. What merely
+takes long is told by its CPU time, in `claims`."""
 _MOST_FINDINGS = 20
 """Of one run, each of another error or from another line; more are of one cause, or of none."""
 
@@ -77,8 +80,8 @@ def _fuzz(name: str, runs: int, grown: str) -> None:
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in TARGETS[name].words))
     run = _Findings(CORPUS / name).watched(TARGETS[name].run)
     options = [
-        f"-runs={runs}", f"-seed={_SEED}", f"-max_len={MOST_BYTES}", f"-dict={words}", "-timeout=60", "-rss_limit_mb=4096",
-        "-print_final_stats=1",
+        f"-runs={runs}", f"-seed={_SEED}", f"-max_len={MOST_BYTES}", f"-dict={words}", f"-timeout={_HANG_S}", "-rss_limit_mb=4096",
+        f"-artifact_prefix={CORPUS / name}/found-", "-print_final_stats=1",
     ]  # fmt: skip
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
