@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Where byte code may not be kept, every start of every part compiles torch, Ray and MLflow anew: 17 s each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup setup-triton setup-vllm setup-auto-gptq setup-litellm demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee load
+.PHONY: help setup setup-triton setup-vllm setup-auto-gptq setup-litellm demo down test test-kubernetes test-engines test-formats test-gpu test-faults crds check format docs site bench bench-guarantee load fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,6 +136,10 @@ test-faults: setup ## the long runs of what may go wrong, in memory and on live 
 	$(BIN)/python -m pytest -m 'faults or promise' tests/flows --junitxml=$$reports/stacks.xml || ended=$$?; \
 	$(BIN)/python -m tests.repo.promises $$reports/*.xml || ended=$$?; \
 	rm -r $$reports; exit $$ended
+
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: setup ## each parser against 100,000 inputs, guided by coverage; a quarter of an hour. What is found goes into tests/fuzz/corpus
+	$(BIN)/python -m tests.fuzz
 
 check: setup ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -18,9 +18,16 @@ class Declared(BaseModel):
     )
 
 
+_MOST_FAULTS = 50
+"""That are told: a few lines of aliases may mean a million, and nobody reads them."""
+
+
 def faults_of(error: ValidationError) -> str:
-    """One line for each fault, with its place."""
-    return "\n".join(
+    """One line for each fault, with its place; of many the first ones, and how many there are."""
+    told = [
         f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
-        for fault in error.errors()
-    )
+        for fault in error.errors()[:_MOST_FAULTS]
+    ]
+    if (more := error.error_count() - len(told)) > 0:
+        told.append(f"  and {more} more faults")
+    return "\n".join(told)

@@ -140,7 +140,7 @@ def _check_config(path: Path, *, where: str) -> None:
         is_kernel = key.endswith("_implementation") and "/" in str(value)
         if is_code or is_kernel:
             message = (
-                f"{path.name} of {where} asks for code of its own ({key}), which is never run. "
+                f"{path.name} of {where} asks for code of its own ({_some([key])}), which is never run. "
                 "Use a model that transformers knows itself."
             )
             raise SourceInvalid(message)
@@ -247,7 +247,8 @@ def check_weights(folder: Path, *, where: str) -> None:
             message = f"{_INDEX} of {where} has no weight_map. Copy or download it again."
             raise SourceInvalid(message)
         shards = {str(name) for name in cast("dict[str, Any]", weight_map).values()}
-        missing = sorted(name for name in shards if not (folder / name).is_file())
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+        missing = sorted(shards - there)
         if missing:
             message = (
                 f"{where} lacks {_some(missing)}, which {_INDEX} names. Copy or download it again."
@@ -277,5 +278,6 @@ def _read_json(path: Path, where: str) -> dict[str, Any] | None:
 
 
 def _some(names: list[str]) -> str:
-    """The first few of `names`, in words."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
+    """The first few of `names`, in words that can be printed."""
+    told = ", ".join(names[:3]).encode(errors="backslashreplace").decode()
+    return told + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004

@@ -50,9 +50,15 @@ def parse_declared(
         raise refused(message) from error
 
 
+_MOST_FAULTS = 50
+"""That are told: a few lines of aliases may mean a million, and nobody reads them."""
+
+
 def faults_of(error: ValidationError) -> list[str]:
-    """Each fault with its place, without what stands there: it may be secret."""
-    return [
+    """Each fault with its place, without what stands there: it may be secret. Of many the first, and how many there are."""
+    told = [
         f"{'.'.join(str(part) for part in fault['loc']) or 'the file'}: {fault['msg']}"
-        for fault in error.errors(include_url=False, include_input=False)
+        for fault in error.errors(include_url=False, include_input=False)[:_MOST_FAULTS]
     ]
+    more = error.error_count() - len(told)
+    return [*told, f"and {more} more faults"] if more else told

@@ -99,7 +99,7 @@ class Touch:
                 user=None if user is None else str(user),
                 at=datetime.fromisoformat(document["at"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             message = f"not a hint of Shipway's MLflow app: {error!r}"
             raise ValueError(message) from error
 
@@ -108,7 +108,7 @@ def hinted_model(body: bytes) -> str | None:
     """The model that a hint of either sender says was touched, or None. Good for the order of looking, and for nothing else."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     match document:
         case {"data": {"name": str(model)}} | {"model": str(model)}:

@@ -4,6 +4,7 @@ PyYAML's safe loader runs no code, but it recurses as deep as a text asks for, a
 lines mean a billion values, on which whoever walks over them hangs. Pure.
 """
 
+import re
 from typing import Any, cast
 
 import yaml
@@ -14,6 +15,8 @@ _MAX_VALUES = 1_000_000
 
 _MAX_DIGITS = 1000
 """Of one number. `1:1:1` is a number to base 60 in YAML 1.1, and a megabyte of that takes minutes to be worked out."""
+_HALF = re.compile("[\ud800-\udfff]")
+"""PyYAML makes it of `"\\ud800"`, and no text that holds it can be written anywhere."""
 _NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 
 
@@ -43,6 +46,8 @@ class _PlainLoader(yaml.SafeLoader):
             and len(node.value) > _MAX_DIGITS
         ):
             raise _Bomb(f"a number of {len(node.value)} characters")
+        if isinstance(node, yaml.ScalarNode) and _HALF.search(node.value):
+            raise _Bomb("a text has half of a surrogate pair, which no file or answer can hold")
         if node is not None and not is_alias:
             self._meant[id(node)] = self._count(node)
         return node
@@ -64,10 +69,15 @@ def load_yaml(text: str | bytes) -> Any:
     """The values of the YAML document `text`.
 
     Raises:
-        yaml.YAMLError: it is none, has a date or number that cannot be or is longer than 1000, is nested deeper than 64, or means
-            more than a million values once its aliases are written out.
+        yaml.YAMLError: it is none, has a date or number that cannot be or is longer than 1000, a tag before what it does not
+            fit, or half of a surrogate pair, is nested deeper than 64, or means more than a million values once its aliases
+            are written out.
     """
     try:
         return yaml.load(text, _PlainLoader)  # noqa: S506 - a safe loader, and safer
     except (ValueError, TypeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
+    except (AttributeError, LookupError, ArithmeticError) as error:
+        # PyYAML takes it for granted that a tag stands before a value of its kind: not so in `!!int ''` or `!!timestamp x`.
+        message = f"a value is not of the kind that its tag says ({type(error).__name__}: {error})"
+        raise yaml.YAMLError(message) from error

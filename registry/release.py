@@ -121,7 +121,7 @@ class ArtifactManifest:
                 )
                 for file in document["files"]
             )
-            promised = parse_digest(document["digest"])
+            promised, found = parse_digest(document["digest"]), manifest.digest
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             message = (
                 f"The artifact's manifest cannot be read ({error}). Run the version stage again."
@@ -133,8 +133,13 @@ class ArtifactManifest:
                 "The manifest names a file twice, or by another path than its own. Do not serve it."
             )
             raise IntegrityError(message)
-        if manifest.digest != promised:
-            message = f"The manifest says {promised}, but its files add up to {manifest.digest}. Do not serve it."
+        if any(file.size_bytes < 0 for file in manifest.files):
+            message = "The manifest names a file of less than no bytes. Do not serve it."
+            raise IntegrityError(message)
+        if found != promised:
+            message = (
+                f"The manifest says {promised}, but its files add up to {found}. Do not serve it."
+            )
             raise IntegrityError(message)
         return manifest
 

@@ -65,6 +65,13 @@ def test_an_unknown_key_is_refused_with_its_place(changes: dict[str, Any], place
         parse(a_document(**changes))
 
 
+def test_of_very_many_faults_the_first_are_told_and_how_many_there_are() -> None:
+    text = "a: &a {k: 1, l: 2}\nendpoints: [" + ", ".join(["*a"] * 1000) + "]\n"
+    with pytest.raises(EndpointFileInvalid, match="and 3953 more faults") as told:
+        parse_endpoints(text, origin="it")
+    assert len(str(told.value)) < 5000
+
+
 @pytest.mark.parametrize(
     ("changes", "way_out"),
     [

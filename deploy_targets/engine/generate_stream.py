@@ -70,7 +70,14 @@ class PieceReader:
             if version := event.get("model_version"):
                 self.version = str(version)
             return decode_piece(event)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             message = f"Triton sent an event that is none of our model's ({type(error).__name__})."
             raise AnswerFailed(message) from error
 
@@ -90,6 +97,6 @@ def error_of(body: bytes) -> str | None:
     """What Triton says in an answer with an error's status; None where it is not Triton's own, but the split's, say."""
     try:
         told = json.loads(body.strip().removeprefix(_DATA))["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return told if isinstance(told, str) else None

@@ -52,7 +52,7 @@ def decode_request(text: str, sampling: str) -> ChatRequest:
     """
     try:
         document = {**json.loads(sampling), "messages": json.loads(text)}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         message = f"{TEXT_INPUT} must be a JSON array of messages and {SAMPLING_PARAMETERS} a JSON object: {error}"
         raise BadRequest(message) from error
     return parse_chat(json.dumps(document).encode())
@@ -82,7 +82,8 @@ def decode_piece(event: Mapping[str, Any]) -> Piece:
     text, finish = str(event[TEXT_OUTPUT]), str(event[FINISH_REASON])
     if finish == REFUSED:
         told = json.loads(text)
-        raise BadRequest(told["message"], param=told["param"])
+        param = told["param"]
+        raise BadRequest(str(told["message"]), param=None if param is None else str(param))
     usage = Usage(prompt=int(event[INPUT_TOKENS]), completion=int(event[OUTPUT_TOKENS]))
     return Piece(text=text, finish=finish, usage=usage)
 

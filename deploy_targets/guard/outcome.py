@@ -17,6 +17,8 @@ from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.errors import UpstreamBroken
 
 _MAX_LINE_BYTES = 1 << 20
+_MOST_TOKENS = 1 << 31
+"""Of one answer. Whoever says more is not believed, and what counts tokens need not hold any number there is."""
 _DATA = b"data:"
 _DONE = b"[DONE]"
 
@@ -184,13 +186,15 @@ class StreamScan:
 
 
 def read_usage(document: dict[str, Any]) -> Usage | None:
-    """The tokens that an answer, or an event of one, says that it took; None where it does not."""
+    """The tokens that an answer, or an event of one, says that it took; None where it does not, or cannot be right."""
     usage: object = document.get("usage")
     if not isinstance(usage, dict):
         return None
     told = cast("dict[str, Any]", usage)
     prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens", 0)
     if not (isinstance(prompt, int) and isinstance(completion, int)):
+        return None
+    if max(prompt, completion) > _MOST_TOKENS:
         return None
     return Usage(prompt=max(prompt, 0), completion=max(completion, 0))
 

@@ -163,6 +163,8 @@ def parse_as(model: type[M], body: bytes) -> M:
         fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = [str(part) for part in fault["loc"]]
         rule = fault["msg"]
+        if fault["type"] == "extra_forbidden":
+            place, rule = place[:-1], "has a field that is not known here"
         if "content" in place:
             place = place[: place.index("content") + 1]
             rule = _CONTENT_RULE

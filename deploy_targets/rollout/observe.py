@@ -30,6 +30,9 @@ _FIELDS = {
     metrics.QUALITY_JUDGED.name: "judged",
     metrics.QUALITY_BAD.name: "bad",
 }
+_MOST = 1 << 53
+"""Of what is counted, seconds and micros among it. A counter in a double goes no further; and what is no number would be
+saved with the state, which then nobody could read."""
 _BUCKETS = {
     f"{series.name}_bucket": series
     for series in (metrics.DURATION, metrics.FIRST_TOKEN, metrics.PER_TOKEN)
@@ -185,14 +188,16 @@ def _parsed(text: str, *, endpoint: str, at: datetime) -> Scrape:
             labels = sample.labels
             place = labels.get(metrics.ENDPOINT), labels.get(metrics.ROUTE)
             if sample.name == metrics.REQUESTS.name and place == (endpoint, metrics.SHADOW_ROUTE):
-                mirrored[labels[metrics.VERSION]] = int(sample.value)
+                mirrored[labels[metrics.VERSION]] = int(_counted(sample.value))
             if place != (endpoint, _JUDGED_ROUTE):
                 continue
             version = labels[metrics.VERSION]
             if field is not None:
-                totals[version][field] = sample.value
+                totals[version][field] = _counted(sample.value)
             elif sample.name in _BUCKETS:
-                within[version, _BUCKETS[sample.name]][float(labels["le"])] = int(sample.value)
+                within[version, _BUCKETS[sample.name]][float(labels["le"])] = int(
+                    _counted(sample.value)
+                )
     if not source:
         message = "the page has no process_start_time_seconds"
         raise ValueError(message)
@@ -215,6 +220,13 @@ def _parsed(text: str, *, endpoint: str, at: datetime) -> Scrape:
         },
         mirrored=mirrored,
     )
+
+
+def _counted(value: float) -> float:
+    if not 0 <= value <= _MOST:
+        message = f"it has a series that says {value}, which counts nothing"
+        raise ValueError(message)
+    return value
 
 
 def _buckets(within: Mapping[float, int], series: metrics.Series) -> tuple[int, ...]:

@@ -161,22 +161,24 @@ def parse_state(text: str | bytes) -> EndpointState:
     try:
         document = json.loads(text)
         schema = document["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateUnreadable(_DAMAGED) from error
     if schema not in range(_OLDEST, SCHEMA + 1):
         message = (
-            f"The saved state has schema {schema}; this version of Shipway reads schemas {_OLDEST} to {SCHEMA}. "
+            f"The saved state has schema {schema!r}; this version of Shipway reads schemas {_OLDEST} to {SCHEMA}. "
             "Run the version that wrote it."
         )
         raise StateUnreadable(message)
     try:
-        return _DOCUMENT.validate_json(json.dumps(migrated(document)), context=AS_DUMPED)
+        return _DOCUMENT.validate_json(
+            json.dumps(migrated(document), allow_nan=False), context=AS_DUMPED
+        )
     except ValidationError as error:
         message = (
             f"{_DAMAGED} {error.error_count()} fields do not fit, first {error.errors()[0]['loc']}."
         )
         raise StateUnreadable(message) from error
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StateUnreadable(_DAMAGED) from error
 
 

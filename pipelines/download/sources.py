@@ -68,6 +68,9 @@ def parse_source(text: str) -> Source:
     Raises:
         SourceInvalid: no way of naming a source reads like this.
     """
+    if "\0" in text:
+        message = f"{text!r} holds the character NUL, which no address has. Take it out."
+        raise SourceInvalid(message)
     scheme, separator, rest = text.partition("://")
     if not separator and text.startswith(("models:/", "runs:/")):
         scheme, _, rest = text.partition(":/")
@@ -83,7 +86,7 @@ def parse_source(text: str) -> Source:
                 raise SourceInvalid(str(error)) from error
             return S3Source(address=text.rstrip("/"))
         case "file" if rest:
-            return FileSource(path=Path(rest).expanduser(), address=text)
+            return FileSource(path=_at_home(text, rest), address=text)
         case "package":
             return FileSource(path=_in_package(text, rest), address=text)
         case _ if parsed := _parse_mlflow(scheme, rest):
@@ -95,6 +98,14 @@ def parse_source(text: str) -> Source:
         "models:/name/version, models:/name@alias, runs:/<run id>/<folder>, or package://<python package>/<file>."
     )
     raise SourceInvalid(message)
+
+
+def _at_home(text: str, rest: str) -> Path:
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:
+        message = f"{text!r} begins in the home of a user whom this machine does not know. Give the whole path."
+        raise SourceInvalid(message) from error
 
 
 def _parse_hub(text: str, rest: str) -> HubSource:
@@ -125,7 +136,10 @@ def _parse_mlflow(scheme: str, rest: str) -> RegistrySource | RunSource | None:
 def _in_package(text: str, rest: str) -> Path:
     """A file that an installed Python package brings; the package is found, never imported."""
     package, _, file = rest.partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # a module that was made and not found, as __main__ is
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         message = f"{text}: there is no installed Python package {package!r}. Install it with pip."
         raise SourceInvalid(message)

@@ -36,6 +36,12 @@ BOMBS = {
     "a number to base 60 without end": ("a: 1" + ":1" * 500_000, "a number of 1000001 characters"),
     "a fraction to base 60 without end": ("a: 1" + ":1" * 500_000 + ".5", "a number of 1000003"),
     "an object of Python's": ("a: !!python/object/apply:os.system [id]", "constructor"),
+    "a time that is none": ("a: !!timestamp x", "not of the kind that its tag says"),
+    "a number that is none": ("a: !!int ''", "not of the kind that its tag says"),
+    "a fraction that is none": ("a: !!float ''", "not of the kind that its tag says"),
+    "neither true nor false": ("a: !!bool x", "not of the kind that its tag says"),
+    "a text that cannot be written": ('a: "\\ud800"', "half of a surrogate pair"),
+    "a name that cannot be written": ('{"\\udfff": 1}', "half of a surrogate pair"),
     "a list as a key": ("{[a, b]: c}", "unhashable"),
 }
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy_targets.engine.chat import DONE, Frame
+from deploy_targets.engine.chat import DONE, BadRequest, Frame
 from deploy_targets.engine.generate_stream import PieceReader, error_of, read_pieces
+from deploy_targets.engine.tensors import AnswerFailed, decode_request
 from tests.guard.stub_triton import END, NAMED, encoded, piece
 
 BODY = encoded(piece("Pär"), piece(" "), END)
@@ -39,8 +40,33 @@ def test_only_the_last_piece_brings_the_end_mark() -> None:
         (encoded(NAMED), None),
         (b"upstream connect error", None),
         (b"[1]", None),
+        (b"[" * 5000, None),
         (b"\xff", None),
     ],
 )
 def test_only_tritons_own_errors_are_taken_for_such(body: bytes, told: str | None) -> None:
     assert error_of(body) == told
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"[" * 5000,
+        b'{"text_output": "a", "finish_reason": "", "num_input_tokens": Infinity, "num_output_tokens": 1}',
+    ],
+)
+def test_an_event_that_cannot_be_read_is_a_failed_answer(event: bytes) -> None:
+    with pytest.raises(AnswerFailed, match="none of our model's"):
+        read_pieces(b"data: " + event + b"\n\n")
+
+
+def test_a_refusal_names_its_field_in_a_word_or_not_at_all() -> None:
+    refusal = piece('{"message": {"a": 1}, "param": ["b"]}', "refused")
+    with pytest.raises(BadRequest) as told:
+        read_pieces(encoded(refusal))
+    assert (str(told.value), told.value.param) == ("{'a': 1}", "['b']")
+
+
+def test_inputs_that_are_nested_without_end_are_a_bad_request() -> None:
+    with pytest.raises(BadRequest, match="must be a JSON array"):
+        decode_request("[" * 5000, "{}")

@@ -112,6 +112,13 @@ def test_another_form_is_refused(world: World, body: object) -> None:
     assert response.json()["error"]["code"] == "invalid_request"
 
 
+def test_a_field_that_is_not_known_is_not_repeated(world: World) -> None:
+    name = "sk-a-key-in-the-wrong-place" * 20
+    error = give(world, {"request_id": "x", "score": 1, name: 5}).json()["error"]
+    assert error["message"] == "The body: has a field that is not known here."
+    assert error["param"] is None
+
+
 def test_a_failed_request_has_no_answer_to_speak_of(world: World) -> None:
     asked = world.post(a_chat("500")).headers["x-request-id"]
     assert give(world, {"request_id": asked, "score": -1}).status_code == 404

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy_targets.engine.chat import Usage
 from deploy_targets.guard.errors import UpstreamBroken
-from deploy_targets.guard.outcome import Outcome, StreamScan, is_envelope, whole_outcome
+from deploy_targets.guard.outcome import (
+    Outcome,
+    StreamScan,
+    is_envelope,
+    read_usage,
+    whole_outcome,
+)
 from tests.guard.stub import COMPLETION, DONE, FAULT, chunk, event
 
 GOOD = json.dumps(COMPLETION).encode()
@@ -80,6 +87,12 @@ def test_a_stream_is_read_the_same_however_it_is_cut(
 ) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6))
     assert scan(stream, cuts) == (stream, outcome)
+
+
+@pytest.mark.parametrize("prompt", [10**400, (1 << 31) + 1, -(10**400), 1.5, "1", None])
+def test_tokens_that_nothing_could_count_are_not_counted(prompt: object) -> None:
+    told = read_usage({"usage": {"prompt_tokens": prompt, "completion_tokens": 1}})
+    assert told in {None, Usage(prompt=0, completion=1)}
 
 
 def test_an_end_mark_without_a_line_end_is_one() -> None:

@@ -96,6 +96,24 @@ def test_a_shard_that_the_index_names_must_be_there(checkpoint) -> None:
         check_checkpoint(checkpoint, where="it")
 
 
+@pytest.mark.parametrize(
+    ("shard", "told"),
+    [
+        ("b" * 300, "lacks bbb"),
+        ("b\ud800", r"lacks b\\ud800"),
+        ("b\0", "lacks b"),
+        ("../{}/model.safetensors", r"lacks \.\./"),
+    ],
+)
+def test_a_shard_lies_in_the_checkpoint_whatever_the_index_calls_it(
+    checkpoint, shard, told
+) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": shard.format(checkpoint.name)}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SourceInvalid, match=told):
+        check_checkpoint(checkpoint, where="it")
+
+
 @pytest.mark.parametrize("weight_map", ["x", 5, ["a"], None])
 def test_a_nonsensical_index_is_refused(checkpoint, weight_map) -> None:
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))

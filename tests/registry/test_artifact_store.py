@@ -14,7 +14,7 @@ import pytest
 from registry.artifact_store import ArtifactStore, StoredArtifact, connect_store
 from registry.digests import MANIFEST_NAME, describe_folder
 from registry.errors import ArtifactStoreUnavailable, IntegrityError, NotFound
-from registry.release import Digest, split_source
+from registry.release import ArtifactManifest, Digest, FileEntry, split_source
 from registry.settings import RegistrySettings
 
 pytestmark = pytest.mark.real
@@ -166,6 +166,12 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(
     )
     with pytest.raises(IntegrityError, match="leads out of the folder"):
         store.fetch(artifact.source, digest, into=tmp_path / "cache")
+
+
+def test_a_manifest_of_less_than_no_bytes_is_refused() -> None:
+    file = FileEntry(path="a", digest=Digest("sha256:" + "0a" * 32), size_bytes=-1)
+    with pytest.raises(IntegrityError, match="less than no bytes"):
+        ArtifactManifest.from_json(ArtifactManifest.of([file]).to_json())
 
 
 def test_another_artifact_than_the_promised_one_is_refused(
@@ -380,6 +386,7 @@ def test_what_was_composed_of_an_artifact_goes_with_it(
         b"\xff\xfe\xfd",
         b"[" * 100_000,
         b'{"files": [{"path": "a", "digest": "%s", "size_bytes": 1e999}]}',
+        b'{"digest": "%s", "files": [{"path": "\\ud800", "digest": "%s", "size_bytes": 1}]}',
     ],
 )
 def test_a_damaged_manifest_is_a_fault_of_the_artifact_whatever_is_damaged(

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 
 from deploy_targets.rollout.nudge import HOOK_PATH, HintCheck, nudge_app
-from registry.hints import HINT_PATH, Deed, Touch, plugin_secret, sign_hint
+from registry.hints import HINT_PATH, Deed, Touch, hinted_model, plugin_secret, sign_hint
 from tests.builders import FakeClock
 
 BODY = b'{"entity": "model_version_alias", "action": "created"}'
@@ -67,7 +67,7 @@ def test_a_signed_hint_wakes_the_loop() -> None:
 
 
 @pytest.mark.promise("a forged hint wakes nobody", about="hints")
-@pytest.mark.parametrize("change", ["forged", "stale", "altered", "unsigned"])
+@pytest.mark.parametrize("change", ["forged", "stale", "beyond all time", "altered", "unsigned"])
 def test_a_hint_that_cannot_be_trusted_is_refused(change: str) -> None:
     receiver = Receiver()
     headers, body = signed(receiver.clock), BODY
@@ -75,6 +75,8 @@ def test_a_hint_that_cannot_be_trusted_is_refused(change: str) -> None:
         headers = signed(receiver.clock, secret="guess")
     elif change == "stale":
         headers = signed(receiver.clock, age_s=301)
+    elif change == "beyond all time":
+        headers = signed(receiver.clock, age_s=-(10**400))
     elif change == "altered":
         body = BODY + b" "
     else:
@@ -152,6 +154,11 @@ def test_the_model_that_mlflow_names_goes_first_and_a_body_without_one_wakes_all
     receiver = Receiver()
     assert receiver.post(told(receiver.clock, body, key="s3cret"), body) == 200
     assert receiver.models == [model]
+
+
+@pytest.mark.parametrize("text", [b"[" * 5000, b'{"data": ' * 5000, b"\xff", b"1e999"])
+def test_a_body_that_cannot_be_read_names_no_model(text: bytes) -> None:
+    assert hinted_model(text) is None
 
 
 def test_neither_sender_can_pass_for_the_other() -> None:

@@ -247,6 +247,11 @@ def test_mirrored_requests_are_counted_apart_over_all_guards() -> None:
         ("5.0", "+Inf"),
         ("5.0", "NaN"),
         ("5.0", "many"),
+        ("5.0", "1e308"),
+        ("5.0", "-1"),
+        # A state that held one of these could be saved, and never be read again.
+        ("2.5", "NaN"),
+        ("2.5", "+Inf"),
     ],
 )
 def test_a_page_that_is_none_of_a_guards_is_a_gap_and_no_surprise(right: str, wrong: str) -> None:

@@ -139,7 +139,10 @@ def test_endpoints_do_not_meet(store: Callable[[], Any]) -> None:
     "document",
     [
         '{"schema": 99}',
+        '{"schema": "\\ud800"}',
+        '{"schema": 4, "endpoint": "chat", "scrape": {"at": "2026-11-24T12:00:00Z", "source": "1", "totals": {"6": {"duration_s": NaN}}}}',
         "{",
+        '{"schema": 4, "endpoint": ' + "[" * 5000,
         '{"schema": 1, "endpoint": 3}',
         "[]",
         '{"schema": 1, "endpoint": "chat", "rollout": [1]}',
@@ -154,8 +157,9 @@ def test_a_state_of_another_schema_is_refused_not_guessed(tmp_path: Path, docume
     with sqlite3.connect(tmp_path / "s.db") as connection:
         connection.execute("UPDATE endpoint_state SET document = ?", (document,))
     connection.close()
-    with pytest.raises(StateUnreadable):
+    with pytest.raises(StateUnreadable) as told:
         store.load("chat")
+    str(told.value).encode()
 
 
 def test_a_rollout_saved_by_schema_1_goes_on_and_is_judged_anew() -> None:

@@ -63,6 +63,10 @@ def test_a_source_is_what_its_address_says(text, source) -> None:
         ("package://../a.gguf", "there is no installed Python package"),
         ("package://json/", "names no file inside the package"),
         ("package://json/../os.py", "names no file inside the package"),
+        ("package://__main__/a.gguf", "there is no installed Python package"),
+        ("~nobody-of-that-name/model", "whom this machine does not know"),
+        ("file://~nobody-of-that-name/model", "whom this machine does not know"),
+        ("package://json/\0", "holds the character NUL"),
     ],
 )
 def test_an_address_that_names_nothing_is_refused(text, says) -> None:

@@ -75,6 +75,13 @@ def test_a_fault_is_named_with_its_place(changes, says) -> None:
         parse(**changes)
 
 
+def test_of_very_many_faults_the_first_are_told_and_how_many_there_are() -> None:
+    text = "a: &a {k: 1, l: 2}\nschedules: [" + ", ".join(["*a"] * 1000) + "]\n"
+    with pytest.raises(BadInput, match="and 4952 more faults") as told:
+        parse_schedules(text, where="s.yaml")
+    assert len(str(told.value)) < 6000
+
+
 @pytest.mark.parametrize("text", ["", "[]", "schedules: []", "schedules: {a: b}", "{"])
 def test_a_file_without_schedules_is_refused(text) -> None:
     with pytest.raises(BadInput, match=r"s\.yaml"):
