@@ -36,6 +36,8 @@ SAMPLE_S = 10
 LOOK_S = 0.5
 LIMIT_S = 240
 MIB = 1 << 20
+_DRAWN_MIB = 0.05
+"""What takes less on disk is not drawn."""
 _FLAT = 1.1
 _STEADY = 1.3
 """Of latencies, which differ more from one minute to the next."""
@@ -227,8 +229,8 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
     drawing: Any = Drawing(figsize=(9, 11), dpi=100, layout="constrained")
     FigureCanvasAgg(drawing)
     panels = (
-        ("memory", "memory, MiB", "linear"),
-        ("handles", "open files and sockets", "linear"),
+        ("memory", "memory, MiB", "log"),
+        ("handles", "open files and sockets", "log"),
         ("latency", "latency, ms", "log"),
         ("disk", "on disk, MiB", "log"),
     )
@@ -237,7 +239,8 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
     for axes, (kind, label, scale) in zip(all_axes, panels, strict=True):
         for name in sorted({name for one in samples for name in getattr(one, kind)}):
             values = [getattr(one, kind).get(name, float("nan")) for one in samples]
-            axes.plot(minutes, values, label=name)
+            if kind != "disk" or values[-1] > _DRAWN_MIB:
+                axes.plot(minutes, values, label=name)
         axes.set_ylabel(label)
         axes.set_yscale(scale)
         axes.grid(visible=True, alpha=0.3)
