@@ -348,7 +348,7 @@ class EventStream:
                 yield event
         except (urllib3.exceptions.HTTPError, OSError):
             return
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _watch_failed(self._path, HTTPStatus.OK, f"no event, {error!r}") from error
 
     def close(self) -> None:

@@ -29,7 +29,8 @@ def test_a_refusal_without_an_object_keeps_its_status(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [*NO_OBJECTS, b'{"kind": "Status"}', b'{"type": "ERROR", "object": "gone"}']
+    "line",
+    [*NO_OBJECTS, b'{"kind": "Status"}', b'{"type": "ERROR", "object": "gone"}', b"[" * 100_000],
 )
 def test_what_is_no_event_ends_the_watch(line: bytes) -> None:
     stream = EventStream([line], "/apis/x")
