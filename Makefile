@@ -138,7 +138,7 @@ test-faults: setup ## the long runs of what may go wrong, in memory and on live 
 	rm -r $$reports; exit $$ended
 
 fuzz: export OMP_NUM_THREADS = 1
-fuzz: setup ## each parser against 100,000 inputs, guided by coverage; a quarter of an hour. What is found goes into tests/fuzz/corpus
+fuzz: setup ## each parser against 100,000 inputs, guided by coverage; some twenty minutes. What is found goes into tests/fuzz/corpus
 	$(BIN)/python -m tests.fuzz
 
 check: setup ## format, lint, types, import contracts

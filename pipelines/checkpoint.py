@@ -247,8 +247,8 @@ def check_weights(folder: Path, *, where: str) -> None:
             message = f"{_INDEX} of {where} has no weight_map. Copy or download it again."
             raise SourceInvalid(message)
         shards = {str(name) for name in cast("dict[str, Any]", weight_map).values()}
-        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-        missing = sorted(shards - there)
+        there = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+        missing = sorted(name for name in shards if Path(name) not in there)
         if missing:
             message = (
                 f"{where} lacks {_some(missing)}, which {_INDEX} names. Copy or download it again."

@@ -3,6 +3,7 @@
 Both are folders that an earlier stage printed, or whatever `download` takes: `models:/name/2` is a version that is there.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -43,8 +44,11 @@ def main(
 
 
 def _brought(session: Session, source: str) -> Model:
+    """What is no folder is downloaded, in a run of its own below this one, which tells of the evaluation alone."""
     folder = Path(source)
-    return Model.at(folder) if folder.is_dir() else download(session, source=source)
+    if folder.is_dir():
+        return Model.at(folder)
+    return download(replace(session, is_chain=True, is_trial=True), source=source)
 
 
 if __name__ == "__main__":

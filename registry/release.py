@@ -109,7 +109,7 @@ class ArtifactManifest:
         """The manifest that `to_json` wrote.
 
         Raises:
-            IntegrityError: the text is no manifest, its digest is not that of its files, or one file has two names.
+            IntegrityError: the text is no manifest, a size in it is below 0, its digest is not that of its files, or one file has two names.
         """
         try:
             document = json.loads(text)

@@ -256,7 +256,7 @@ class Controller:
         if unit.mirror is not None:
             unit.mirror.follow(wanted_mirror(state))
         closed = self._tell(unit, state)
-        state = self._write_out(unit, state.without_told(closed))
+        state = self._write_out(unit, state.without_told(closed or ()))
         if state != planned.state:
             self._check_lead()
             self._store.save(state, expected=revision)
@@ -271,6 +271,7 @@ class Controller:
             or state.asked is not None
             or state.override is not None
             or bool(state.idle_since)
+            or (closed is not None and bool(state.unreported))
         )
         return waits or bool(planned.actions)
 
@@ -365,15 +366,15 @@ class Controller:
             case _:
                 self._registry.write(unit.endpoint.model, action)
 
-    def _tell(self, unit: Unit, state: EndpointState) -> tuple[str, ...]:
-        """Writes the journal; the ids of what has ended and needs no more telling."""
+    def _tell(self, unit: Unit, state: EndpointState) -> tuple[str, ...] | None:
+        """Writes the journal; the ids of what has ended and needs no more telling, or None where MLflow cannot be told."""
         if not state.has_news:
             return ()
         try:
             return unit.record.write(state)
         except RegistryUnavailable as error:
             _log.warning(Event.JOURNAL_FAILED, endpoint=unit.endpoint.name, error=str(error))
-            return ()
+            return None
 
     def _write_out(self, unit: Unit, state: EndpointState) -> EndpointState:
         """The state without the audit lines that could be written out; it knows which ones S3 has where MLflow has not."""

@@ -127,6 +127,8 @@ class Journal:
         self._tracking = tracking
         self._endpoint = endpoint
         self._draw = draw
+        self._unsent: tuple[str, str, bytes] | None = None
+        """A rollout, a title and its picture: MLflow may take tags for hours and no artifacts, and nothing is drawn anew for that."""
         self._written: dict[str, _Written] = {}
         self._experiments = ExperimentJournal(
             tracking, endpoint, folder=EXPERIMENT_PREFIX + endpoint.name
@@ -240,20 +242,29 @@ class Journal:
         """In words, and as a picture where anything was measured; returns whether that is done, or has to be asked for again."""
         note = f"**{title}**\n\n{reason}\n"
         if rollout.points:
-            path = _path(rollout.champion, rollout.challenger.version)
-            heading = f"{self._endpoint.name}: {path}, {title}"
             try:
-                picture = self._draw(rollout, title=heading)
+                if not self._send_picture(written, rollout, title=title):
+                    return False
             except PictureFailed as error:
                 _log.error(Event.PICTURE_FAILED, endpoint=self._endpoint.name, reason=str(error))
                 note += f"\n{error}\n"
             else:
-                if picture is None:
-                    return False
-                self._tracking.log_bytes(written.run_id, picture, _PICTURE)
                 image = f"get-artifact?path={_PICTURE}&run_uuid={written.run_id}"
                 note += f"\n![the rollout]({image})\n"
         self._tag(written, {"mlflow.note.content": note})
+        return True
+
+    def _send_picture(self, written: _Written, rollout: RolloutState, *, title: str) -> bool:
+        """Whether it is there now; it is not while it has to wait for another one's."""
+        path = _path(rollout.champion, rollout.challenger.version)
+        heading = f"{self._endpoint.name}: {path}, {title}"
+        if self._unsent is None or self._unsent[:2] != (rollout.id, heading):
+            drawn = self._draw(rollout, title=heading)
+            if drawn is None:
+                return False
+            self._unsent = (rollout.id, heading, drawn)
+        self._tracking.log_bytes(written.run_id, self._unsent[2], _PICTURE)
+        self._unsent = None
         return True
 
 

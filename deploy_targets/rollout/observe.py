@@ -30,8 +30,8 @@ _FIELDS = {
     metrics.QUALITY_JUDGED.name: "judged",
     metrics.QUALITY_BAD.name: "bad",
 }
-_MOST = 1 << 53
-"""Of what is counted, seconds and micros among it. A counter in a double goes no further; and what is no number would be
+_MOST = 10**18
+"""Of what is counted, seconds and micros among it. More is no number that a guard counts up to, and what is none at all would be
 saved with the state, which then nobody could read."""
 _BUCKETS = {
     f"{series.name}_bucket": series

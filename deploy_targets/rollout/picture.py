@@ -1,6 +1,6 @@
 """A rollout drawn: the weight, the requests, errors and bad answers of both sides, and each metric's sequences, over one time axis.
 
-`python -m deploy_targets.rollout.picture TITLE` reads the rollout's JSON and writes the PNG (`picture_process`).
+`python -m deploy_targets.rollout.picture` reads title and rollout as JSON and writes the PNG (`picture_process`).
 """
 
 import io
@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
+from deploy_targets.declared import AS_DUMPED
 from deploy_targets.rollout.state import RolloutState
 
 # matplotlib leaves its keyword arguments untyped, hence the Any.
@@ -105,5 +106,6 @@ def _label(axes: Any, text: str) -> None:
 
 
 if __name__ == "__main__":
-    read = TypeAdapter(RolloutState).validate_json(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(draw_rollout(read, title=sys.argv[1]))
+    order = TypeAdapter(tuple[str, RolloutState])
+    name, read = order.validate_json(sys.stdin.buffer.read(), context=AS_DUMPED)
+    sys.stdout.buffer.write(draw_rollout(read, title=name))

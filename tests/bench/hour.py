@@ -100,13 +100,15 @@ class Hour:
         self._clock = Clock(clients)
         self._began = time.monotonic()
         self._over = threading.Event()
+        self._lost: BaseException | None = None
+        """What ended the sampling, if it did not go on to the end."""
         self._watching = threading.Thread(target=self._watch, name="samples", daemon=True)
 
     def run(self, versions: Sequence[str], seconds: float) -> None:
         """One rollout after the other; the one that is under way at the end is the last."""
         self._watching.start()
         try:
-            while time.monotonic() - self._began < seconds:
+            while self._lost is None and time.monotonic() - self._began < seconds:
                 champion = self._running.aliases[CHAMPION]
                 (challenger,) = (version for version in versions if version != champion)
                 self._running.point("challenger", challenger)
@@ -115,6 +117,8 @@ class Hour:
         finally:
             self._over.set()
             self._watching.join()
+        if self._lost is not None:
+            raise self._lost
 
     def _until_quiet(self) -> None:
         began = time.monotonic()
@@ -124,14 +128,17 @@ class Hour:
             time.sleep(LOOK_S)
 
     def _watch(self) -> None:
-        while not self._over.wait(SAMPLE_S):
-            self.samples.append(self._sample())
+        try:
+            while not self._over.wait(SAMPLE_S):
+                self.samples.append(self._sample())
+        except BaseException as error:  # noqa: BLE001 - raised by `run`
+            self._lost = error
 
     def _sample(self) -> Sample:
         home = self._running.home
-        began = time.perf_counter()
+        began = time.monotonic()
         self._running.registry.aliases("tiny")
-        mlflow_ms = (time.perf_counter() - began) * 1000
+        mlflow_ms = (time.monotonic() - began) * 1000
         parts = {part: self._running.of_part(part) for part in self._running.info.processes}
         ended = sorted(self._clock.durations_s())
         latency = {"MLflow": mlflow_ms}
@@ -141,7 +148,7 @@ class Hour:
                 "clients, p95": 1000 * ended[int(0.95 * len(ended))],
             }
         return Sample(
-            at_s=time.monotonic() - self._began,
+            at_s=began - self._began,
             rollouts=self.rollouts,
             memory={
                 part: total(processes, lambda one: one.memory_info().rss / MIB)
@@ -167,13 +174,11 @@ def total(processes: Sequence[psutil.Process], of: Callable[[psutil.Process], fl
 
 def size(path: Path) -> int:
     """Bytes of the file, or of all files below the folder; one that goes meanwhile counts nothing."""
-    if path.is_file():
-        return path.stat().st_size
+    files = [path] if path.is_file() else [Path(at) / n for at, _, ns in os.walk(path) for n in ns]
     found = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            with suppress(FileNotFoundError):
-                found += (Path(folder) / name).lstat().st_size
+    for file in files:
+        with suppress(FileNotFoundError):
+            found += file.lstat().st_size
     return found
 
 
@@ -189,9 +194,11 @@ def judged(samples: Sequence[Sample]) -> list[Figure]:
     figures: list[Figure] = []
     kinds = (("memory", "MiB", _FLAT), ("handles", "", _FLAT), ("latency", "ms", _STEADY))
     for kind, unit, at_most in kinds:
-        for name in getattr(samples[-1], kind):
+        for name in sorted({name for one in samples for name in getattr(one, kind)}):
             old, new = (
-                statistics.median(getattr(one, kind).get(name, 0.0) for one in part)
+                statistics.median(
+                    values[name] for one in part if name in (values := getattr(one, kind))
+                )
                 for part in (before, after)
             )
             figures.append(
@@ -286,9 +293,9 @@ def main(minutes: float, picture: Path) -> None:
                 clients.wait_for_answers(1)
                 hour = Hour(running, clients)
                 hour.run(versions, 60 * minutes)
+            draw(hour.samples, picture)
             tell_answers(clients.report, hour, running)
             tell(*judged(hour.samples))
-            draw(hour.samples, picture)
         finally:
             stack.down(Home(folder / "home"), announce=print)
 

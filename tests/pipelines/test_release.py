@@ -342,10 +342,26 @@ def test_each_stage_works_alone_on_what_the_one_before_printed(
     assert (version.tags[DIGEST_TAG], version.tags[BASE_TAG]) == (digest, base_digest)
     statuses = {r[STAGE_TAG]: r["status"] for r in chain.command.runs()[:4]}
     assert statuses == dict.fromkeys(STAGES, "FINISHED")
-    # The version is measured again as it is in the registry: the same bytes, so the same scores.
-    again = call(evaluate, "--base", base, "--model", "models:/alone/1")
-    of_version = json.loads(Path(last_words(again)[1]).read_text())
-    assert of_version == json.loads(Path(evaluation).read_text())
+
+
+def test_versions_that_are_there_are_measured_as_they_are_in_the_registry(
+    servers, chain, tiny_model
+) -> None:
+    call = chain.command.call
+    for name in ("old", "new"):
+        _, model, _ = last_words(call(download, "--source", str(tiny_model)))
+        _, evaluation = last_words(call(evaluate, "--base", model, "--model", model))
+        last_words(call(make_version, "--name", name, "--model", model, "--evaluation", evaluation))
+    base, model = "models:/old/1", "models:/new/1"
+    _, file = last_words(call(evaluate, "--base", base, "--model", model))
+    assert json.loads(Path(file).read_text()) == json.loads(Path(evaluation).read_text())
+    newest = next(one for one in chain.command.runs() if one[STAGE_TAG] == "evaluate")
+    run = servers.client.get_run(newest["run_id"])
+    assert not any(name.startswith("source.") for name in run.data.params)
+    told = servers.client.search_runs(
+        [run.info.experiment_id], f"tags.mlflow.parentRunId = '{run.info.run_id}'"
+    )
+    assert {one.data.params["source.source"] for one in told} == {base, model}
 
 
 def test_a_version_that_was_not_evaluated_is_not_registered(servers, chain, tiny_model) -> None:

@@ -119,6 +119,27 @@ def test_a_run_is_closed_once_its_picture_is_there_too(diary: Diary) -> None:
     assert "rollout.png" in diary.run.data.tags["mlflow.note.content"]
 
 
+def test_a_picture_that_mlflow_does_not_take_is_sent_again_and_not_drawn_again(
+    diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [b"a picture"]
+    diary.journal = Journal(
+        diary.tracking, diary.endpoint, draw=lambda _, *, title: title and answers.pop()
+    )
+    state = over(a_rollout(2), Outcome.PROMOTED)
+
+    def fail(*_: object) -> None:
+        message = "no artifacts today"
+        raise RegistryUnavailable(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diary.tracking, "log_bytes", fail)
+        for _ in range(2):
+            with pytest.raises(RegistryUnavailable):
+                diary.journal.write(state)
+    assert diary.journal.write(state) == (state.unreported[0].rollout.id,)
+
+
 def test_a_picture_that_cannot_be_had_holds_nothing_up(diary: Diary) -> None:
     def fail(_: RolloutState, *, title: str) -> bytes:
         message = f"no memory for {title}"
