@@ -30,6 +30,8 @@ from deploy_targets.local.home import Home
 from deploy_targets.local.process import free_port
 from deploy_targets.local.stack import StackInfo
 from deploy_targets.rollout.settings import ControllerSettings
+from deploy_targets.rollout.state import EndpointState
+from deploy_targets.rollout.store import SqliteStore
 from registry.signing import SigningKey
 from tests.bench.figures import Figure, machine, tell
 from tests.bench.many_models import MODELS, VERSIONS, an_artifact, fill_mlflow, model_name
@@ -139,6 +141,15 @@ class Bench:
             one.until_looked(2 * ENDPOINTS)
             yield one
 
+    def until_at_rest(self) -> None:
+        """Returns when every rollout has come to its end, and all of it is told and recorded."""
+        store = SqliteStore(Home(self.folder).state_file)
+        began = time.monotonic()
+        while busy := [name for name in self.models if has_news(store.load(name).state)]:
+            assert time.monotonic() - began < LIMIT_S, busy
+            time.sleep(1)
+        print(f"all is told after {time.monotonic() - began:.0f} s", flush=True)
+
     def click(self, endpoint: str) -> tuple[float, float]:
         """Asks for version 2 there; when that began, and when MLflow answered."""
         began = time.monotonic()
@@ -179,6 +190,11 @@ def connections(process: psutil.Process) -> list[Any]:
         return process.net_connections("tcp")
     except psutil.Error:
         return []
+
+
+def has_news(state: EndpointState) -> bool:
+    """Whether anything is under way, or still to be told."""
+    return state.rollout is not None or bool(state.unreported) or bool(state.audit.pending)
 
 
 def told(what: str, seconds: list[float], target_s: float) -> None:
@@ -242,7 +258,7 @@ def rest(bench: Bench) -> None:
             theirs = mlflow.cpu_times()
             return one.cpu_s(), theirs.user + theirs.system, bench.requests(), one.looks()
 
-        time.sleep(POLL_S)  # rollouts that were withdrawn come to their end
+        bench.until_at_rest()
         before, began = used(), time.monotonic()
         time.sleep(REST_PERIODS * POLL_S)
         after, seconds = used(), time.monotonic() - began
