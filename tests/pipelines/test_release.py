@@ -345,9 +345,9 @@ def test_each_stage_works_alone_on_what_the_one_before_printed(
 
 
 def test_versions_that_are_there_are_measured_as_they_are_in_the_registry(
-    servers, chain, tiny_model
+    servers, command, tiny_model
 ) -> None:
-    call = chain.command.call
+    call = command.call
     for name in ("old", "new"):
         _, model, _ = last_words(call(download, "--source", str(tiny_model)))
         _, evaluation = last_words(call(evaluate, "--base", model, "--model", model))
@@ -355,7 +355,7 @@ def test_versions_that_are_there_are_measured_as_they_are_in_the_registry(
     base, model = "models:/old/1", "models:/new/1"
     _, file = last_words(call(evaluate, "--base", base, "--model", model))
     assert json.loads(Path(file).read_text()) == json.loads(Path(evaluation).read_text())
-    newest = next(one for one in chain.command.runs() if one[STAGE_TAG] == "evaluate")
+    newest = next(one for one in command.runs() if one[STAGE_TAG] == "evaluate")
     run = servers.client.get_run(newest["run_id"])
     assert not any(name.startswith("source.") for name in run.data.params)
     told = servers.client.search_runs(
