@@ -22,11 +22,11 @@ class Asked:
 
     @property
     def is_data(self) -> bool:
-        """A file's bytes, or a part's: neither the manifest nor a copy."""
+        """A large file's bytes, or a part's: neither a copy nor the small ones, which may lie there from another test."""
         return (
             self.method == "PUT"
             and "X-Amz-Copy-Source" not in self.headers
-            and not self.path.endswith(".json")
+            and not self.path.endswith((".json", ".jinja"))
         )
 
     @property
