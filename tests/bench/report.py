@@ -42,9 +42,9 @@ _PICTURES: Mapping[str, str] = {"hour": "images/hour.png"}
 """What a bench draws."""
 _TOP = """# Benchmarks
 
-Written by `make bench` from what it measured, the hour at its end by `make load`; `python -m tests.bench.report NAME` measures
-one part anew. A peer is measured in the same run, in turns with ours, so a ratio holds on other machines though times do not.
-The rates of wrong verdicts and what they cost are measured too, in [guarantee](guarantee.md).
+Written by `make bench` from what it measured; `make load` adds an hour of rollouts, and `python -m tests.bench.report NAME`
+measures one part anew. A peer is measured in the same run, in turns with ours, so a ratio holds on other machines though times
+do not. The rates of wrong verdicts and what they cost are measured too, in [guarantee](guarantee.md).
 """
 
 

@@ -157,13 +157,11 @@ def test_a_version_whose_upload_is_refused_is_none_and_the_next_run_makes_it(  #
                 next(count) >= after or asked.path.endswith("shipway-manifest.json")
             ):
                 over.set()
-        return refusal if over.is_set() else None
+        # An answer to HEAD has no body, and so names no reason.
+        return refusal if over.is_set() and asked.method != "HEAD" else None
 
     proxy.fault = fault
-    refused = chain.version()
-    # Files are sent side by side. Where a HEAD is refused first, no reason is known: its answer has no body.
-    bare = f"({refusal.status}). Look at the credentials"
-    assert_told(refused, bare if bare in refused.stderr else said)
+    assert_told(chain.version(), said)
     assert chain.name not in servers.registry.models()
     assert command.runs()[0]["status"] == "FAILED"
     before = proxy.sent()
